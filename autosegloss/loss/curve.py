@@ -1,0 +1,227 @@
+"""Monotone curves from [0, 1] onto [0, 1], and the coordinates in which they are searched.
+
+A curve g has g(0) = 0 and g(1) = 1, which keeps a relaxed metric exact on one-hot predictions, and never falls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from autosegloss.errors import InputError, InputTypeError
+
+CurveKind = Literal["identity", "bezier", "linear"]
+Point = tuple[float, float]
+
+_NARROW = 1e-9  # of a piece's width: below, the piece is a jump
+_TINY = 1e-12  # of a squared slope: where a curve starts vertically its slope is cut off at about 1e6
+
+
+def check_kind(kind: str) -> None:
+    """Raise InputError unless there is such a kind of curve."""
+    if kind not in get_args(CurveKind):
+        raise InputError(f"curve is {kind!r}; allowed: {', '.join(get_args(CurveKind))}.")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A monotone piecewise curve; calling it gives its ordinates.
+
+    The ends (0, 0) and (1, 1) are fixed and not listed. Without points the curve is the identity.
+
+    Args:
+        kind: "identity", "bezier" (piecewise quadratic) or "linear" (piecewise linear).
+        points: Inner control points (u, v) in [0, 1], non-decreasing in u and in v: `2 * pieces - 1` of them for
+            "bezier", `pieces - 1` for "linear", none for "identity".
+
+    Raises:
+        InputError: The points are too many or too few, out of range, or break monotonicity; naming them.
+
+    Reference: Li et al., Auto Seg-Loss, ICLR 2021, section 4.2.
+
+    Example:
+        >>> import torch
+        >>> Curve("linear", ((0.5, 0.8),))(torch.tensor([0.0, 0.25, 0.5, 1.0]))
+        tensor([0.0000, 0.4000, 0.8000, 1.0000])
+    """
+
+    kind: CurveKind
+    points: tuple[Point, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        object.__setattr__(self, "points", tuple(_point(p, i) for i, p in enumerate(self.points)))
+        count = len(self.points)
+        if self.kind == "identity" and count:
+            raise InputError(f"{count} control points; an identity curve has none.")
+        if self.kind == "bezier" and count and count % 2 == 0:
+            raise InputError(f"{count} control points; a bezier of n pieces has 2 n - 1 (1, 3, 5, ...).")
+        for i, ((u0, v0), (u1, v1)) in enumerate(pairwise(self.points)):
+            if u1 < u0 or v1 < v0:
+                raise InputError(
+                    f"control point {i + 1} ({u1:g}, {v1:g}) falls below control point {i} ({u0:g}, {v0:g}); "
+                    "a curve never falls."
+                )
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the curve has no control points and leaves everything as it is."""
+        return not self.points
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Ordinates at abscissae in [0, 1] (values beyond are cut off), shaped like `x`; differentiable once."""
+        if self.is_identity:
+            return x
+        y: Tensor = _Evaluation.apply(x, self._pieces)[0]  # type: ignore[no-untyped-call]
+        return y
+
+    @cached_property
+    def _pieces(self) -> tuple[_Piece, ...]:
+        """The quadratic pieces from left to right; a straight one is a quadratic too."""
+        knots = [(0.0, 0.0), *self.points, (1.0, 1.0)]
+        if self.kind == "linear":
+            pieces = [_Piece.straight(*ends) for ends in pairwise(knots)]
+        else:
+            pieces = [_Piece.quadratic(*knots[i : i + 3]) for i in range(0, len(knots) - 1, 2)]
+        # In a narrow piece lies no abscissa of note, and its slope would know no bound.
+        return tuple(piece for piece in pieces if piece.width >= _NARROW)
+
+
+IDENTITY = Curve("identity")
+
+
+def number_of_points(kind: CurveKind, pieces: int) -> int:
+    """Inner control points of a curve of so many pieces."""
+    check_kind(kind)
+    if isinstance(pieces, bool) or not isinstance(pieces, int) or pieces < 1:
+        raise InputError(f"pieces is {pieces!r}; a whole number of 1 or more is wanted.")
+    return {"identity": 0, "bezier": 2 * pieces - 1, "linear": pieces - 1}[kind]
+
+
+def points_from_theta(theta: Sequence[float]) -> tuple[Point, ...]:
+    """Control points of one curve from its search coordinates.
+
+    Each coordinate says how far a point goes from the one before towards (1, 1), on each axis by itself, so that every
+    theta gives a curve that never falls: `B_i = B_(i-1) + theta_i (B_end - B_(i-1))`.
+
+    Args:
+        theta: Numbers in [0, 1]: u then v of the first point, of the second, and so on.
+
+    Returns:
+        The inner control points (u, v).
+
+    Raises:
+        InputError: A coordinate is outside [0, 1], or there is an odd number of them.
+
+    Reference: Li et al., Auto Seg-Loss, ICLR 2021, section 4.2.
+
+    Example:
+        >>> points_from_theta([0.5, 0.8, 0.5, 0.5])
+        ((0.5, 0.8), (0.75, 0.9))
+    """
+    if len(theta) % 2:
+        raise InputError(f"theta has {len(theta)} coordinates; a curve has two for each control point.")
+    for i, t in enumerate(theta):
+        if not 0 <= t <= 1:
+            raise InputError(f"theta[{i}] is {t!r}; coordinates are in [0, 1].")
+    points: list[Point] = []
+    u = v = 0.0
+    for tu, tv in zip(theta[::2], theta[1::2], strict=True):
+        u, v = min(u + float(tu) * (1 - u), 1.0), min(v + float(tv) * (1 - v), 1.0)
+        points.append((u, v))
+    return tuple(points)
+
+
+def identity_theta(kind: CurveKind, pieces: int) -> tuple[float, ...]:
+    """Search coordinates of the straight line: control points evenly spaced on the diagonal.
+
+    Example:
+        >>> identity_theta("bezier", 1)
+        (0.5, 0.5)
+    """
+    steps = number_of_points(kind, pieces) + 1
+    return tuple(1 / (steps - i) for i in range(steps - 1) for _ in "uv")
+
+
+class _Piece(NamedTuple):
+    """x(s) = start + width (2 middle s (1 - s) + s^2), y(s) = level + s (linear + square s), for s in [0, 1]."""
+
+    start: float
+    width: float
+    middle: float
+    level: float
+    linear: float
+    square: float
+
+    @classmethod
+    def straight(cls, p0: Point, p1: Point) -> _Piece:
+        return cls(p0[0], p1[0] - p0[0], 0.5, p0[1], p1[1] - p0[1], 0.0)
+
+    @classmethod
+    def quadratic(cls, p0: Point, p1: Point, p2: Point) -> _Piece:
+        width = p2[0] - p0[0]
+        middle = (p1[0] - p0[0]) / width if width >= _NARROW else 0.5
+        return cls(p0[0], width, middle, p0[1], 2 * (p1[1] - p0[1]), p0[1] - 2 * p1[1] + p2[1])
+
+
+class _Evaluation(torch.autograd.Function):
+    """Ordinates and slopes together: the backward pass multiplies by a slope in place of retracing a dozen steps."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor]:
+        x = x.clamp(0, 1)
+        start, width, middle, level, linear, square = _coefficients(x, pieces)
+        t = ((x - start) / width).clamp(0, 1)
+        # Solve x(s) = x for s; this form of the root has no branch at middle = 1/2 and no cancellation.
+        root = (middle * middle + (1 - 2 * middle) * t).clamp(min=_TINY).sqrt()
+        s = t / (middle + root)
+        y = (level + s * (linear + square * s)).clamp(0, 1)
+        slope = (linear + 2 * square * s) / (2 * width * root)  # dx/ds = 2 width root
+        # Exactly 0 and 1 at the ends, also where rounding or a jump would leave something.
+        above, one = x.sign(), x.floor()
+        return torch.maximum(y * above, one), slope * (above - one)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.saved_tensors[0], None
+
+
+def _coefficients(x: Tensor, pieces: Sequence[_Piece]) -> Sequence[Tensor | float]:
+    """The coefficients of the piece that each abscissa lies in; an abscissa between two lies in the left one."""
+    chosen: Sequence[Tensor | float] = pieces[0]
+    for piece in pieces[1:]:
+        beyond = (x - piece.start).sign().clamp(min=0)
+        # `lerp` by 0 or 1 picks exactly, and several times faster than `where`.
+        chosen = [
+            torch.lerp(torch.as_tensor(old, dtype=x.dtype, device=x.device).expand_as(x), x.new_tensor(new), beyond)
+            for new, old in zip(piece, chosen, strict=True)
+        ]
+    return chosen
+
+
+def _point(point: Sequence[float], index: int) -> Point:
+    try:
+        if any(isinstance(c, str | bool) for c in point):
+            raise TypeError
+        u, v = (float(c) for c in point)
+    except (TypeError, ValueError, OverflowError):
+        raise InputTypeError(f"control point {index} is {point!r}; a pair of numbers (u, v) is wanted.") from None
+    if not (math.isfinite(u) and math.isfinite(v) and 0 <= u <= 1 and 0 <= v <= 1):
+        raise InputError(f"control point {index} is ({u:g}, {v:g}); both are in [0, 1].")
+    return u, v

@@ -1,0 +1,186 @@
+"""Loss files: small JSON texts that hold a whole loss and nothing that runs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, get_args
+
+from autosegloss.errors import ExprError, InputError, LossFileError
+from autosegloss.loss.curve import CurveKind
+from autosegloss.loss.relax import LogicKind, slots
+from autosegloss.loss.surrogate import SurrogateLoss
+from autosegloss.metric import metric
+from autosegloss.metric.interpret import Classes
+
+FORMAT = "autosegloss-loss"
+VERSION = 1
+_KEYS = {"format", "version", "metric", "logic", "classes", "curve", "slots", "provenance"}
+_PRESETS = Path(__file__).parent / "presets"
+
+
+def presets() -> list[str]:
+    """The names of the losses that come with the package, such as `asl/voc/miou`."""
+    return sorted(path.relative_to(_PRESETS).with_suffix("").as_posix() for path in _PRESETS.rglob("*.json"))
+
+
+def load_loss(source: str | os.PathLike[str], ignore_index: int = 255) -> SurrogateLoss:
+    """The loss in a file, or one that comes with the package.
+
+    Args:
+        source: The path of a loss file, or the name of a preset (see `presets`).
+        ignore_index: The label of ignored pixels in your data.
+
+    Returns:
+        A loss to call with (logits, target).
+
+    Raises:
+        LossFileError: There is no such file or preset, or it is damaged, of a newer version, or impossible.
+
+    Example:
+        >>> load_loss("asl/voc/macc").classes
+        'all'
+    """
+    path, name = Path(source), str(source)
+    try:
+        if path.is_dir():
+            raise LossFileError(f"{name} is a folder; the loss of a finished search is its file {path / 'loss.json'}.")
+        if path.exists():
+            return read_loss(path.read_bytes(), name, ignore_index)
+    except OSError as error:
+        raise LossFileError(f"{name}: can't be read: {error.strerror or error}.") from None
+    if name in presets():
+        return read_loss((_PRESETS / f"{name}.json").read_bytes(), name, ignore_index)
+    close = difflib.get_close_matches(name, presets(), n=1)
+    guess = f" (did you mean {close[0]}?)" if close else ""
+    raise LossFileError(f"{name}: no such file, nor a preset{guess}; presets: {', '.join(presets())}.")
+
+
+def read_loss(data: bytes, name: str, ignore_index: int = 255) -> SurrogateLoss:
+    """The loss that the bytes of a file hold; `name` is what messages call it."""
+    try:
+        content = json.loads(
+            data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates
+        )
+    except (ValueError, RecursionError) as error:
+        raise LossFileError(f"{name}: not a whole JSON file ({error}); was it cut off? Export it again.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise LossFileError(f'{name}: not a loss file; it has no "format": "{FORMAT}".')
+    version = content.get("version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise LossFileError(f"{name}: version is {version!r}; a whole number of 1 or more is wanted.")
+    if version > VERSION:
+        raise LossFileError(
+            f"{name}: version {version} is newer than what this package reads ({VERSION}); upgrade autosegloss."
+        )
+    if missing := sorted(_KEYS - {"provenance"} - content.keys()):
+        raise LossFileError(f"{name}: missing: {', '.join(missing)}.")
+    if unknown := sorted(content.keys() - _KEYS):
+        raise LossFileError(f"{name}: unknown: {', '.join(unknown)}; allowed: {', '.join(sorted(_KEYS))}.")
+    for key, kind in (("logic", LogicKind), ("classes", Classes), ("curve", CurveKind)):
+        if content[key] not in get_args(kind):
+            raise LossFileError(f"{name}: {key} is {content[key]!r}; allowed: {', '.join(get_args(kind))}.")
+    provenance = content.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise LossFileError(f"{name}: provenance is {provenance!r}; a mapping is wanted.")
+    loss = _build(content, name, ignore_index)
+    loss.provenance = provenance
+    return loss
+
+
+def write_loss(loss: SurrogateLoss, path: Path) -> None:
+    """Write a loss file, replacing what is there only when all of it is written.
+
+    Raises:
+        LossFileError: The folder is missing or can't be written.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "metric": str(loss.expr),
+        "logic": loss.logic,
+        "classes": loss.classes,
+        "curve": loss.curve,
+        "slots": {str(slot): curve.points for slot, curve in loss.curves.items()},
+        "provenance": loss.provenance,
+    }
+    try:
+        text = _json(content) + "\n"
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise LossFileError(f"{path}: the provenance holds something JSON has no place for: {error}") from None
+    replace_text(path, text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            draft = Path(folder, "draft")
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+    except OSError as error:
+        raise LossFileError(f"{path}: can't be written: {error.strerror or error}.") from error
+
+
+def _build(content: dict[str, Any], name: str, ignore_index: int) -> SurrogateLoss:
+    if not isinstance(content["metric"], str):
+        raise LossFileError(f"{name}: metric is {content['metric']!r}; the text of an expression is wanted.")
+    try:
+        expr = metric(content["metric"])
+    except (ExprError, InputError) as error:
+        raise LossFileError(f"{name}: metric: {error}") from None
+    given = content["slots"]
+    if not isinstance(given, dict):
+        raise LossFileError(f"{name}: slots is {given!r}; a mapping of slot names to control points is wanted.")
+    names = [str(slot) for slot in slots(expr)]
+    if missing := [slot for slot in names if slot not in given]:
+        raise LossFileError(f"{name}: slot `{missing[0]}` is missing; the metric has: {'; '.join(names)}.")
+    if unknown := [slot for slot in given if slot not in names]:
+        raise LossFileError(f"{name}: slot `{unknown[0]}` is not one of the metric's: {'; '.join(names)}.")
+    for slot in names:
+        points = given[slot]
+        pairs = isinstance(points, list) and all(isinstance(p, list) and len(p) == 2 for p in points)
+        if not pairs or not all(isinstance(c, int | float) and not isinstance(c, bool) for p in points for c in p):
+            raise LossFileError(
+                f"{name}: slot `{slot}`: control points are a list of pairs of numbers [u, v]; given: {points!r}."
+            )
+    try:
+        return SurrogateLoss(
+            expr,
+            [given[slot] for slot in names],
+            logic=content["logic"],
+            curve=content["curve"],
+            classes=content["classes"],
+            ignore_index=ignore_index,
+        )
+    except InputError as error:
+        raise LossFileError(f"{name}: {error}") from None
+
+
+def _json(value: object, indent: str = "") -> str:
+    """JSON with a line for each key and none for each number of a list."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not all(isinstance(key, str) for key in value):
+        raise TypeError(f"keys are texts, not as in {list(value)!r}")
+    inner = indent + "  "
+    lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_json(item, inner)}" for key, item in value.items()]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key stands twice in one mapping")
+    return content

@@ -1,0 +1,186 @@
+"""A metric as a differentiable loss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from autosegloss.errors import InputError, InputTypeError
+from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
+from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
+from autosegloss.metric import Expr, interpret, metric
+from autosegloss.metric.interpret import Classes
+from autosegloss.metric.labels import check_labels
+
+
+class SurrogateLoss(nn.Module):
+    """1 - the relaxed value of a metric over a batch.
+
+    `pred` becomes the softmax of the logits and each AND, OR and XOR a differentiable operator under monotone curves
+    with fixed ends. On one-hot predictions the loss is therefore 1 - the exact metric of the batch, whatever the
+    curves. It has no parameters and no buffers: it follows the logits' device, and computes in float32 (float64 for
+    float64 logits) whatever their precision, also under autocast.
+
+    Args:
+        expr: The metric: an expression, a name of the catalogue or a text.
+        control_points: For each slot in order (see `slots`), the inner control points (u, v) of its curve; None for
+            identity curves everywhere.
+        logic: "product" (Auto Seg-Loss) or "godel" (min and max: the JDT losses; right for soft labels).
+        curve: "bezier" (piecewise quadratic), "linear" or "identity".
+        classes: Which classes a class mean counts: those of its `where=` in the metric ("metric"), "all" (one that is
+            absent scores 0), or those in the target ("present": of the batch for `total`, of each image for
+            `per_image`).
+        ignore_index: The label of ignored pixels in integer targets.
+
+    Raises:
+        InputError: An argument is out of range; curves are checked when they are given.
+        ExprError: `expr` is no metric.
+
+    Example:
+        >>> loss = SurrogateLoss("miou", curve="identity")
+        >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]])  # (N, C, pixels)
+        >>> round(loss(logits, torch.tensor([[0, 1]])).item(), 6)
+        0.0
+        >>> round(loss(logits, torch.tensor([[0, 255]])).item(), 6)  # class 1 is in neither map
+        0.5
+    """
+
+    def __init__(
+        self,
+        expr: Expr | str,
+        control_points: Sequence[Sequence[Sequence[float]]] | None = None,
+        logic: LogicKind = "product",
+        curve: CurveKind = "bezier",
+        classes: Classes = "metric",
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__()
+        check_kind(curve)
+        check_logic(logic)
+        if classes not in get_args(Classes):
+            raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+            raise InputTypeError(f"ignore_index is {ignore_index!r}; an integer label is wanted.")
+        self.expr = metric(expr)
+        self.logic: LogicKind = logic
+        self.curve: CurveKind = curve
+        self.classes: Classes = classes
+        self.ignore_index = ignore_index
+        self.curves = _curves(slots(self.expr), control_points, curve)
+        self.provenance: dict[str, object] = {}
+        """Where the loss comes from: plain JSON values, written to and read from its file."""
+        self._nodes = interpret.statistics(self.expr, classes)
+
+    @classmethod
+    def from_theta(
+        cls,
+        expr: Expr | str,
+        theta: Sequence[float],
+        pieces: int = 2,
+        *,
+        share_curves: bool = False,
+        logic: LogicKind = "product",
+        curve: CurveKind = "bezier",
+        classes: Classes = "metric",
+        ignore_index: int = 255,
+    ) -> SurrogateLoss:
+        """The loss at a point of the search space.
+
+        Args:
+            expr: As for the class.
+            theta: Coordinates in [0, 1], see `SearchSpace`.
+            pieces: Pieces of every curve.
+            share_curves: Whether both operands of an operator have one curve.
+            logic: As for the class.
+            curve: As for the class.
+            classes: As for the class.
+            ignore_index: As for the class.
+        """
+        points = SearchSpace(metric(expr), curve, pieces, share_curves).control_points(theta)
+        return cls(expr, points, logic, curve, classes, ignore_index)
+
+    @property
+    def control_points(self) -> list[list[Point]]:
+        """The inner control points of each slot, in order."""
+        return [list(curve.points) for curve in self.curves.values()]
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            logits: Scores before the softmax, (N, C, *S), floating.
+            target: Labels (N, *S) or (N, 1, *S) of an integer type, 0..C-1 or `ignore_index`; or soft labels (N, C,
+                *S), floating, in [0, 1].
+
+        Returns:
+            A scalar tensor: float64 for float64 logits, else float32.
+
+        Raises:
+            InputTypeError: The logits or the target have the wrong type.
+            InputError: Shapes do not match, or a label is outside the classes.
+        """
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
+            raise InputTypeError(f"logits {given}; a floating-point tensor (N, C, *S) of scores is wanted.")
+        if logits.ndim < 2:
+            raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) is wanted.")
+        if isinstance(target, Tensor) and target.device != logits.device:
+            raise InputError(
+                f"logits are on {logits.device}, target on {target.device}; both are wanted on one device."
+            )
+        with torch.autocast(logits.device.type, enabled=False):
+            scores = logits if logits.dtype == torch.float64 else logits.float()
+            maps = self._maps(scores.softmax(1), target)
+            return 1 - interpret.value(self.expr, interpret.sums(self._nodes, maps), self.classes)
+
+    def _maps(self, probability: Tensor, target: Tensor) -> RelaxedMaps:
+        num_classes, shape = probability.shape[1], (probability.shape[0], *probability.shape[2:])
+        if isinstance(target, Tensor) and target.is_floating_point():
+            if target.shape != probability.shape:
+                raise InputError(
+                    f"soft labels have shape {tuple(target.shape)}; that of the logits, {tuple(probability.shape)}, "
+                    "is wanted. Labels as class indices are of an integer type."
+                )
+            soft = target.to(probability.dtype)
+            if not bool(((soft >= 0) & (soft <= 1)).all()):
+                raise InputError("soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class.")
+            return RelaxedMaps(probability, soft, None, self.curves, self.logic, hard_target=False)
+        labels = check_labels(target, shape, num_classes, self.ignore_index, "target")
+        valid = (labels != self.ignore_index).unsqueeze(1)
+        hard = one_hot(labels, num_classes, probability.dtype) * valid
+        return RelaxedMaps(probability, hard, valid, self.curves, self.logic, hard_target=True)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the loss as a small JSON file that `load_loss` reads on any machine; replaces the file as a whole."""
+        from autosegloss.loss.file import write_loss
+
+        write_loss(self, Path(path))
+
+    def extra_repr(self) -> str:
+        """The options, for `print(loss)`."""
+        options = ("logic", "curve", "classes", "ignore_index")
+        return f"{self.expr}, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+
+
+def _curves(
+    places: Sequence[Slot], control_points: Sequence[Sequence[Sequence[float]]] | None, kind: CurveKind
+) -> Mapping[Slot, Curve]:
+    if control_points is None:
+        return dict.fromkeys(places, IDENTITY)
+    if not isinstance(control_points, Iterable) or not all(isinstance(points, Iterable) for points in control_points):
+        raise InputTypeError(f"control_points is {control_points!r}; a list of (u, v) pairs for each slot is wanted.")
+    if len(control_points) != len(places):
+        names = "; ".join(map(str, places))
+        raise InputError(f"control points for {len(control_points)} slots; the metric has {len(places)}: {names}.")
+    curves = {}
+    for slot, points in zip(places, control_points, strict=True):
+        try:
+            curves[slot] = Curve(kind, tuple(points))  # type: ignore[arg-type]  # Curve checks and converts them
+        except InputError as error:
+            raise type(error)(f"slot `{slot}`: {error}") from None
+    return curves
