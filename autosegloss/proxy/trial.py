@@ -1,0 +1,143 @@
+"""A trial, a pure function of configuration, theta and seed: train the proxy with one loss, measure every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from autosegloss.config import StudyConfig
+from autosegloss.loss import SearchSpace, SurrogateLoss
+from autosegloss.metric import METRICS, Accumulators, Expr, metric
+from autosegloss.proxy.data import Dataset, Split, load_dataset
+from autosegloss.proxy.train import Loss, State, initial_network, predict, pretrain, train
+
+_EVALUATION_BATCH = 64  # images; bounds the memory of one evaluation step, without influence on its result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a trained proxy scores.
+
+    Args:
+        reward: The target metric on the held-out part of the training set.
+        metrics: Every metric of the catalogue there, by name.
+        validation: The target metric, as `TARGET`, and every metric of the catalogue on the validation set; empty
+            unless asked for.
+    """
+
+    reward: float
+    metrics: dict[str, float]
+    validation: dict[str, float]
+
+
+TARGET = "target"
+"""The name under which the metric of the study stands among the others."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """All that the trials of a study share: the configuration, the data and the pretrained weights.
+
+    Calling it runs a trial. It holds plain arrays, so that it can be sent to a worker process once.
+    """
+
+    config: StudyConfig
+    dataset: Dataset
+    pretrained: State | None
+
+    @classmethod
+    def prepare(cls, config: StudyConfig) -> Proxy:
+        """Load the data and, unless the regime is `scratch`, pretrain the network: once a study.
+
+        Raises:
+            DataError: The data set is unknown or missing.
+            InputError: The network is unknown.
+        """
+        proxy, start = config.proxy, config.proxy.start
+        dataset = load_dataset(proxy.data.name, **proxy.data.options)
+        weights = None
+        if start.regime != "scratch":
+            weights = pretrain(
+                proxy.network.name,
+                dataset.train,
+                len(dataset.classes),
+                seed=config.search.seed,
+                iterations=start.iterations,
+            )
+        return cls(config, dataset, weights)
+
+    def __call__(self, theta: tuple[float, ...] | None, seed: int, validate: bool = False) -> Evaluation:
+        """Train with the loss at `theta` and evaluate.
+
+        Args:
+            theta: Coordinates of the loss, see `search_space`; None is cross-entropy.
+            seed: Decides the initial weights (of what is not pretrained), the order of the images and their flips.
+            validate: Whether to evaluate on the validation set as well.
+
+        Raises:
+            TrainingDiverged: The loss or a weight is not finite.
+        """
+        proxy, dataset = self.config.proxy, self.dataset
+        network = initial_network(
+            proxy.network.name, len(dataset.classes), proxy.start.regime, self.pretrained, seed=seed
+        )
+        train(
+            network,
+            dataset.train,
+            self.loss(theta),
+            seed=seed,
+            iterations=proxy.train.iterations,
+            batch_size=proxy.train.batch_size,
+            optimizer=proxy.train.optimizer,
+            learning_rate=proxy.train.learning_rate,
+        )
+        metrics = self._evaluate(network, dataset.heldout)
+        reward = metrics.pop(TARGET)
+        return Evaluation(reward, metrics, self._evaluate(network, dataset.validation) if validate else {})
+
+    def loss(self, theta: tuple[float, ...] | None) -> Loss:
+        """The loss at a point of the search space; None is cross-entropy."""
+        ignore_index = self.dataset.ignore_index
+        if theta is None:
+
+            def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+                return functional.cross_entropy(logits, target, ignore_index=ignore_index)
+
+            return cross_entropy
+        return surrogate(self.config, theta, ignore_index)
+
+    def _evaluate(self, network: torch.nn.Module, split: Split) -> dict[str, float]:
+        accumulators = Accumulators(measured(self.config), len(self.dataset.classes), self.dataset.ignore_index)
+        labels = predict(network, split, _EVALUATION_BATCH)
+        for start in range(0, len(labels), _EVALUATION_BATCH):
+            part = slice(start, start + _EVALUATION_BATCH)
+            accumulators.update(torch.from_numpy(labels[part]), torch.from_numpy(split.labels[part]))
+        return accumulators.values()
+
+
+def search_space(config: StudyConfig) -> SearchSpace:
+    """The space of losses that a configuration describes."""
+    relaxation = config.relaxation
+    return SearchSpace(metric(config.metric), relaxation.curve, relaxation.pieces, relaxation.share_curves)
+
+
+def surrogate(config: StudyConfig, theta: tuple[float, ...], ignore_index: int = 255) -> SurrogateLoss:
+    """The loss at a point of a configuration's search space."""
+    space, relaxation = search_space(config), config.relaxation
+    return SurrogateLoss(
+        space.expr,
+        space.control_points(theta),
+        logic=relaxation.logic,
+        curve=relaxation.curve,
+        classes=relaxation.classes,
+        ignore_index=ignore_index,
+    )
+
+
+def measured(config: StudyConfig) -> Mapping[str, Expr]:
+    """What every trial measures: the target metric, and the catalogue with its default options."""
+    return {TARGET: metric(config.metric), **{name: build() for name, build in METRICS.items()}}
