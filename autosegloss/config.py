@@ -1,0 +1,492 @@
+"""The configuration of a study: strict models, read from YAML with every mistake reported at its file and line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails
+
+from autosegloss.errors import AutoseglossError, ConfigError
+from autosegloss.metric.expr import Expr
+from autosegloss.metric.parse import metric as build_metric
+
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+
+
+def _metric(value: object) -> str | dict[str, Any]:
+    """Refuse what is no metric; keep what was written, so that a name stays a name."""
+    if not isinstance(value, str | Mapping | Expr):
+        raise ValueError(
+            f"must be a name, a mapping such as {{name: biou, radius: 3}}, or a text expression, not {_show(value)}"
+        )
+    try:
+        build_metric(value)
+    except AutoseglossError as error:
+        raise ValueError(str(error)) from error
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def _no_guard_yet(value: dict[str, float]) -> dict[str, float]:
+    """Refuse a guard, which the search does not honour yet: better no search than an unguarded one."""
+    if value:
+        raise ValueError(f"guards are not available yet; leave `guard: {{}}`, not {_show(value)}")
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Relaxation(_Section):
+    """How the metric becomes a family of losses."""
+
+    curve: Literal["bezier", "linear"] = "bezier"
+    """The curve on each operand: piecewise quadratic `bezier`, or piecewise `linear`."""
+    pieces: Count = 2
+    """Pieces of each curve; more pieces, more coordinates to search."""
+    logic: Literal["product", "godel"] = "product"
+    """The differentiable AND and OR: `product` (Auto Seg-Loss) or `godel` (minimum and maximum, the JDT losses)."""
+    share_curves: bool = False
+    """One curve an operator (as the paper's text has it) instead of one an operand (as its code has it)."""
+    classes: Literal["metric", "all", "present"] = "metric"
+    """The classes a class mean of the loss counts: those of the metric, `all`, or those `present` in the target."""
+
+
+class Data(_Section):
+    """The data set that proxies train on; further keys are its options, which it checks itself."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    name: str = "shapes"
+    """The data set: `shapes` (made on the spot) or `nuclei` (a real image; needs the extra `samples`)."""
+
+    @property
+    def options(self) -> dict[str, JsonValue]:
+        """The keys beside `name`, passed on as keyword arguments."""
+        return dict(self.__pydantic_extra__)
+
+
+class Network(_Section):
+    """The network that proxies train."""
+
+    name: str = "unet_small"
+    """The network: `unet_small`, about 60 thousand parameters."""
+
+
+class Start(_Section):
+    """The weights that a proxy starts from."""
+
+    regime: Literal["encoder", "scratch", "checkpoint"] = "encoder"
+    """`encoder`: a pretrained encoder, fresh decoder and head; `scratch`: nothing; `checkpoint`: all pretrained."""
+    iterations: Count = 200
+    """Iterations of the pretraining, done once a study; `scratch` has none."""
+
+
+class Train(_Section):
+    """How a proxy is trained."""
+
+    iterations: Count = 100
+    """Iterations of one proxy."""
+    batch_size: Count = 8
+    """Images in a batch."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`sgd` (Nesterov momentum) or `adamw`."""
+    learning_rate: Positive | None = None
+    """Peak learning rate; none is the optimizer's own, 0.1 for `sgd` and 0.003 for `adamw`."""
+
+
+class Proxy(_Section):
+    """The small task whose result is the reward of a loss."""
+
+    data: Data = Data()
+    network: Network = Network()
+    start: Start = Start()
+    train: Train = Train()
+
+
+class Search(_Section):
+    """The search over the curves: `steps` times `samples` trials."""
+
+    algorithm: Literal["ppo2"] = "ppo2"
+    """The search algorithm: `ppo2`, proximal policy optimisation of a truncated normal."""
+    steps: Count = 12
+    """Updates of the policy."""
+    samples: Annotated[int, Field(ge=2)] = 32
+    """Trials a step; they are compared with one another, so at least 2."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the search and, with step and index, of each trial."""
+    std: Positive = 0.2
+    """Standard deviation of the truncated normal, in units of theta's range [0, 1]; fixed."""
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Clip range of the probability ratio."""
+    updates: Count = 60
+    """Gradient updates of the policy's mean a step."""
+    learning_rate: Positive = 0.2
+    """Learning rate of these updates (Adam, on the logit of the mean)."""
+    ratio: Literal["coordinate", "joint"] = "coordinate"
+    """Ratio and clip per `coordinate` (the published code) or on the `joint` density (the paper)."""
+    baseline: Literal["mean", "mu"] = "mean"
+    """What a reward is compared with: the `mean` of the step's rewards, or the reward of the policy's mean `mu`."""
+
+
+class Finalists(_Section):
+    """The best losses of the search, trained again before one is chosen."""
+
+    candidates: Count = 3
+    """Losses that enter the final."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Fresh seeds that each of them is trained with; a spread needs at least 2."""
+
+
+class Resources(_Section):
+    """What may be used at a time; the result does not depend on it."""
+
+    workers: Count = 2
+    """Trials that run side by side."""
+    cpus: Count = 1
+    """CPU cores a trial."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs a trial; a fraction shares one."""
+
+
+class StudyConfig(_Section):
+    """A study: one metric in, one loss out. Every key has a default but `metric`."""
+
+    metric: Annotated[
+        str | dict[str, Any],
+        PlainValidator(_metric),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}], "examples": ["miou"]}),
+    ]
+    """The metric to search a loss for: a name, a mapping such as {name: biou, radius: 3}, or a text expression."""
+    relaxation: Relaxation = Relaxation()
+    proxy: Proxy = Proxy()
+    search: Search = Search()
+    guard: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_no_guard_yet)] = {}
+    """Other metrics that must not fall below a share of the cross-entropy baseline; not available yet, leave empty."""
+    finalists: Finalists = Finalists()
+    resources: Resources = Resources()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a configuration from a YAML file.
+
+    Args:
+        path: The file; messages show it as given.
+        overrides: Texts `key.sub=value` that win over the file; the value is YAML, as in the file.
+
+    Returns:
+        The configuration, complete with defaults.
+
+    Raises:
+        ConfigError: All mistakes at once, each with its file and line or with the override it comes from.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    draft = _Draft(str(path))
+    draft.read(text)
+    for override in overrides:
+        draft.override(override)
+    return draft.build()
+
+
+def as_config(source: StudyConfig | Mapping[str, Any] | str | Path) -> StudyConfig:
+    """The configuration in any of its forms: built, as a mapping with the keys of the file, or the path of a file.
+
+    Raises:
+        ConfigError: All mistakes at once.
+    """
+    if isinstance(source, StudyConfig):
+        return source
+    if isinstance(source, Mapping):
+        return _Draft("configuration", data=dict(source)).build()
+    return load_config(source)
+
+
+def dump_config(config: StudyConfig) -> str:
+    """The resolved configuration as YAML, in a fixed order of keys; `load_config` gives it back."""
+    return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def fingerprint(config: StudyConfig) -> dict[str, Any]:
+    """What determines the result of a study: the resolved configuration less its resources."""
+    return config.model_dump(exclude={"resources"})
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file, from which an editor completes, explains and checks."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **StudyConfig.model_json_schema()}
+
+
+_TAG = "tag:yaml.org,2002:"
+# The scalars of YAML 1.2's core schema (section 10.3.2). PyYAML reads YAML 1.1, where `on` is true and 1e-3 is text.
+_SCALARS = (
+    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+)
+_CONSTRUCT: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
+    "float": lambda text: float(re.sub(r"\.(inf|nan)$", r"\1", text.lower())),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes with the scalars of YAML 1.2; builds no objects."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # An alias would have two lines and may contain itself; a configuration is too small to need one.
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # a gap in the stubs
+            raise yaml.MarkedYAMLError(problem="aliases (`*name`) are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or 1.2 would read as something else."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _name, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+    _Dumper.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+Keys: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, order=True)
+class _Origin:
+    """Where a value was written; origins sort in the order in which a user would look."""
+
+    override: int
+    line: int
+    text: str
+
+
+@dataclass
+class _Draft:
+    """Plain values on their way to a configuration, where each was written, and the mistakes found so far."""
+
+    source: str
+    data: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Keys, _Origin] = field(default_factory=dict)
+    mistakes: list[tuple[_Origin, str]] = field(default_factory=list)
+    overrides: int = 0
+
+    def read(self, text: str) -> None:
+        """Take the values of a YAML file."""
+        try:
+            root = yaml.compose(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            line, problem = _syntax(error)
+            raise ConfigError(f"{self._at(line).text}: is not YAML: {problem}") from error
+        if root is None:
+            raise ConfigError(f"{self.source}: is empty; it needs at least a metric, e.g. `metric: miou`")
+        if not isinstance(root, yaml.MappingNode):
+            line = root.start_mark.line + 1
+            raise ConfigError(f"{self._at(line).text}: must be a mapping with keys, e.g. `metric: miou`")
+        self.data = self._plain(root, (), None)
+
+    def override(self, text: str) -> None:
+        """Set one value from `key.sub=value`."""
+        self.overrides += 1
+        origin = _Origin(self.overrides, 0, f"--set {text}")
+        key, equals, value = text.partition("=")
+        keys = tuple(key.split("."))
+        if not equals or not all(keys):
+            self._mistake(origin, (), "must read key.sub=value, e.g. `--set search.steps=4`")
+            return
+        try:
+            node = yaml.compose(value, Loader=_Loader)
+        except yaml.YAMLError as error:
+            self._mistake(origin, keys, f"the value is not YAML: {_syntax(error)[1]}")
+            return
+        section = self.data
+        for depth, name in enumerate(keys[:-1], start=1):
+            self.origins.setdefault(keys[:depth], origin)
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                self._mistake(origin, keys, f"`{'.'.join(keys[:depth])}` is {_show(section)}, which has no keys")
+                return
+        self.origins[keys] = origin
+        section[keys[-1]] = None if node is None else self._plain(node, keys, origin)
+
+    def build(self) -> StudyConfig:
+        """Check everything."""
+        config = None
+        try:
+            config = StudyConfig.model_validate(self.data)
+        except ValidationError as error:
+            for details in error.errors(include_url=False):
+                keys = _written(tuple(map(str, details["loc"])))
+                self._mistake(self._origin(keys), keys, _explain(details, keys))
+        if config is not None and not self.mistakes:
+            return config
+        lines = [line for _, line in sorted(self.mistakes)]
+        if len(lines) > 1:
+            lines.insert(0, f"{len(lines)} mistakes in the configuration:")
+        raise ConfigError("\n".join(lines))
+
+    def _at(self, line: int) -> _Origin:
+        return _Origin(0, line, f"{self.source}:{line}" if line else self.source)
+
+    def _origin(self, keys: Keys) -> _Origin:
+        while keys and keys not in self.origins:
+            keys = keys[:-1]
+        if not keys:
+            return self._at(0)
+        inside = (at for at in self.origins if at[: len(keys)] == keys and self.origins[at].override)
+        return max(self.origins[at] for at in (keys, *inside))
+
+    def _mistake(self, origin: _Origin, keys: Keys, problem: str) -> None:
+        where = f"{origin.text}: {'.'.join(keys)}: " if keys else f"{origin.text}: "
+        self.mistakes.append((origin, where + problem.replace("\n", "\n    ")))
+
+    def _plain(self, node: yaml.Node, keys: Keys, override: _Origin | None) -> Any:
+        """The plain value of a node; notes where each key was written."""
+        origin = override or self._at(node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            section: dict[str, Any] = {}
+            for key, value in node.value:
+                at = (*keys, str(key.value))
+                origin = override or self._at(key.start_mark.line + 1)
+                if not isinstance(key, yaml.ScalarNode):
+                    self._mistake(origin, keys, "has a key that is not plain text")
+                    continue
+                if key.value in section:
+                    first = self.origins[at]
+                    self._mistake(origin, at, "given twice" if override else f"given twice, first on line {first.line}")
+                self.origins[at] = origin
+                section[key.value] = self._plain(value, at, override)
+            return section
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(item, keys, override) for item in node.value]
+        try:
+            return _CONSTRUCT[node.tag.removeprefix(_TAG)](node.value)
+        except (KeyError, ValueError):
+            self._mistake(origin, keys, f"the tag `{node.tag}` is not allowed here; write a plain value")
+            return node.value
+
+
+def _syntax(error: yaml.YAMLError) -> tuple[int, str]:
+    """Line (0: unknown) and reason of a YAML error."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        return (mark.line + 1 if mark else 0), reason
+    return 0, str(error).replace("\n", " ")
+
+
+def _show(value: object) -> str:
+    """A value as it would stand in the file, cut to a line."""
+    try:
+        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=1000)
+    except yaml.YAMLError:
+        text = repr(value)
+    text = text.removesuffix("...\n").strip().replace("\n", " ")
+    return f"`{text[:57]}...`" if len(text) > 60 else f"`{text}`"
+
+
+_PROBLEMS = {
+    "missing": "missing; give the metric to search a loss for, e.g. `metric: miou`",
+    "model_type": "must be a mapping with keys, not {given}",
+    "dict_type": "must be a mapping with keys, not {given}",
+    "string_type": "must be text, not {given}",
+    "bool_type": "must be true or false, not {given}",
+    "int_type": "must be an integer, not {given}",
+    "float_type": "must be a number, not {given}",
+    "finite_number": "must be a finite number, not {given}",
+    "greater_than": "must be greater than {gt:g}, not {given}",
+    "greater_than_equal": "must be at least {ge:g}, not {given}",
+    "less_than": "must be less than {lt:g}, not {given}",
+    "less_than_equal": "must be at most {le:g}, not {given}",
+    "value_error": "{error}",
+}
+
+
+def _explain(details: ErrorDetails, keys: Keys) -> str:
+    """A mistake in this project's words: what is wrong, what was given and what is allowed."""
+    if details["type"] == "extra_forbidden":
+        return f"unknown key{_suggest_key(keys)}"
+    given = _show(details["input"])
+    if details["type"] == "literal_error":
+        allowed = get_args(_section_of(keys).model_fields[keys[-1]].annotation)
+        return f"must be one of {', '.join(allowed)}, not {given}"
+    if details["type"] in _PROBLEMS:
+        return _PROBLEMS[details["type"]].format(given=given, **details.get("ctx", {}))
+    return f"{details['msg']}, not {given}"
+
+
+def _written(keys: Keys) -> Keys:
+    """The keys as in the file: inside an option, pydantic goes on with the types that it tried."""
+    section: type[BaseModel] = StudyConfig
+    for depth, key in enumerate(keys, start=1):
+        if key not in section.model_fields:
+            return keys[:depth]
+        inner = section.model_fields[key].annotation
+        if not _is_section(inner):
+            break
+        section = inner
+    return keys
+
+
+def _section_of(keys: Keys) -> type[BaseModel]:
+    section: type[BaseModel] = StudyConfig
+    for key in keys[:-1]:
+        inner = section.model_fields[key].annotation
+        assert _is_section(inner)
+        section = inner
+    return section
+
+
+def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _suggest_key(keys: Keys) -> str:
+    """The key that was probably meant: one spelt alike beside it, one of that name elsewhere, or all there are."""
+    known = list(_section_of(keys).model_fields)
+    alike = difflib.get_close_matches(keys[-1], known, n=1)
+    elsewhere = [".".join(path) for path in _all_keys(StudyConfig) if path[-1] == keys[-1]]
+    if guess := (alike or elsewhere):
+        return f" (did you mean {' or '.join(f'`{name}`' for name in guess)}?)"
+    return f"; the keys here are {', '.join(known)}"
+
+
+def _all_keys(section: type[BaseModel], above: Keys = ()) -> Iterator[Keys]:
+    for name, field_info in section.model_fields.items():
+        yield (*above, name)
+        if _is_section(field_info.annotation):
+            yield from _all_keys(field_info.annotation, (*above, name))

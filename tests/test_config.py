@@ -1,0 +1,443 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint, json_schema, load_config
+from autosegloss.errors import ConfigError
+from autosegloss.metric import metric
+
+SEARCH_CONFIGS = Path(__file__).parent.parent / "search_configs"
+SCHEMA = jsonschema.Draft202012Validator(json_schema())
+METRICS = ("miou", "fwiou", "macc", "gacc", "biou", "bf1")
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes study.yaml into a folder of its own and loads it from there by its relative path."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(text: str, *overrides: str) -> StudyConfig:
+        Path("study.yaml").write_text(text, encoding="utf-8")
+        return load_config("study.yaml", overrides)
+
+    return load
+
+
+def message(load: Any, *arguments: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(*arguments)
+    return str(caught.value)
+
+
+# Reading
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    assert as_config({"metric": "miou"}).model_dump() == {
+        "metric": "miou",
+        "relaxation": {
+            "curve": "bezier",
+            "pieces": 2,
+            "logic": "product",
+            "share_curves": False,
+            "classes": "metric",
+        },
+        "proxy": {
+            "data": {"name": "shapes"},
+            "network": {"name": "unet_small"},
+            "start": {"regime": "encoder", "iterations": 200},
+            "train": {"iterations": 100, "batch_size": 8, "optimizer": "sgd", "learning_rate": None},
+        },
+        "search": {
+            "algorithm": "ppo2",
+            "steps": 12,
+            "samples": 32,
+            "seed": 0,
+            "std": 0.2,
+            "clip": 0.2,
+            "updates": 60,
+            "learning_rate": 0.2,
+            "ratio": "coordinate",
+            "baseline": "mean",
+        },
+        "guard": {},
+        "finalists": {"candidates": 3, "seeds": 3},
+        "resources": {"workers": 2, "cpus": 1, "gpus": 0.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("-.5E+2", -50.0),
+        ("1.", 1.0),
+        ("010", 10),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("-3", -3),
+        ("true", True),
+        ("FALSE", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("on", "on"),
+        ("yes", "yes"),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("2024-01-31", "2024-01-31"),
+        ("'1e-3'", "1e-3"),
+        ("!!str 1", "1"),
+        ("!!int '1'", 1),
+        ("<<", "<<"),
+        ("[1, a]", [1, "a"]),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(study: Any, text: str, value: object) -> None:
+    config = study(f"metric: miou\nproxy:\n  data:\n    option: {text}\n")
+    assert config.proxy.data.options == {"option": value}
+    assert type(config.proxy.data.options["option"]) is type(value)
+    assert study("metric: miou", f"proxy.data.option={text}").proxy.data.options == {"option": value}
+
+
+def test_metric_in_all_its_forms(study: Any) -> None:
+    expr = metric("biou", radius=3)
+    assert study("metric: 'class_sum(total(pred & target)) / class_sum(total(target))'").metric.startswith("class_sum")
+    assert study("metric: {name: biou, radius: 3}").metric == {"name": "biou", "radius": 3}
+    assert as_config({"metric": expr}).metric == str(expr)
+    assert metric(str(as_config({"metric": expr}).metric)) == expr
+
+
+def test_as_config_takes_every_form(study: Any) -> None:
+    config = study("metric: miou\nsearch: {steps: 3}")
+    assert as_config(config) is config
+    assert as_config("study.yaml") == as_config(Path("study.yaml")) == config
+    assert as_config({"metric": "miou", "search": {"steps": 3}}) == config
+    assert message(as_config, {"metric": "miou", "search": {"steps": 0}}) == (
+        "configuration: search.steps: must be at least 1, not `0`"
+    )
+
+
+def test_fingerprint_changes_with_what_determines_the_result_only() -> None:
+    base = fingerprint(as_config({"metric": "miou"}))
+    assert base == fingerprint(as_config({"metric": "miou", "resources": {"workers": 9}}))
+    assert base != fingerprint(as_config({"metric": "miou", "search": {"seed": 1}}))
+    assert json.loads(json.dumps(base)) == base
+
+
+# Overrides
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(study: Any) -> None:
+    config = study(
+        "metric: miou\nsearch: {steps: wrong, samples: 4}",
+        "search.steps=3",
+        "search.steps=5",
+        "metric={name: biou, radius: 2}",
+        "metric.radius=3",
+        "relaxation={pieces: 1}",
+        "proxy.train.learning_rate=1e-2",
+    )
+    assert (config.search.steps, config.search.samples, config.relaxation.pieces) == (5, 4, 1)
+    assert config.metric == {"name": "biou", "radius": 3}
+    assert config.proxy.train.learning_rate == 0.01
+
+
+def test_an_override_may_be_a_metric_with_an_equals_sign(study: Any) -> None:
+    assert study("metric: miou", "metric=bf1(radius=3)").metric == "bf1(radius=3)"
+
+
+# Mistakes: the text is golden
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "search: {steps: 3}",
+            "study.yaml: metric: missing; give the metric to search a loss for, e.g. `metric: miou`",
+        ),
+        (
+            "metric: miou\nsearch:\n  update_epoch: 3",
+            "study.yaml:3: search.update_epoch: unknown key (did you mean `updates`?)",
+        ),
+        ("metric: miou\npieces: 3", "study.yaml:2: pieces: unknown key (did you mean `relaxation.pieces`?)"),
+        (
+            "metric: miou\nlearning_rate: 3",
+            "study.yaml:2: learning_rate: unknown key "
+            "(did you mean `proxy.train.learning_rate` or `search.learning_rate`?)",
+        ),
+        (
+            "metric: miou\nfinalists: {zzz: 3}",
+            "study.yaml:2: finalists.zzz: unknown key; the keys here are candidates, seeds",
+        ),
+        (
+            "metric: miou\nrelaxation:\n  curve: besier",
+            "study.yaml:3: relaxation.curve: must be one of bezier, linear, not `besier`",
+        ),
+        ("metric: miou\nsearch: {steps: 1.5}", "study.yaml:2: search.steps: must be an integer, not `1.5`"),
+        ("metric: miou\nsearch: {steps: '12'}", "study.yaml:2: search.steps: must be an integer, not `'12'`"),
+        ("metric: miou\nsearch: {steps: true}", "study.yaml:2: search.steps: must be an integer, not `true`"),
+        ("metric: miou\nsearch: {std: wide}", "study.yaml:2: search.std: must be a number, not `wide`"),
+        ("metric: miou\nsearch: {std: .inf}", "study.yaml:2: search.std: must be a finite number, not `.inf`"),
+        ("metric: miou\nsearch: {std: 0}", "study.yaml:2: search.std: must be greater than 0, not `0`"),
+        ("metric: miou\nsearch: {clip: 1}", "study.yaml:2: search.clip: must be less than 1, not `1`"),
+        ("metric: miou\nsearch: {samples: 1}", "study.yaml:2: search.samples: must be at least 2, not `1`"),
+        (
+            "metric: miou\nrelaxation: {share_curves: yes}",
+            "study.yaml:2: relaxation.share_curves: must be true or false, not `'yes'`",
+        ),
+        ("metric: miou\nproxy: {data: {name: 3}}", "study.yaml:2: proxy.data.name: must be text, not `3`"),
+        (
+            "metric: miou\nproxy: {data: {option: {deep: [.inf]}}}",
+            "study.yaml:2: proxy.data.option: must be a finite number, not `.inf`",
+        ),
+        ("metric: miou\nproxy:\n  train:", "study.yaml:3: proxy.train: must be a mapping with keys, not `null`"),
+        ("metric: miou\nguard: [1]", "study.yaml:2: guard: must be a mapping with keys, not `[1]`"),
+        ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, not `1.5`"),
+        (
+            "metric: miou\nguard: {gacc: 0.9}",
+            "study.yaml:2: guard: guards are not available yet; leave `guard: {}`, not `{gacc: 0.9}`",
+        ),
+        (
+            "metric: 3",
+            "study.yaml:1: metric: must be a name, a mapping such as {name: biou, radius: 3}, "
+            "or a text expression, not `3`",
+        ),
+        ("metric: miou\nsearch:\n  steps: 3\n  steps: 4", "study.yaml:4: search.steps: given twice, first on line 3"),
+        (
+            "metric: miou\nproxy: {data: {option: !!python/name:os.system x}}",
+            "study.yaml:2: proxy.data.option: "
+            "the tag `tag:yaml.org,2002:python/name:os.system` is not allowed here; write a plain value",
+        ),
+        ("metric: miou\n? [a]\n: 3", "study.yaml:2: has a key that is not plain text"),
+        ("metric: &name miou\nsearch: *name", "study.yaml:2: is not YAML: aliases (`*name`) are not allowed"),
+        (
+            "metric: miou\nsearch: {\n  steps: 3",
+            "study.yaml:3: is not YAML: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'",
+        ),
+        ("# nothing\n", "study.yaml: is empty; it needs at least a metric, e.g. `metric: miou`"),
+        ("\n- metric\n", "study.yaml:2: must be a mapping with keys, e.g. `metric: miou`"),
+    ],
+)
+def test_a_mistake_in_the_file(study: Any, text: str, expected: str) -> None:
+    assert message(study, text) == expected
+
+
+def test_a_metric_that_mixes_axes_keeps_the_text_of_its_error(study: Any) -> None:
+    text = message(study, "# a comment\nmetric: class_mean(total(pred) & target)")
+    first, *rest = text.splitlines()
+    assert first == "study.yaml:2: metric: `&` joins two pixel maps, but"
+    assert rest[:2] == [
+        "      total(pred) is a per-class total and target is a pixel map.",
+        "    Move the sum outside: total(pred & target).",
+    ]
+    shown, caret = rest[2:]
+    assert shown[caret.index("^") :].startswith("total(pred)")
+
+
+def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
+    text = message(study, "metric: mioo")
+    assert text.startswith("study.yaml:1: metric: unknown metric `mioo` (did you mean `miou`?)")
+    assert all(name in text for name in METRICS)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("search.steps=x", "--set search.steps=x: search.steps: must be an integer, not `x`"),
+        ("search.steps=", "--set search.steps=: search.steps: must be an integer, not `null`"),
+        ("search.stepps=3", "--set search.stepps=3: search.stepps: unknown key (did you mean `steps`?)"),
+        (
+            "bar.x=3",
+            "--set bar.x=3: bar: unknown key; "
+            "the keys here are metric, relaxation, proxy, search, guard, finalists, resources",
+        ),
+        (
+            "metric.name.deeper=3",
+            "--set metric.name.deeper=3: metric.name.deeper: `metric.name` is `biou`, which has no keys",
+        ),
+        (
+            "metric.radius=-1",
+            "--set metric.radius=-1: metric: dilate: radius is -1; it is a whole number of pixels, 0 or more.",
+        ),
+        ("search={std: 0}", "--set search={std: 0}: search.std: must be greater than 0, not `0`"),
+        ("search={std: 1, std: 1}", "--set search={std: 1, std: 1}: search.std: given twice"),
+        ("search.steps", "--set search.steps: must read key.sub=value, e.g. `--set search.steps=4`"),
+        ("search..steps=3", "--set search..steps=3: must read key.sub=value, e.g. `--set search.steps=4`"),
+        (
+            "search.steps=[",
+            "--set search.steps=[: search.steps: the value is not YAML: while parsing a flow node, "
+            "expected the node content, but found '<stream end>'",
+        ),
+    ],
+)
+def test_a_mistake_in_an_override(study: Any, override: str, expected: str) -> None:
+    assert message(study, "metric: {name: biou, radius: 2}\nsearch: {steps: 3}", override) == expected
+
+
+def test_all_mistakes_are_reported_in_the_order_of_their_lines(study: Any) -> None:
+    text = """\
+relaxation: {pieces: 0}
+metric: 7
+proxy:
+  train:
+    optimizer: adam
+    batch_size: 8
+    batch_size: 0
+seed: 3
+search:
+  update_epoch: 3
+"""
+    assert message(study, text, "finalists.seeds=1", "resources.workers=none", "search") == "\n".join(
+        [
+            "10 mistakes in the configuration:",
+            "study.yaml:1: relaxation.pieces: must be at least 1, not `0`",
+            "study.yaml:2: metric: must be a name, a mapping such as {name: biou, radius: 3}, "
+            "or a text expression, not `7`",
+            "study.yaml:5: proxy.train.optimizer: must be one of sgd, adamw, not `adam`",
+            "study.yaml:7: proxy.train.batch_size: given twice, first on line 6",
+            "study.yaml:7: proxy.train.batch_size: must be at least 1, not `0`",
+            "study.yaml:8: seed: unknown key (did you mean `search.seed`?)",
+            "study.yaml:10: search.update_epoch: unknown key (did you mean `updates`?)",
+            "--set finalists.seeds=1: finalists.seeds: must be at least 2, not `1`",
+            "--set resources.workers=none: resources.workers: must be an integer, not `none`",
+            "--set search: must read key.sub=value, e.g. `--set search.steps=4`",
+        ]
+    )
+
+
+def test_files_that_cannot_be_read(study: Any, tmp_path: Path) -> None:
+    assert message(load_config, "absent.yaml") == "absent.yaml: cannot be read: No such file or directory"
+    Path("folder").mkdir()
+    assert message(load_config, "folder") == "folder: cannot be read: Is a directory"
+    Path("binary.yaml").write_bytes(b"metric: \xff")
+    assert message(load_config, "binary.yaml") == "binary.yaml: is not UTF-8 text (byte 8)"
+    Path("control.yaml").write_bytes(b"metric: \x01")
+    assert message(load_config, "control.yaml").startswith("control.yaml: is not YAML: unacceptable character #x0001")
+
+
+def test_long_values_are_cut(study: Any) -> None:
+    assert message(study, f"metric: miou\nsearch: {{steps: {'x' * 100}}}") == (
+        f"study.yaml:2: search.steps: must be an integer, not `{'x' * 57}...`"
+    )
+
+
+# Writing
+
+shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
+counts = st.integers(1, 10**9)
+# Few letters, and all that means something in YAML or breaks a line somewhere.
+texts = st.text("ax10é😀 :#'\"-?\n\r\t\0\x85\u2028\ufeff~{}[],&*!|>%@`\\=<._", max_size=12) | st.sampled_from(
+    ["on", "1e-3", "0o7", "null", "1:30", "2024-01-31", "a: b", "# c", ".inf"]
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def section(**keys: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=keys)
+
+
+configs = st.builds(
+    lambda chosen, rest: as_config({"metric": chosen, **rest}),
+    st.sampled_from(["miou", {"name": "tversky", "alpha": 0.25}, "0.5 * miou + 0.5 * bf1(radius=3)", metric("miou")]),
+    section(
+        relaxation=section(
+            curve=st.sampled_from(["bezier", "linear"]),
+            pieces=counts,
+            logic=st.sampled_from(["product", "godel"]),
+            share_curves=st.booleans(),
+            classes=st.sampled_from(["metric", "all", "present"]),
+        ),
+        proxy=section(
+            data=st.dictionaries(texts.filter(lambda key: key != "name"), json_values, max_size=3),
+            network=section(name=texts),
+            start=section(regime=st.sampled_from(["encoder", "scratch", "checkpoint"]), iterations=counts),
+            train=section(iterations=counts, optimizer=st.sampled_from(["sgd", "adamw"]), learning_rate=shares),
+        ),
+        search=section(steps=counts, seed=st.integers(0, 2**32 - 1), std=shares, clip=shares, learning_rate=shares),
+        resources=section(workers=counts, gpus=st.floats(0, 8)),
+    ),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(config=configs)
+@example(config=as_config({"metric": "miou", "proxy": {"data": {"\x85": "\x85", "1e-3": "1e-3", "": ""}}}))
+def test_the_dump_loads_back_equal(config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "round_trip.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    again = load_config(path)
+    assert again == config
+    assert dump_config(again) == dump_config(config)
+
+
+@settings(deadline=None, max_examples=50)
+@given(config=configs)
+def test_every_configuration_satisfies_the_schema(config: StudyConfig) -> None:
+    SCHEMA.validate(config.model_dump())
+
+
+# The schema and the configurations that come with the project
+
+
+def test_the_schema_is_one_and_refuses_mistakes() -> None:
+    SCHEMA.check_schema(json_schema())
+    wrong: list[dict[str, Any]] = [
+        {},
+        {"metric": 3},
+        {"metric": {"radius": 3}},
+        {"metric": "miou", "steps": 3},
+        {"metric": "miou", "search": {"steps": 0}},
+        {"metric": "miou", "relaxation": {"curve": "besier"}},
+        {"metric": "miou", "guard": {"gacc": 2}},
+    ]
+    assert SCHEMA.is_valid({"metric": "miou"})
+    assert not any(SCHEMA.is_valid(config) for config in wrong)
+
+
+def test_every_key_explains_itself_in_the_schema() -> None:
+    schema = json_schema()
+    sections = [schema, *(part for part in schema["$defs"].values() if "properties" in part)]
+    for part in sections:
+        assert part["description"]
+        for name, key in part["properties"].items():
+            assert "$ref" in key or key["description"], name
+
+
+def test_the_schema_file_is_current() -> None:
+    current = json.dumps(json_schema(), indent=2) + "\n"
+    assert (SEARCH_CONFIGS / "schema.json").read_text(encoding="utf-8") == current, (
+        "write it again: autosegloss schema > search_configs/schema.json"
+    )
+
+
+@pytest.mark.parametrize("path", sorted(SEARCH_CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_search_config_loads(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    config = load_config(path)
+    assert text.startswith("# ")
+    assert "\n# yaml-language-server: $schema=schema.json\n" in text
+    assert "# Takes about " in text
+    assert config.finalists.seeds >= 3
+    SCHEMA.validate(yaml.safe_load(text))
+
+
+def test_there_is_a_search_config_for_each_metric() -> None:
+    named = {}
+    for path in SEARCH_CONFIGS.glob("*.yaml"):
+        chosen = load_config(path).metric
+        named[path.stem] = chosen if isinstance(chosen, str) else chosen["name"]
+    assert named == {"quickstart": "miou", "nuclei_bf1": "bf1"} | {f"shapes_{name}": name for name in METRICS}
