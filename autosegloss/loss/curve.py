@@ -183,7 +183,7 @@ class _Evaluation(torch.autograd.Function):
         start, width, middle, level, linear, square = _coefficients(x, pieces)
         t = ((x - start) / width).clamp(0, 1)
         # Solve x(s) = x for s; this form of the root has no branch at middle = 1/2 and no cancellation.
-        root = (middle * middle + (1 - 2 * middle) * t).clamp(min=_TINY).sqrt()
+        root = (middle * middle * (1 - t) + (1 - middle) * (1 - middle) * t).clamp(min=_TINY).sqrt()
         s = t / (middle + root)
         y = (level + s * (linear + square * s)).clamp(0, 1)
         slope = (linear + 2 * square * s) / (2 * width * root)  # dx/ds = 2 width root

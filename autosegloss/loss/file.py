@@ -110,8 +110,11 @@ def write_loss(loss: SurrogateLoss, path: Path) -> None:
     try:
         text = _json(content) + "\n"
         text.encode()
+        faithful = isinstance(loss.provenance, dict) and json.loads(text)["provenance"] == loss.provenance
     except (TypeError, ValueError) as error:
         raise LossFileError(f"{path}: the provenance holds something JSON has no place for: {error}") from None
+    if not faithful:
+        raise LossFileError(f"{path}: the provenance is a dict of texts, numbers, lists and dicts with texts for keys.")
     replace_text(path, text)
 
 
@@ -168,8 +171,6 @@ def _json(value: object, indent: str = "") -> str:
     """JSON with a line for each key and none for each number of a list."""
     if not isinstance(value, dict) or not value:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if not all(isinstance(key, str) for key in value):
-        raise TypeError(f"keys are texts, not as in {list(value)!r}")
     inner = indent + "  "
     lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_json(item, inner)}" for key, item in value.items()]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"

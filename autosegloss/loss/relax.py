@@ -156,7 +156,9 @@ class RelaxedMaps(Maps):
             return self._and(*self._curved("and", node, left, right))
         if node.op == "|":
             return self._or(*self._curved("or", node, left, right))
-        return self._or(*self._curved("or", node, left, right)) - self._and(*self._curved("and", node, left, right))
+        either = self._or(*self._curved("or", node, left, right))
+        both = self._and(*self._curved("and", node, left, right))
+        return (either - both).clamp(min=0)  # curves of their own may lift AND above OR; a truth value stays in [0, 1]
 
     def _curved(
         self, operator: Literal["and", "or"], node: e.Logic, left: Tensor, right: Tensor

@@ -87,6 +87,7 @@ def parse(text: str) -> e.Expr:
         raise ParseError(f"an expression is a text, not {type(text).__name__}.")
     if not text.strip():
         raise ParseError("an expression is missing: the text is empty.")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # Python counts both as ends of lines
     if len(text) > _MAX_LENGTH:
         raise ParseError(f"the expression has {len(text)} characters; at most {_MAX_LENGTH} are read.")
     try:

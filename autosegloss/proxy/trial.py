@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from autosegloss.config import StudyConfig
 from autosegloss.loss import SearchSpace, SurrogateLoss
 from autosegloss.metric import METRICS, Accumulators, Expr, metric
 from autosegloss.proxy.data import Dataset, Split, load_dataset
+from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.train import Loss, State, initial_network, predict, pretrain, train
 
 _EVALUATION_BATCH = 64  # images; bounds the memory of one evaluation step, without influence on its result
@@ -47,28 +48,30 @@ class Proxy:
 
     config: StudyConfig
     dataset: Dataset
-    pretrained: State | None
+    pretrained: State | None = None
 
     @classmethod
-    def prepare(cls, config: StudyConfig) -> Proxy:
-        """Load the data and, unless the regime is `scratch`, pretrain the network: once a study.
+    def load(cls, config: StudyConfig) -> Proxy:
+        """Load the data and see that there is such a network.
 
         Raises:
             DataError: The data set is unknown or missing.
             InputError: The network is unknown.
         """
-        proxy, start = config.proxy, config.proxy.start
-        dataset = load_dataset(proxy.data.name, **proxy.data.options)
-        weights = None
-        if start.regime != "scratch":
-            weights = pretrain(
-                proxy.network.name,
-                dataset.train,
-                len(dataset.classes),
-                seed=config.search.seed,
-                iterations=start.iterations,
-            )
-        return cls(config, dataset, weights)
+        dataset = load_dataset(config.proxy.data.name, **config.proxy.data.options)
+        build_network(config.proxy.network.name, dataset.train.images.shape[1], len(dataset.classes))
+        return cls(config, dataset)
+
+    def prepare(self) -> Proxy:
+        """This proxy with pretrained weights, made once a study unless its regime is `scratch`."""
+        start = self.config.proxy.start
+        if start.regime == "scratch":
+            return self
+        network, classes = self.config.proxy.network.name, len(self.dataset.classes)
+        seed, iterations = self.config.search.seed, start.iterations
+        return replace(
+            self, pretrained=pretrain(network, self.dataset.train, classes, seed=seed, iterations=iterations)
+        )
 
     def __call__(self, theta: tuple[float, ...] | None, seed: int, validate: bool = False) -> Evaluation:
         """Train with the loss at `theta` and evaluate.
