@@ -1,0 +1,191 @@
+"""`search`: from a configuration to a loss file."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+import torch
+
+from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint
+from autosegloss.errors import InputError, RefusedError
+from autosegloss.loss import SurrogateLoss
+from autosegloss.loss.file import replace_text
+from autosegloss.proxy.trial import Proxy, search_space, surrogate
+from autosegloss.search.algorithms import ALGORITHMS
+from autosegloss.search.journal import Job, Journal, Outcome
+from autosegloss.search.runners import Runner, SerialRunner
+from autosegloss.search.study import Final, Findings, Study
+from autosegloss.version import VERSION
+
+LOSS_FILE, JOURNAL_FILE, CONFIG_FILE = "loss.json", "trials.jsonl", "config.yaml"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric over several seeds: its mean, and the standard deviation of one run (n - 1)."""
+
+    mean: float
+    sd: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Score:
+        """The score of some runs; one run alone has no spread, given as 0."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished search.
+
+    Args:
+        loss: The loss found, as in `folder/loss.json`.
+        folder: Where loss, journal and configuration are.
+        scores: On the validation set, per loss ("cross-entropy", "identity", "found") and metric ("target" is the one
+            searched for); over the final's fresh seeds.
+        findings: The course of the search and its finals in full.
+    """
+
+    loss: SurrogateLoss
+    folder: Path
+    scores: Mapping[str, Mapping[str, Score]]
+    findings: Findings
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The proxy as the study and its workers call it: a job in, an outcome out."""
+
+    proxy: Proxy
+
+    def __call__(self, job: Job) -> Outcome:
+        """Run a trial; a final is measured on the validation set too."""
+        start = time.perf_counter()
+        evaluation = self.proxy(job.theta, job.seed, validate=job.stage == "final")
+        return Outcome(
+            evaluation.reward,
+            evaluation.metrics,
+            evaluation.validation,
+            error=None,
+            seconds=time.perf_counter() - start,
+        )
+
+
+def search(
+    config: StudyConfig | Mapping[str, Any] | str | os.PathLike[str],
+    runner: Runner | Literal["ray", "serial"] = "ray",
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    observer: Callable[[Study], None] | None = None,
+) -> Result:
+    """Search the loss that trains best for a metric.
+
+    Trial after trial is written to `out/trials.jsonl`; a search that was stopped anywhere and resumed ends with the
+    bytes of one that was not. The loss is written to `out/loss.json`, the resolved configuration to `out/config.yaml`.
+
+    Args:
+        config: A configuration, a mapping with its keys, or the path of a YAML file.
+        runner: "ray" (several trials side by side), "serial" (one after another in this process), or a runner of your
+            own.
+        out: The folder to write to; `results/<name of the file>` by default.
+        resume: Whether to continue the search in that folder.
+        observer: Called with the study after each trial.
+
+    Returns:
+        The loss found and how it compares.
+
+    Raises:
+        ConfigError: The configuration has mistakes.
+        RefusedError: The folder holds another search, or the resources are not there.
+        SearchError: The search cannot go on; the journal is safe.
+    """
+    settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
+    folder = _folder(config, out)
+    space = search_space(settled)
+    if not space.dimension:
+        raise InputError(
+            f"there is nothing to search: {settled.relaxation.curve} curves of {settled.relaxation.pieces} piece(s) on "
+            f"{len(space.curves)} slot(s) have no coordinates. Give relaxation.pieces a larger value."
+        )
+    chosen = _runner(runner, settled)
+    _refuse_to_overwrite(folder)
+    proxy = Proxy.load(settled)
+    with Journal(folder / JOURNAL_FILE, fingerprint(settled), resume=resume) as journal:
+        replace_text(folder / CONFIG_FILE, dump_config(settled))
+        options = settled.search.model_dump(exclude={"algorithm", "steps"})
+        study = Study(
+            ALGORITHMS[settled.search.algorithm](start=space.identity, **options),
+            journal,
+            steps=settled.search.steps,
+            candidates=settled.finalists.candidates,
+            finalist_seeds=settled.finalists.seeds,
+            seed=settled.search.seed,
+            observer=observer,
+        )
+        if not study.finished:
+            if observer is not None:
+                observer(study)
+            chosen.run(study, Objective(proxy.prepare()))
+        return _result(settled, folder, study.findings())
+
+
+def _result(config: StudyConfig, folder: Path, findings: Findings) -> Result:
+    finals = {final.label: final for final in findings.finals}
+    compared = {
+        "cross-entropy": finals["cross-entropy"],
+        "identity": finals["identity"],
+        "found": finals[findings.label],
+    }
+    scores = {name: _scores(final) for name, final in compared.items()}
+    loss = surrogate(config, findings.theta)
+    loss.provenance = {
+        "found": findings.label,
+        "theta": list(findings.theta),
+        "reward": findings.reward,
+        "validation": {name: {m: asdict(score) for m, score in row.items()} for name, row in scores.items()},
+        "seeds": list(findings.seeds),
+        "configuration": fingerprint(config),
+        "versions": {"autosegloss": VERSION, "torch": str(torch.__version__), "numpy": numpy.__version__},
+    }
+    loss.save(folder / LOSS_FILE)
+    return Result(loss, folder, scores, findings)
+
+
+def _scores(final: Final) -> dict[str, Score]:
+    """Per metric over the seeds that ended; the target first."""
+    runs = [run for run in final.validation if run]
+    return {name: Score.of([run[name] for run in runs]) for name in (runs[0] if runs else {})}
+
+
+def _runner(runner: Runner | str, config: StudyConfig) -> Runner:
+    if runner == "serial":
+        return SerialRunner()
+    if runner == "ray":
+        from autosegloss.search.ray_runner import RayRunner  # Ray is imported when it is asked for, not before
+
+        resources = config.resources
+        return RayRunner(resources.workers, resources.cpus, resources.gpus)
+    if isinstance(runner, str):
+        raise InputError(f"runner is {runner!r}; allowed: ray, serial.")
+    return runner
+
+
+def _folder(config: object, out: str | os.PathLike[str] | None) -> Path:
+    if out is not None:
+        return Path(out).absolute()
+    if isinstance(config, StudyConfig | Mapping):
+        raise InputError("a configuration that is no file has no name: say where to write with out=.")
+    return Path("results", Path(str(config)).stem).absolute()
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    """Stop if the files of the search would replace files that are not a search's; of one, the journal decides."""
+    found = [name for name in (LOSS_FILE, CONFIG_FILE) if (folder / name).exists()]
+    if found and not (folder / JOURNAL_FILE).exists():
+        raise RefusedError(f"{folder} holds {' and '.join(found)} already, and no search. Choose another folder.")

@@ -1,0 +1,244 @@
+"""The journal of a search: one JSON line a finished trial, on disk before the algorithm hears of it.
+
+The journal is the only truth a resumed search needs: replaying it through the algorithm restores everything else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, cast
+
+from autosegloss.errors import RefusedError, SearchError
+
+FORMAT = "autosegloss-trials"
+VERSION = 1
+BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()  # of every journal
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training to be done: which loss, with which seed, and what for.
+
+    Args:
+        stage: "search" for a sample of the algorithm, "final" for a run that decides the winner.
+        step: Step of the search; in the finals, the ordinal of the seed. The jobs of a step share their seed.
+        index: Place within the step.
+        theta: Parameters of the loss, in [0, 1]^d; None is cross-entropy.
+        seed: Seed of the training.
+    """
+
+    stage: Literal["search", "final"]
+    step: int
+    index: int
+    theta: tuple[float, ...] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: a reward, or an error.
+
+    Args:
+        reward: What the search maximises, measured on the held-out part; None if the training failed.
+        metrics: Every metric on the held-out part.
+        validation: Every metric on the validation set; of final jobs only.
+        error: Why there is no reward.
+        seconds: Wall-clock time spent. The only field that differs from run to run.
+    """
+
+    reward: float | None
+    metrics: dict[str, float]
+    validation: dict[str, float]
+    error: str | None
+    seconds: float
+
+    @classmethod
+    def failed(cls, error: str, seconds: float) -> Outcome:
+        """Outcome of a training that broke."""
+        return cls(reward=None, metrics={}, validation={}, error=error, seconds=seconds)
+
+    def checked(self) -> Outcome:
+        """This outcome in plain, finite floats; a failed one if a number is not finite."""
+        if self.reward is None:
+            return Outcome.failed(self.error or "no reward, and no error given", float(self.seconds))
+        numbers = {"reward": self.reward, **self.metrics, **self.validation}
+        wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
+        if wrong:
+            return Outcome.failed("not finite: " + ", ".join(wrong), float(self.seconds))
+        return replace(
+            self,
+            reward=float(self.reward),
+            metrics={name: float(value) for name, value in self.metrics.items()},
+            validation={name: float(value) for name, value in self.validation.items()},
+            error=None,
+            seconds=float(self.seconds),
+        )
+
+
+LINE_KEYS = {field.name for kind in (Job, Outcome) for field in fields(kind)}
+
+
+class Journal:
+    """The journal file, locked for as long as it is open.
+
+    The first line names the format and holds a fingerprint, the configuration of the search without its resources. A
+    last line that a kill tore is cut off; its trial runs again.
+
+    Args:
+        path: The file, usually `trials.jsonl` in the folder of the search; created with its folder if absent.
+        fingerprint: What must not change between the runs of one search; JSON-serialisable.
+        resume: Whether to continue a journal that has begun.
+
+    Raises:
+        RefusedError: The journal is in use, damaged, of another version, or of another configuration; or it has begun
+            and `resume` is not set.
+    """
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, resume: bool = False) -> None:
+        """Open, lock, check and mend the file."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("a+b")
+        except OSError as error:
+            raise RefusedError(f"{path}: cannot be written ({error.strerror}). Choose another folder.") from None
+        try:
+            self._lock()
+            self.trials = self._open(json.loads(json.dumps(fingerprint, allow_nan=False)), resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError(
+                f"{self.path.parent}: another search is running in this folder. Wait for it, or choose another folder."
+            ) from None
+
+    def _open(self, fingerprint: Any, resume: bool) -> list[tuple[Job, Outcome]]:
+        self._file.seek(0)
+        lines = self._file.read().splitlines(keepends=True)
+        torn = bool(lines) and not (lines[-1].endswith(b"\n") and _is_json(lines[-1]))
+        if torn and (len(lines) > 1 or lines[0].startswith(BEGINNING[: len(lines[0])])):
+            lines.pop()  # by a kill; what else is no JSON is not ours to cut
+        if not lines or (len(lines) == 1 and not resume and lines[0].startswith(BEGINNING)):
+            self._file.truncate(0)  # nothing has been run yet
+            self._write({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint})
+            _sync_folder(self.path.parent)
+            return []
+
+        if not resume:
+            raise RefusedError(
+                f"{self.path.parent} holds a search already, with {len(lines) - 1} finished trials. "
+                "Continue it with --resume, or choose another folder."
+            )
+        self._check_header(lines[0], fingerprint)
+        trials = [self._parse(number, line) for number, line in enumerate(lines[1:], start=2)]
+        self._file.truncate(sum(map(len, lines)))
+        return trials
+
+    def _check_header(self, line: bytes, fingerprint: Any) -> None:
+        header = json.loads(line) if _is_json(line) else None
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise RefusedError(f"{self.path}:1: this is no journal of a search. Choose another folder.")
+        if header.get("version") != VERSION:
+            raise RefusedError(
+                f"{self.path}:1: the journal is of version {header.get('version')}; this autosegloss reads version "
+                f"{VERSION}. Continue with the version that began it, or choose another folder."
+            )
+        there, here = _flat(header.get("fingerprint")), _flat(fingerprint)
+        differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+        if differing:
+            table = "\n".join(
+                f"  {key}: {there.get(key, 'not set')} in the journal, {here.get(key, 'not set')} now"
+                for key in differing
+            )
+            raise RefusedError(
+                f"{self.path.parent} holds a search with another configuration:\n{table}\n"
+                "Restore these values to continue it, or choose another folder."
+            )
+
+    def _parse(self, number: int, line: bytes) -> tuple[Job, Outcome]:
+        record = json.loads(line) if _is_json(line) else None
+        if not isinstance(record, dict) or record.keys() != LINE_KEYS:
+            raise RefusedError(
+                f"{self.path}:{number}: this line is damaged, and later lines build on it. Restore the file from a "
+                f"copy, or cut it before line {number} to run the trials from there again."
+            )
+        job, outcome = ({field.name: record[field.name] for field in fields(kind)} for kind in (Job, Outcome))
+        if job["theta"] is not None:
+            job["theta"] = tuple(job["theta"])
+        return Job(**job), Outcome(**outcome)
+
+    def append(self, job: Job, outcome: Outcome) -> None:
+        """Write one finished trial; it is on disk when this returns.
+
+        Args:
+            job: What was run.
+            outcome: What came of it, as `Outcome.checked` returns it.
+
+        Raises:
+            SearchError: The disk does not take it.
+        """
+        self._write({**asdict(job), **asdict(outcome)})
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise SearchError(
+                f"{self.path}: cannot be written ({error.strerror}). Finished trials are safe; mend this and continue "
+                "with --resume."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        """Enter a `with` block that closes the journal at its end."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the journal."""
+        self.close()
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Leaves of nested dictionaries as `a.b.c`, with their values as JSON text."""
+    if isinstance(value, dict) and value:
+        leaves: dict[str, str] = {}
+        for key, inner in cast("dict[str, Any]", value).items():
+            leaves |= _flat(inner, f"{prefix}.{key}" if prefix else key)
+        return leaves
+    return {prefix: json.dumps(value)}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's entry in its folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""The policy of the search: a normal distribution per coordinate, truncated to [0, 1].
+
+Reference: Li et al., Auto Seg-Loss, ICLR 2021, section 4.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import truncnorm
+from torch import Tensor
+from torch.special import log_ndtr
+
+
+def sample(mu: Sequence[float], std: float, n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Draw points from the truncated normal.
+
+    One uniform number is spent on each coordinate, row by row: the first rows are the same whatever `n` is.
+
+    Args:
+        mu: Centre of each coordinate, length d, in [0, 1].
+        std: Standard deviation before truncation, > 0.
+        n: Number of points.
+        rng: Source of the uniform numbers.
+
+    Returns:
+        Points in [0, 1], shape (n, d).
+    """
+    centre = np.asarray(mu, dtype=np.float64)
+    uniform = rng.random((n, len(centre)))
+    points = truncnorm.ppf(uniform, (0 - centre) / std, (1 - centre) / std, loc=centre, scale=std)
+    return np.clip(points, 0.0, 1.0)  # the last bit of the inverse may fall outside
+
+
+def log_prob(theta: Tensor, mu: Tensor, std: float) -> Tensor:
+    """Log-density of the truncated normal, per coordinate.
+
+    The mass between the bounds is a difference of two normal tails. It is taken of their logarithms, on the side
+    where both are small: the difference of the tails themselves is 0 far out, and its logarithm -inf.
+
+    Args:
+        theta: Points in [0, 1], shape (..., d), float64.
+        mu: Centres, shape (d,), float64; gradients flow to it.
+        std: Standard deviation before truncation, > 0.
+
+    Returns:
+        Log-densities, shape (..., d), float64.
+    """
+    low, high = (0 - mu) / std, (1 - mu) / std
+    flip = low + high > 0  # by symmetry the mass between low and high is the mass between -high and -low
+    low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    log_mass: Tensor = log_ndtr(high) + torch.log1p(-torch.exp(log_ndtr(low) - log_ndtr(high)))
+    log_normal: Tensor = -0.5 * ((theta - mu) / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
+    return log_normal - log_mass

@@ -1,0 +1,149 @@
+"""PPO2 over a truncated normal, as Auto Seg-Loss searches the shape of a loss.
+
+One step of the search, in the order of the paper:
+
+1. draw `samples` points from the truncated normal around mu (`ask`);
+2. train a proxy with each, and take its score as the reward (not here: the study does it);
+3. subtract a baseline from the rewards;
+4. move mu by `updates` gradient steps up the clipped objective of PPO (`tell`).
+
+Reference: Li et al., Auto Seg-Loss, ICLR 2021, section 4.3 and algorithm 1; Schulman et al., Proximal Policy
+Optimization Algorithms, 2017, equation 7.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from autosegloss.errors import InputError
+from autosegloss.search import policy
+
+# mu stays this far from 0 and 1, so that its logit is finite and can come back within one step of updates. It is a
+# two-hundredth of the default std: the distribution does not feel it.
+MARGIN = 1e-3
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the search stands: the steps done, and the centre of the policy."""
+
+    step: int
+    mu: tuple[float, ...]
+
+    def to_json(self) -> str:
+        """Write the state as JSON; every float survives exactly."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(step=fields["step"], mu=tuple(fields["mu"]))
+
+
+@dataclass(frozen=True)
+class PPO2:
+    """Proximal policy optimisation of the centre of a truncated normal.
+
+    Only mu moves; std is fixed. The defaults are those of the published code, but the baseline, where the mean of the
+    paper's text measured better.
+
+    Args:
+        start: Centre of the first step, one number inside (0, 1) per coordinate.
+        samples: Points a step.
+        seed: Source of all randomness, with the step's number: `ask` depends on nothing else.
+        std: Standard deviation of the policy before truncation.
+        clip: How far from 1 the ratio of new to old density still earns.
+        updates: Gradient steps (Adam) a step of the search.
+        learning_rate: Of Adam, on logit(mu).
+        ratio: "coordinate" takes and clips a ratio per coordinate, then sums (published code); "joint" takes and clips
+            the ratio of the joint density (paper).
+        baseline: "mean" subtracts the mean reward of the step's samples (paper); "mu" the reward of mu itself, asked
+            for as one more point ahead of the samples (published code).
+    """
+
+    start: tuple[float, ...]
+    samples: int = 32
+    seed: int = 0
+    std: float = 0.2
+    clip: float = 0.2
+    updates: int = 60
+    learning_rate: float = 0.2
+    ratio: Literal["coordinate", "joint"] = "coordinate"
+    baseline: Literal["mean", "mu"] = "mean"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be searched.
+
+        Raises:
+            InputError: There is no coordinate, or the start is not inside (0, 1).
+        """
+        if not self.start:
+            raise InputError("start is empty: a loss whose curves have no parameters has nothing to search.")
+        if not all(0 < x < 1 for x in self.start):
+            raise InputError(f"start is {self.start}; each coordinate must lie strictly between 0 and 1.")
+
+    def init(self) -> State:
+        """State before the first step."""
+        return State(step=0, mu=self.start)
+
+    def answer(self, state: State) -> tuple[float, ...]:
+        """The point this state stands for: mu."""
+        return state.mu
+
+    def ask(self, state: State) -> list[tuple[float, ...]]:
+        """Points whose rewards `tell` wants: `samples` draws, after mu itself if it is the baseline."""
+        rng = np.random.default_rng((self.seed, state.step))
+        points: list[list[float]] = policy.sample(state.mu, self.std, self.samples, rng).tolist()
+        asked = [tuple(point) for point in points]
+        return [state.mu, *asked] if self.baseline == "mu" else asked
+
+    def tell(self, state: State, rewards: Sequence[float]) -> State:
+        """Move mu towards the points that earned more than the baseline.
+
+        Args:
+            state: The state that was asked.
+            rewards: One finite reward for each point of `ask(state)`, in its order; more is better.
+
+        Returns:
+            The state of the next step.
+
+        Raises:
+            InputError: The number of rewards is wrong, or one is not finite.
+        """
+        theta = torch.tensor(self.ask(state), dtype=torch.float64)
+        reward = torch.tensor(list(rewards), dtype=torch.float64)
+        if reward.shape != theta.shape[:1] or not reward.isfinite().all():
+            raise InputError(
+                f"tell needs a finite reward for each of the {len(theta)} points asked; it got {list(rewards)}."
+            )
+
+        if self.baseline == "mu":
+            theta, advantage = theta[1:], reward[1:] - reward[0]
+        else:
+            advantage = reward - reward.mean()
+        advantage = advantage[:, None]
+
+        old_mu = torch.tensor(state.mu, dtype=torch.float64)
+        old_log_prob = policy.log_prob(theta, old_mu, self.std)
+        logit = torch.logit(old_mu).requires_grad_()
+        # A fresh Adam: its moments belong to the old objective, and a state of mu alone is easier to trust.
+        adam = torch.optim.Adam([logit], lr=self.learning_rate)
+        for _ in range(self.updates):
+            log_ratio = policy.log_prob(theta, torch.sigmoid(logit), self.std) - old_log_prob
+            if self.ratio == "joint":
+                log_ratio = log_ratio.sum(dim=1, keepdim=True)
+            ratio = torch.exp(log_ratio)
+            clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+            objective = torch.minimum(ratio * advantage, clipped * advantage).sum(dim=1).mean()
+            adam.zero_grad()
+            (-objective).backward()  # type: ignore[no-untyped-call]
+            adam.step()
+        mu: list[float] = torch.sigmoid(logit).clamp(MARGIN, 1 - MARGIN).tolist()
+        return State(step=state.step + 1, mu=tuple(mu))

@@ -1,0 +1,34 @@
+"""Fixtures for the whole suite."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# Times vary on shared machines; a failure prints how to repeat it.
+settings.register_profile("autosegloss", deadline=None, print_blob=True)
+settings.load_profile("autosegloss")
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """One small Ray for all tests, which this process is connected to; its address, for other processes."""
+    import ray
+
+    from autosegloss.search.ray_runner import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT, RAY_memory_monitor_refresh_ms="0")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()

@@ -1,0 +1,82 @@
+"""A real search, its driver killed with SIGKILL at random moments, ends in the bytes of one that was left alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CONFIG = """\
+metric: {name: biou, radius: 2}
+relaxation: {pieces: 1}
+proxy:
+  start: {iterations: 3}
+  train: {iterations: 4, batch_size: 4}
+search: {steps: 3, samples: 4}
+finalists: {candidates: 2, seeds: 2}
+"""
+KILLS = 3
+
+
+def start(config: Path, out: Path, runner: str, *, resume: bool) -> subprocess.Popen[bytes]:
+    arguments = ["search", str(config), "--out", str(out), "--runner", runner, *(["--resume"] if resume else [])]
+    # A session of its own, so that what it starts can be ended with it.
+    return subprocess.Popen(
+        [sys.executable, "-m", "autosegloss.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        start_new_session=True,
+    )
+
+
+def finish(config: Path, out: Path, runner: str, *, resume: bool) -> bytes:
+    process = start(config, out, runner, resume=resume)
+    _, error = process.communicate()
+    assert process.returncode == 0, error.decode()
+    return (out / "loss.json").read_bytes()
+
+
+def lines(out: Path) -> int:
+    journal = out / "trials.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return finish(config, tmp_path_factory.mktemp("undisturbed") / "out", "serial", resume=False)
+
+
+def test_two_runners_one_result(config: Path, undisturbed: bytes, tmp_path: Path) -> None:
+    assert finish(config, tmp_path / "out", "ray", resume=False) == undisturbed
+
+
+@pytest.mark.parametrize("runner", ["serial", "ray"])
+def test_killed_three_times_and_resumed(config: Path, undisturbed: bytes, tmp_path: Path, runner: str) -> None:
+    out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
+    moments = random.Random(seed)
+    print(f"moments of the kills: seed {seed}")  # shown if the test fails
+    total = 1 + 3 * 4 + 4 * 2
+    for kill in range(KILLS):
+        process = start(config, out, runner, resume=kill > 0)
+        # Somewhere in the share of the journal that this run is to write, then some milliseconds into what follows.
+        wanted = moments.randint(lines(out) + 1, 1 + total * (kill + 1) // (KILLS + 1))
+        while lines(out) < wanted and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
+        assert process.poll() is None, process.communicate()[1].decode()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (out / "loss.json").exists()
+    assert finish(config, out, runner, resume=True) == undisturbed

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import truncnorm
+
+from autosegloss.errors import InputError
+from autosegloss.search.algorithms import ALGORITHMS, Algorithm
+from autosegloss.search.ppo import MARGIN, PPO2, State
+from tests.toys import Quadratic
+
+Theta = tuple[float, ...]
+
+
+def drive(algorithm: Algorithm[Any], reward: Callable[[Theta], float], steps: int) -> list[tuple[Theta | None, float]]:
+    """Each step's answer and mean reward, the last without one."""
+    state = algorithm.init()
+    course: list[tuple[Theta | None, float]] = []
+    for _ in range(steps):
+        rewards = [reward(theta) for theta in algorithm.ask(state)]
+        course.append((algorithm.answer(state), float(np.mean(rewards))))
+        state = algorithm.tell(state, rewards)
+    return course
+
+
+# Every algorithm.
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_ask_and_tell_are_pure_and_stay_in_the_cube(name: str) -> None:
+    toy = Quadratic.random(5, seed=0)
+    algorithm, twin = (ALGORITHMS[name](start=(0.5,) * 5, seed=3) for _ in range(2))
+    state = algorithm.init()
+    for _ in range(3):
+        asked = algorithm.ask(state)
+        assert asked == algorithm.ask(state) == twin.ask(state)
+        assert all(0 <= x <= 1 for theta in asked for x in theta)
+        rewards = [-toy.regret(theta) for theta in asked]
+        told = algorithm.tell(state, rewards)
+        assert told == algorithm.tell(state, rewards) == twin.tell(state, rewards)
+        assert len(algorithm.ask(told)) == len(asked)
+        state = told
+    other = ALGORITHMS[name](start=(0.5,) * 5, seed=4)
+    assert other.ask(other.init()) != algorithm.ask(algorithm.init())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_it_halves_the_regret_of_random_search(name: str, noise: float) -> None:
+    dimensions, steps, samples, seeds = 12, 12, 32, 3
+    ours, random = [], []
+    for seed in range(seeds):
+        toy = Quadratic.random(dimensions, seed=seed)
+        luck = np.random.default_rng(seed)
+
+        def reward(theta: Theta, toy: Quadratic = toy, luck: np.random.Generator = luck) -> float:
+            return -toy.regret(theta) + noise * float(luck.standard_normal())
+
+        course = drive(ALGORITHMS[name](start=(0.5,) * dimensions, seed=seed, samples=samples), reward, steps)
+        answer, _ = max(course, key=lambda step: step[1])
+        assert answer is not None
+        ours.append(toy.regret(answer))
+        points = [tuple(point) for point in luck.uniform(size=(steps * samples, dimensions)).tolist()]
+        random.append(toy.regret(max(points, key=reward)))
+    assert np.mean(ours) < 0.5 * np.mean(random), (ours, random)
+
+
+# PPO2.
+
+
+@given(step=st.integers(0, 10**6), mu=st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_a_state_survives_json(step: int, mu: list[float]) -> None:
+    state = State(step, tuple(mu))
+    assert State.from_json(state.to_json()) == state
+    assert json.loads(state.to_json()).keys() == {"step", "mu"}
+
+
+def test_the_first_update_follows_the_policy_gradient() -> None:
+    # Before mu has moved all ratios are 1, and Adam's first step is the learning rate in the gradient's direction.
+    algorithm = PPO2(start=(0.2, 0.5, 0.8), samples=16, updates=1, learning_rate=0.1)
+    state = algorithm.init()
+    theta = np.array(algorithm.ask(state))
+    rewards = np.random.default_rng(0).standard_normal(16)
+
+    def log_prob(mu: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        density = truncnorm.logpdf(theta, (0 - mu) / 0.2, (1 - mu) / 0.2, loc=mu, scale=0.2)
+        return np.asarray(density, dtype=np.float64)
+
+    mu = np.array(algorithm.start)
+    slope = (log_prob(mu + 1e-6) - log_prob(mu - 1e-6)) / 2e-6
+    direction = np.sign(((rewards - rewards.mean())[:, None] * slope).sum(axis=0))
+    logit = np.log(mu / (1 - mu)) + 0.1 * direction
+    assert algorithm.tell(state, rewards.tolist()).mu == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", ["coordinate", "joint"])
+def test_the_clip_holds_mu_back(ratio: str) -> None:
+    toy = Quadratic.random(4, seed=1)
+    clipped = PPO2(start=(0.5,) * 4, ratio=ratio)  # type: ignore[arg-type]
+    free = replace(clipped, clip=1e9)
+    rewards = [-toy.regret(theta) for theta in clipped.ask(clipped.init())]
+    near, far = (np.array(algorithm.tell(algorithm.init(), rewards).mu) - 0.5 for algorithm in (clipped, free))
+    assert 0 < np.linalg.norm(near) < 0.5 * np.linalg.norm(far)
+
+
+@pytest.mark.parametrize("options", [{"ratio": "joint"}, {"baseline": "mu"}, {"ratio": "joint", "baseline": "mu"}])
+def test_every_variant_goes_to_the_optimum(options: dict[str, Any]) -> None:
+    toy = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0))
+    course = drive(PPO2(start=(0.2,) * 3, **options), lambda theta: -toy.regret(theta), 10)
+    answer, _ = max(course, key=lambda step: step[1])
+    assert answer is not None
+    assert toy.regret(answer) < 0.1 * toy.regret((0.2,) * 3)
+
+
+def test_baseline_mu_asks_for_mu_first() -> None:
+    by_mean, by_mu = PPO2(start=(0.4, 0.6)), PPO2(start=(0.4, 0.6), baseline="mu")
+    assert by_mu.ask(by_mu.init()) == [(0.4, 0.6), *by_mean.ask(by_mean.init())]
+
+
+@given(reward=st.floats(-1, 1), baseline=st.sampled_from(["mean", "mu"]))
+def test_equal_rewards_leave_mu_where_it_is(reward: float, baseline: Any) -> None:
+    algorithm = PPO2(start=(0.25, 1 / 3), samples=7, updates=5, baseline=baseline)
+    state = algorithm.init()
+    told = algorithm.tell(state, [reward] * len(algorithm.ask(state)))
+    assert told.step == 1
+    assert told.mu == pytest.approx(state.mu, abs=1e-6)
+
+
+def test_mu_stays_inside_and_can_come_back() -> None:
+    algorithm = PPO2(start=(0.9,), samples=16)
+    state = algorithm.init()
+    for _ in range(12):
+        state = algorithm.tell(state, [theta[0] for theta in algorithm.ask(state)])
+    assert 0.95 < state.mu[0] <= 1 - MARGIN
+    for _ in range(12):
+        state = algorithm.tell(state, [-theta[0] for theta in algorithm.ask(state)])
+    assert state.mu[0] < 0.2
+
+
+@pytest.mark.parametrize("rewards", [[], [1.0] * 31, [1.0] * 31 + [float("nan")]])
+def test_tell_refuses_what_it_did_not_ask_for(rewards: list[float]) -> None:
+    algorithm = PPO2(start=(0.5,))
+    with pytest.raises(InputError, match="a finite reward for each of the 32 points asked"):
+        algorithm.tell(algorithm.init(), rewards)
+
+
+@pytest.mark.parametrize(("start", "message"), [((), "nothing to search"), ((0.5, 1.0), "strictly between 0 and 1")])
+def test_a_start_that_cannot_be_searched_from_is_refused(start: Theta, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PPO2(start=start)

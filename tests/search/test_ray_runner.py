@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autosegloss.errors import RefusedError, SearchError
+from autosegloss.search.ray_runner import SEGMENTS_WITHOUT_PROGRESS, RayRunner
+from autosegloss.search.runners import Runner, SerialRunner
+from tests.toys import TOY, Clumsy, drive, run_toy
+
+ROOT = Path(__file__).parents[2]
+RUNNERS: dict[str, Runner] = {"serial": SerialRunner(), "ray": RayRunner(2)}
+
+
+def trials_of(folder: Path) -> list[dict[str, Any]]:
+    """Finished trials in a journal, which may be in the middle of being written."""
+    path = folder / "trials.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)[1:] if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return run_toy(tmp_path_factory.mktemp("undisturbed"), SerialRunner())
+
+
+# The suite every runner passes.
+
+
+@pytest.fixture(params=list(RUNNERS))
+def runner(request: pytest.FixtureRequest) -> Runner:
+    if request.param == "ray":
+        request.getfixturevalue("ray_address")
+    return RUNNERS[request.param]
+
+
+FAILURES = replace(TOY, break_at={("search", 0, 2): "raise", ("search", 1, 5): "nan", ("final", 1, 3): "raise"})
+
+
+def test_same_result_on_every_runner_whatever_fails(
+    runner: Runner, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    expected = run_toy(tmp_path / "expected", SerialRunner(), FAILURES)
+    assert run_toy(tmp_path / "ours", runner, FAILURES) == expected
+    errors = [trial["error"] for trial in trials_of(tmp_path / "ours") if trial["reward"] is None]
+    oom = "RuntimeError: CUDA out of memory."
+    assert errors == [oom, "not finite: reward is nan", oom]
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == "", "a runner is silent: the display is the command line's"
+
+
+def test_a_study_that_refuses_to_go_on_stops_every_runner(runner: Runner, tmp_path: Path, undisturbed: str) -> None:
+    broken = replace(TOY, break_at={("search", 1, index): "raise" for index in range(6)})
+    with pytest.raises(
+        SearchError, match=r"step 1: 6 of 8 trials failed; .*RuntimeError: CUDA out of memory\.\nThe jour"
+    ):
+        run_toy(tmp_path, runner, broken)
+    assert len(trials_of(tmp_path)) == 16
+    assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
+
+
+# Ray alone.
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_workers_are_reused_and_one_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    raising, killing = (
+        replace(TOY, break_at={("search", 2, 7): how, ("final", 0, 1): "raise"}) for how in ("raise", "kill")
+    )
+    expected = run_toy(tmp_path / "expected", SerialRunner(), raising)
+    assert run_toy(tmp_path / "ours", RayRunner(2), Clumsy(tmp_path, killing)) == expected
+
+    # Step 1 has one trial that dies once, and is not counted as failed; step 2 has one that always dies.
+    assert (tmp_path / "stumbled").exists()
+    assert [step["failed"] for step in json.loads(expected)["steps"]] == [0, 0, 1]
+    (dead,) = (t for t in trials_of(tmp_path / "ours") if (t["stage"], t["step"], t["index"]) == ("search", 2, 7))
+    assert dead["error"] == (
+        "the worker failed, and again when tried once more: The actor is dead because its worker process has died."
+    )
+    where = [json.loads(line) for line in (tmp_path / "where").read_text().splitlines()]
+    assert len(where) == 32 + 2
+    assert len({pid for pid, _, _ in where}) <= 2 + 3
+    assert {threads for _, threads, _ in where} == {"1"}
+    assert {folder for _, _, folder in where} == {str(ROOT)}
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_when_tune_breaks_another_segment_goes_on(
+    tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.tune.execution.tune_controller import TuneController
+
+    step: Any = TuneController.step
+    broken = False
+
+    def breaks_once(self: TuneController) -> None:
+        nonlocal broken
+        if len(trials_of(tmp_path)) >= 5 and not broken:
+            broken = True
+            raise MemoryError("the monitor ended it")
+        step(self)
+
+    monkeypatch.setattr(TuneController, "step", breaks_once)
+    assert run_toy(tmp_path, RayRunner(2)) == undisturbed
+    assert broken
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_when_tune_breaks_again_and_again_the_search_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.tune.execution.tune_controller import TuneController
+
+    calls = 0
+
+    def breaks(self: TuneController) -> None:
+        nonlocal calls
+        calls += 1
+        raise MemoryError("the monitor ended it")
+
+    monkeypatch.setattr(TuneController, "step", breaks)
+    with pytest.raises(SearchError, match=r"Ray broke 3 times in a row .*: the monitor ended it\n.*--resume"):
+        run_toy(tmp_path, RayRunner(2))
+    assert calls == SEGMENTS_WITHOUT_PROGRESS
+
+
+@pytest.mark.usefixtures("ray_address")
+@pytest.mark.parametrize(
+    ("runner", "message"),
+    [
+        (
+            RayRunner(1, gpus=1),
+            r"^1 workers of 1 CPUs and 1 GPUs each do not fit: .* 2 CPUs and 0 GPUs, room for 0 such",
+        ),
+        (RayRunner(3), r"^3 workers of 1 CPUs and 0 GPUs each do not fit: .* room for 2 such workers. Lower resources"),
+        (RayRunner(2, cpus=1.5), "room for 1 such workers"),
+    ],
+)
+def test_absent_resources_are_refused_at_once(tmp_path: Path, runner: RayRunner, message: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(RefusedError, match=message):
+        run_toy(tmp_path, runner)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_fractions_share_a_core() -> None:
+    RayRunner(20, cpus=0.1)._check_room()
+
+
+# Driver processes: forked from a clean process that has imported everything, which saves the time to import it.
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.toys", "autosegloss.search.ray_runner"])
+
+
+def wait_for(folder: Path, trials: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(trials_of(folder)) < trials:
+        assert time.monotonic() < deadline, f"{len(trials_of(folder))} of {trials} trials"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("runner", list(RUNNERS))
+def test_killed_three_times_and_resumed_the_result_is_the_same(
+    runner: str, tmp_path: Path, undisturbed: str, request: pytest.FixtureRequest
+) -> None:
+    address = request.getfixturevalue("ray_address") if runner == "ray" else ""
+    seed = random.randrange(10**6)
+    print("seed", seed)  # shown on failure
+    luck = random.Random(seed)
+    for trials in sorted(luck.sample(range(1, 31), 3)):
+        driver = FORKS.Process(target=drive, args=(tmp_path, runner, address))
+        driver.start()
+        wait_for(tmp_path, trials)
+        time.sleep(luck.uniform(0, 0.03))
+        driver.kill()
+        driver.join()
+    assert not (tmp_path / "result.json").exists()
+    driver = FORKS.Process(target=drive, args=(tmp_path, runner, address))
+    driver.start()
+    driver.join(60)
+    assert driver.exitcode == 0
+    assert (tmp_path / "result.json").read_text() == undisturbed
+
+
+def test_a_ray_of_our_own_starts_quietly_stops_at_ctrl_c_and_leaves_nothing(tmp_path: Path, undisturbed: str) -> None:
+    code = f"from pathlib import Path; from tests.toys import drive; drive(Path({str(tmp_path)!r}), 'ray')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as driver:
+        wait_for(tmp_path, 3)
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to the driver and all it started
+        output, _ = driver.communicate(timeout=60)
+    assert output.startswith("Traceback"), output  # and nothing before it
+    assert output.rstrip().endswith("KeyboardInterrupt"), output
+    assert processes_of_group(driver.pid) == []
+    assert 3 <= len(trials_of(tmp_path)) < 32
+    assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed  # another runner takes over
+
+
+def processes_of_group(group: int) -> list[int]:
+    listing = subprocess.run(["ps", "-e", "-o", "pid=,pgid="], capture_output=True, text=True, check=True).stdout
+    return [int(pid) for pid, own in (line.split() for line in listing.splitlines()) if int(own) == group]

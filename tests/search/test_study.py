@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autosegloss.errors import InputError, RefusedError, SearchError
+from autosegloss.search.journal import Journal
+from autosegloss.search.ppo import PPO2
+from autosegloss.search.runners import SerialRunner
+from autosegloss.search.study import Job, Outcome, Study
+from tests.toys import TOY, Quadratic, run_toy, toy_study
+
+JOURNAL = "trials.jsonl"
+
+
+@contextmanager
+def opened(folder: Path, *, resume: bool = False) -> Iterator[Study]:
+    with Journal(folder / JOURNAL, {"toy": 1}, resume=resume) as journal:
+        yield toy_study(journal)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return run_toy(tmp_path_factory.mktemp("undisturbed"), SerialRunner())
+
+
+# The plan.
+
+
+def test_the_jobs_are_those_of_the_plan(tmp_path: Path) -> None:
+    run_toy(tmp_path, SerialRunner())
+    header, *trials = lines_of(tmp_path)
+    assert header == {"format": "autosegloss-trials", "version": 1, "fingerprint": {"toy": 1}}
+    keys = ["stage", "step", "index", "theta", "seed", "reward", "metrics", "validation", "error", "seconds"]
+    assert all(list(trial) == keys for trial in trials)
+    places = [(trial["stage"], trial["step"], trial["index"]) for trial in trials]
+    assert places == [("search", s, i) for s in range(3) for i in range(8)] + [
+        ("final", s, i) for s in range(2) for i in range(4)
+    ]
+
+    # The seed is common to the members of a step, and the finals see fresh ones.
+    seeds = {(trial["stage"], trial["step"]): set[int]() for trial in trials}
+    for trial in trials:
+        seeds[trial["stage"], trial["step"]].add(trial["seed"])
+    assert all(len(members) == 1 for members in seeds.values())
+    assert len(set.union(*seeds.values())) == 5
+
+    # Only the finals look at the validation set; cross-entropy and the identity curves run beside the candidates.
+    assert [bool(trial["validation"]) for trial in trials] == [trial["stage"] == "final" for trial in trials]
+    assert trials[24]["theta"] is None
+    assert trials[25]["theta"] == [0.5, 0.5, 0.5]
+
+
+def test_the_result_says_what_won_and_why(tmp_path: Path) -> None:
+    result = json.loads(run_toy(tmp_path, SerialRunner()))
+    trials = lines_of(tmp_path)[1:]
+    assert [final["label"] for final in result["finals"]][:2] == ["cross-entropy", "identity"]
+    assert TOY.regret(tuple(result["theta"])) < 0.5 * TOY.regret((0.5,) * 3)
+
+    # One candidate of each kind: the centre of the best step, and the best sample.
+    centre, sample = result["finals"][2:]
+    means = [sum(trial["reward"] for trial in trials[8 * s : 8 * s + 8]) / 8 for s in range(3)]
+    assert [step["mean"] for step in result["steps"]] == pytest.approx(means)
+    assert centre["label"] == f"mu of step {means.index(max(means))}"
+    assert centre["theta"] == result["steps"][means.index(max(means))]["mu"]
+    best = max(trials[:24], key=lambda trial: trial["reward"])
+    assert sample["label"] == f"sample {best['index']} of step {best['step']}"
+    assert sample["theta"] == best["theta"]
+
+    for final in result["finals"]:
+        assert final["reward"] == pytest.approx(sum(final["rewards"]) / 2)
+        assert final["rewards"] == [metrics["toy"] for metrics in final["metrics"]]
+        assert len(final["validation"]) == 2
+    winner = max(result["finals"][1:], key=lambda final: final["reward"])
+    assert (result["label"], result["theta"], result["reward"]) == (winner["label"], winner["theta"], winner["reward"])
+    assert "seconds" not in json.dumps(result)
+
+
+def test_a_search_that_finds_nothing_ends_where_it_began(tmp_path: Path) -> None:
+    result = json.loads(run_toy(tmp_path, SerialRunner(), Quadratic((0.5,) * 3, (1.0,) * 3)))
+    assert result["label"] == "identity"
+    assert result["theta"] == [0.5] * 3
+    assert result["reward"] == 0
+
+
+def test_cross_entropy_does_not_compete(tmp_path: Path) -> None:
+    def lower_than_cross_entropy(job: Job) -> Outcome:
+        outcome = TOY(job)
+        return outcome if job.theta is None else replace(outcome, reward=(outcome.reward or 0) - 10)
+
+    result = json.loads(run_toy(tmp_path, SerialRunner(), lower_than_cross_entropy))
+    assert result["finals"][0]["reward"] > result["reward"]
+    assert result["label"] != "cross-entropy"
+
+
+@pytest.mark.parametrize(("candidates", "labels"), [(1, 1), (5, 5)])
+def test_candidates_are_distinct_and_of_both_kinds(tmp_path: Path, candidates: int, labels: int) -> None:
+    # With baseline mu, mu is one of the samples too; in the first step it is the start.
+    algorithm = PPO2(start=(0.5,) * 3, samples=4, updates=5, baseline="mu")
+    with Journal(tmp_path / JOURNAL, {}) as journal:
+        study = Study(algorithm, journal, steps=3, candidates=candidates, finalist_seeds=1, seed=0)
+        announced = study.total
+        SerialRunner().run(study, TOY)
+        finals = study.findings().finals
+    assert announced == study.total == study.done == 3 * 5 + 2 + candidates
+    thetas = [final.theta for final in finals]
+    assert len(set(thetas)) == len(thetas) == 2 + candidates
+    kinds = [final.label.split()[0] for final in finals[2:]]
+    assert kinds == ["mu", "sample", "mu", "sample", "sample"][:candidates]
+
+
+def test_the_finals_avoid_every_seed_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Study, "_seed_of", lambda self, stage, ordinal: ordinal)  # seeds that would collide
+    assert json.loads(run_toy(tmp_path, SerialRunner()))["seeds"] == [3, 4]
+
+
+def test_progress_is_told_after_each_trial(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, int, int]] = []
+
+    def observer(study: Study) -> None:
+        best = study.best
+        assert best is not None
+        seen.append((study.done, study.total, study.failed, len(study.steps)))
+
+    with Journal(tmp_path / JOURNAL, {}) as journal:
+        study = toy_study(journal, observer)
+        SerialRunner().run(study, replace(TOY, break_at={("search", 0, 3): "raise"}))
+    assert seen == [(n, 32, int(n >= 4), min(n // 8, 3)) for n in range(1, 33)]
+    assert study.best is not None
+    assert study.best[1].reward == max(t["reward"] for t in lines_of(tmp_path)[1:25] if t["reward"] is not None)
+
+
+# Failures.
+
+
+def test_a_failed_trial_counts_as_the_lowest_of_its_step(tmp_path: Path) -> None:
+    def lowest(job: Job) -> Outcome:
+        outcome = TOY(job)
+        if (job.stage, job.step, job.index) == ("search", 0, 2):
+            return replace(outcome, reward=min(rewards))
+        return outcome
+
+    with opened(tmp_path / "clean") as study:
+        rewards = []
+        for _ in range(8):
+            job = study.next_job()
+            assert job is not None
+            outcome = TOY(job)
+            study.record(job, outcome)
+            if job.index != 2 and outcome.reward is not None:
+                rewards.append(outcome.reward)
+    broken = json.loads(
+        run_toy(tmp_path / "broken", SerialRunner(), replace(TOY, break_at={("search", 0, 2): "raise"}))
+    )
+    low = json.loads(run_toy(tmp_path / "low", SerialRunner(), lowest))
+    assert broken["steps"][0]["failed"] == 1
+    assert broken["steps"][1:] == low["steps"][1:]
+    assert broken["steps"][0]["mean"] == low["steps"][0]["mean"]
+
+
+@pytest.mark.parametrize("how", ["nan metric", "inf", "nan", "raise"])
+def test_what_is_not_finite_is_a_failure(tmp_path: Path, how: str) -> None:
+    def objective(job: Job) -> Outcome:
+        outcome = TOY(job)
+        if (job.stage, job.step, job.index) != ("search", 1, 5):
+            return outcome
+        if how == "raise":
+            raise RuntimeError("no luck")
+        if how == "nan metric":
+            return replace(outcome, metrics={"toy": math.nan})
+        return replace(outcome, reward=float(how))
+
+    run_toy(tmp_path, SerialRunner(), objective)
+    line = lines_of(tmp_path)[1 + 8 + 5]
+    assert line["reward"] is None
+    expected = {"raise": "RuntimeError: no luck", "nan metric": "not finite: toy is nan"}
+    assert line["error"] == expected.get(how, f"not finite: reward is {how}")
+    assert "NaN" not in (tmp_path / JOURNAL).read_text()
+    assert "Infinity" not in (tmp_path / JOURNAL).read_text()
+
+
+def test_half_a_step_may_fail_and_more_may_not(tmp_path: Path, undisturbed: str) -> None:
+    four = {("search", 1, index): "raise" for index in range(1, 5)}
+    run_toy(tmp_path / "half", SerialRunner(), replace(TOY, break_at=four))
+
+    folder = tmp_path / "more"
+    five = {("search", 1, index): "raise" for index in range(1, 6)}
+    with pytest.raises(SearchError) as caught:
+        run_toy(folder, SerialRunner(), replace(TOY, break_at=five))
+    seed = lines_of(folder)[9]["seed"]
+    assert str(caught.value) == (
+        "step 1: 5 of 8 trials failed; the policy was not updated. "
+        f"First: trial 1 (seed {seed}): RuntimeError: CUDA out of memory.\n"
+        "The journal is safe; continue with --resume."
+    )
+    assert not isinstance(caught.value, RefusedError)
+
+    # The failed trials, and only they, run again: the cause is mended, and nothing of the mishap remains.
+    again: Counter[tuple[str, int, int]] = Counter()
+
+    def counting(job: Job) -> Outcome:
+        again[job.stage, job.step, job.index] += 1
+        return TOY(job)
+
+    assert run_toy(folder, SerialRunner(), counting, resume=True) == undisturbed
+    assert [place for place in again if place[:2] == ("search", 1)] == list(five)
+    assert not any(place[:2] == ("search", 0) for place in again)
+
+
+def test_a_refused_step_retries_all_its_failures_even_if_killed_meanwhile(tmp_path: Path, undisturbed: str) -> None:
+    five = {("search", 1, index): "raise" for index in range(1, 6)}
+    with pytest.raises(SearchError):
+        run_toy(tmp_path, SerialRunner(), replace(TOY, break_at=five))
+    with opened(tmp_path, resume=True) as study:  # retries two of the five, then is killed
+        for _ in range(2):
+            job = study.next_job()
+            assert job is not None
+            study.record(job, TOY(job))
+    with opened(tmp_path, resume=True) as study:
+        job = study.next_job()
+        assert job is not None
+        assert (job.step, job.index) == (1, 3)
+    assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
+
+
+def test_a_final_whose_every_seed_failed_cannot_win(tmp_path: Path) -> None:
+    clean = json.loads(run_toy(tmp_path / "clean", SerialRunner()))
+    winner = [final["label"] for final in clean["finals"]].index(clean["label"])
+    broken = {("final", seed, winner): "nan" for seed in range(2)}
+    result = json.loads(run_toy(tmp_path / "broken", SerialRunner(), replace(TOY, break_at=broken)))
+    assert result["finals"][winner]["reward"] is None
+    assert result["finals"][winner]["rewards"] == [None, None]
+    assert result["label"] != clean["label"]
+
+
+def test_a_final_with_a_failed_seed_is_not_judged_by_its_good_ones(tmp_path: Path) -> None:
+    result = json.loads(run_toy(tmp_path, SerialRunner(), replace(TOY, break_at={("final", 1, 2): "raise"})))
+    lowest = min(reward for final in result["finals"] for reward in final["rewards"] if reward is not None)
+    first, second = result["finals"][2]["rewards"]
+    assert second is None
+    assert result["finals"][2]["reward"] == pytest.approx((first + lowest) / 2)
+
+
+def test_nothing_to_choose_from_is_an_error_that_resume_mends(tmp_path: Path, undisturbed: str) -> None:
+    broken = {("final", seed, index): "raise" for seed in range(2) for index in range(1, 4)}
+    with pytest.raises(SearchError, match="finals: all 6 trials of the candidates and of the identity curves failed"):
+        run_toy(tmp_path, SerialRunner(), replace(TOY, break_at=broken))
+    assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
+
+
+def test_an_interrupt_is_no_outcome(tmp_path: Path, undisturbed: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path, SerialRunner(), replace(TOY, break_at={("search", 1, 3): "interrupt"}))
+    assert len(lines_of(tmp_path)) == 1 + 8 + 3
+    assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
+
+
+# Order and resumption.
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_neither_order_nor_kills_change_the_result(undisturbed: str, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        finished, resume = False, False
+        while not finished:
+            with opened(folder, resume=resume) as study:
+                budget = data.draw(st.integers(1, 40), label="trials until the kill")
+                running: list[Job] = []
+                while not study.finished and budget:
+                    while len(running) < 4 and (job := study.next_job(running)) is not None:
+                        running.append(job)
+                    job = running.pop(data.draw(st.integers(0, len(running) - 1), label="next to finish"))
+                    study.record(job, TOY(job))
+                    budget -= 1
+                finished, resume = study.finished, True
+                result = study.findings().to_json() if finished else None
+        assert result == undisturbed
+        with opened(folder, resume=True) as study:  # and a finished study is finished at once
+            assert study.finished
+            assert study.next_job() is None
+            assert study.findings().to_json() == undisturbed
+
+
+def test_a_job_that_is_not_due_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as study:
+        job = study.next_job()
+        assert job is not None
+        study.record(job, TOY(job))
+        for wrong in (job, replace(job, index=5), replace(job, step=2)):
+            with pytest.raises(InputError, match="is not due"):
+                study.record(wrong, TOY(wrong))
+        with pytest.raises(SearchError, match="not finished: 1 of 32 trials are done"):
+            study.findings()
+
+
+# The journal.
+
+
+@pytest.fixture
+def halfway(tmp_path: Path) -> Path:
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path, SerialRunner(), replace(TOY, break_at={("search", 1, 3): "interrupt"}))
+    return tmp_path
+
+
+@pytest.mark.parametrize("keep", [0, 1, 30, -2, -1])
+def test_a_torn_last_line_is_cut_off(halfway: Path, keep: int, undisturbed: str) -> None:
+    path = halfway / JOURNAL
+    *whole, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole) + last[:keep])
+    assert run_toy(halfway, SerialRunner(), resume=True) == undisturbed
+    assert len(lines_of(halfway)) == 33
+
+
+def test_a_last_line_of_rubbish_is_cut_off(halfway: Path, undisturbed: str) -> None:
+    with (halfway / JOURNAL).open("ab") as file:
+        file.write(b"\0\0\0\0\n")
+    assert run_toy(halfway, SerialRunner(), resume=True) == undisturbed
+
+
+@pytest.mark.parametrize("keep", [0, 10])
+def test_a_torn_header_is_a_new_journal(tmp_path: Path, keep: int, undisturbed: str) -> None:
+    (tmp_path / JOURNAL).write_bytes(b'{"format": "autosegloss-trials"'[:keep])
+    assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
+
+
+def damage(line: dict[str, Any], **changes: Any) -> bytes:
+    return json.dumps({**line, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (4, lambda line: b'{"stage": "search"', r"trials\.jsonl:4: this line is damaged"),
+        (4, lambda line: b"[1, 2]", r"trials\.jsonl:4: this line is damaged"),
+        (4, lambda line: b"", r"trials\.jsonl:4: this line is damaged"),
+        (4, lambda line: damage(line, extra=1), r"trials\.jsonl:4: this line is damaged"),
+        (4, lambda line: damage(line, theta=[0.1, 0.2, 0.3]), r"trials\.jsonl:4: trial 2 of search step 0 is not what"),
+        (4, lambda line: damage(line, seed=1), r"trials\.jsonl:4: trial 2 of search step 0 is not what"),
+        (4, lambda line: damage(line, index=1), r"trials\.jsonl:4: trial 1 of search step 0 is not what"),
+        (1, lambda line: b"trial,reward", r"trials\.jsonl:1: this is no journal"),
+        (1, lambda line: damage(line, version=2), r"the journal is of version 2; this autosegloss reads version 1"),
+    ],
+)
+def test_a_damaged_line_is_named(
+    halfway: Path, number: int, change: Callable[[dict[str, Any]], bytes], message: str
+) -> None:
+    path = halfway / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number - 1] = change(json.loads(lines[number - 1])) + b"\n"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(RefusedError, match=message):
+        run_toy(halfway, SerialRunner(), resume=True)
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_thetas_that_differ_in_the_last_bit_pass(halfway: Path) -> None:
+    path = halfway / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    line = json.loads(lines[3])
+    lines[3] = damage(line, theta=[math.nextafter(x, 1) for x in line["theta"]]) + b"\n"
+    path.write_bytes(b"".join(lines))
+    run_toy(halfway, SerialRunner(), resume=True)
+
+
+def test_without_resume_a_journal_is_not_touched(halfway: Path) -> None:
+    path = halfway / JOURNAL
+    path.write_bytes(path.read_bytes() + b"torn")
+    before = path.read_bytes()
+    with pytest.raises(
+        RefusedError, match=f"{re.escape(str(halfway))} holds a search already, with 11 finished trials"
+    ):
+        run_toy(halfway, SerialRunner())
+    assert path.read_bytes() == before
+
+
+def test_two_searches_in_one_folder_are_refused(halfway: Path) -> None:
+    before = (halfway / JOURNAL).read_bytes()
+    with (
+        opened(halfway, resume=True),
+        pytest.raises(RefusedError, match=f"{re.escape(str(halfway))}: another search is running"),
+    ):
+        run_toy(halfway, SerialRunner(), resume=True)
+    assert (halfway / JOURNAL).read_bytes() == before
+    with opened(halfway, resume=True):  # the lock went with the first
+        pass
+
+
+def test_another_configuration_is_refused_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    began = {"metric": "miou", "search": {"samples": 32, "seed": 0}, "guard": {}}
+    now = {"metric": "miou", "search": {"samples": 16, "seed": 0, "clip": 0.1}, "guard": {"gacc": 0.9}}
+    Journal(path, began).close()
+    before = path.read_bytes()
+    with pytest.raises(RefusedError) as caught:
+        Journal(path, now, resume=True)
+    assert str(caught.value) == (
+        f"{tmp_path} holds a search with another configuration:\n"
+        "  guard: {} in the journal, not set now\n"
+        "  guard.gacc: not set in the journal, 0.9 now\n"
+        "  search.clip: not set in the journal, 0.1 now\n"
+        "  search.samples: 32 in the journal, 16 now\n"
+        "Restore these values to continue it, or choose another folder."
+    )
+    assert path.read_bytes() == before
+    Journal(path, began, resume=True).close()
+
+
+def test_a_trial_is_on_disk_before_the_algorithm_is_told(tmp_path: Path) -> None:
+    written: list[int] = []
+
+    class Watched(PPO2):
+        def tell(self, state: Any, rewards: Any) -> Any:
+            written.append(len(lines_of(tmp_path)))
+            return super().tell(state, rewards)
+
+    with Journal(tmp_path / JOURNAL, {}) as journal:
+        study = Study(Watched((0.5,) * 3, samples=8), journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
+        SerialRunner().run(study, TOY)
+    assert written == [9, 17, 25]
+
+
+def test_a_journal_without_trials_may_be_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    with Journal(path, {"seed": 0}):
+        pass
+    with Journal(path, {"seed": 1}) as journal:  # another search: nothing is lost
+        assert journal.trials == []
+    assert json.loads(path.read_text())["fingerprint"] == {"seed": 1}
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b'{"a": 1}\n', b"notes\nmore"])
+def test_a_file_that_is_no_journal_is_kept(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.write_bytes(content)
+    for resume in (False, True):
+        with pytest.raises(RefusedError):
+            Journal(path, {}, resume=resume)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RefusedError, match="cannot be written"):
+        Journal(tmp_path / "file" / "trials.jsonl", {})

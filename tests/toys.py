@@ -1,0 +1,119 @@
+"""Toy rewards with known optima, as pure functions of theta and seed.
+
+Ray's workers import this module by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from autosegloss.search.journal import Journal
+from autosegloss.search.ppo import PPO2
+from autosegloss.search.runners import Runner, SerialRunner
+from autosegloss.search.study import Job, Objective, Outcome, Study
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Reward -sum(w (theta - optimum)^2) plus noise of the seed; 0 at the optimum. Cross-entropy earns -1.
+
+    Args:
+        optimum: Where the reward is highest.
+        weights: One weight per coordinate, >= 0.
+        noise: Standard deviation of the noise.
+        delay: Seconds a trial takes.
+        break_at: What happens at a (stage, step, index): "raise", "nan", "kill" or "interrupt".
+    """
+
+    optimum: tuple[float, ...]
+    weights: tuple[float, ...]
+    noise: float = 0.0
+    delay: float = 0.0
+    break_at: dict[tuple[str, int, int], str] = field(default_factory=dict)
+
+    @classmethod
+    def random(cls, dimensions: int, seed: int, **options: float) -> Quadratic:
+        """A quadratic of total weight 3 with its optimum in [0.1, 0.9]^d."""
+        rng = np.random.default_rng(1000 + seed)
+        weights = rng.uniform(size=dimensions)
+        optimum = rng.uniform(0.1, 0.9, dimensions)
+        return cls(tuple(optimum.tolist()), tuple((3 * weights / weights.sum()).tolist()), **options)  # type: ignore[arg-type]
+
+    def regret(self, theta: tuple[float, ...]) -> float:
+        """How far below the optimum theta is, without noise."""
+        return math.fsum(w * (x - o) ** 2 for w, x, o in zip(self.weights, theta, self.optimum, strict=True))
+
+    def __call__(self, job: Job) -> Outcome:
+        """Objective of a study."""
+        time.sleep(self.delay)
+        match self.break_at.get((job.stage, job.step, job.index)):
+            case "raise":
+                raise RuntimeError("CUDA out of memory.")
+            case "nan":
+                return Outcome(math.nan, {}, {}, None, 0.0)
+            case "kill":
+                os.kill(os.getpid(), 9)
+            case "interrupt":
+                raise KeyboardInterrupt
+            case _:
+                pass
+        value = -1.0 if job.theta is None else -self.regret(job.theta)
+        key = [job.seed, *(int(x * 2**32) for x in job.theta or ())]
+        reward = value + self.noise * float(np.random.default_rng(key).standard_normal())
+        metrics = {"toy": reward, "other": 1 - reward}
+        return Outcome(reward, metrics, metrics if job.stage == "final" else {}, None, self.delay)
+
+
+@dataclass(frozen=True)
+class Clumsy:
+    """A toy that kills its process when it first meets the job (search, 1, 0), and notes where each trial ran."""
+
+    folder: Path
+    toy: Quadratic
+
+    def __call__(self, job: Job) -> Outcome:
+        """Objective of a study."""
+        with (self.folder / "where").open("a") as file:
+            file.write(json.dumps([os.getpid(), os.environ.get("OMP_NUM_THREADS"), os.getcwd()]) + "\n")
+        flag = self.folder / "stumbled"
+        if (job.stage, job.step, job.index) == ("search", 1, 0) and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), 9)
+        return self.toy(job)
+
+
+def toy_study(journal: Journal, observer: Callable[[Study], None] | None = None) -> Study:
+    """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 32 trials in all."""
+    algorithm = PPO2(start=(0.5,) * 3, samples=8, updates=5)
+    return Study(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, observer=observer)
+
+
+TOY = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0), noise=0.02)
+
+
+def run_toy(folder: Path, runner: Runner, objective: Objective = TOY, *, resume: bool = False) -> str:
+    """Run the small study in a folder; its result as text."""
+    with Journal(folder / "trials.jsonl", {"toy": 1}, resume=resume) as journal:
+        study = toy_study(journal)
+        runner.run(study, objective)
+        return study.findings().to_json()
+
+
+def drive(folder: Path, runner: str, ray_address: str = "") -> None:
+    """A driver process: run or resume the small study with slow trials, and write its result to the folder."""
+    os.environ["RAY_ADDRESS"] = ray_address
+    chosen: Runner = SerialRunner()
+    if runner == "ray":
+        from autosegloss.search.ray_runner import RayRunner
+
+        chosen = RayRunner(2)
+    result = run_toy(folder, chosen, replace(TOY, delay=0.02), resume=True)
+    (folder / "result.json").write_text(result)
