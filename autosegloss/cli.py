@@ -1,0 +1,222 @@
+"""The command line: `autosegloss search | export | show | metrics | schema`."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from autosegloss.config import StudyConfig, json_schema, load_config
+from autosegloss.errors import AutoseglossError, InputError, RefusedError
+from autosegloss.loss import SurrogateLoss, load_loss, presets
+from autosegloss.metric import METRICS
+from autosegloss.metric.parse import signature_text
+from autosegloss.report.plots import plot_loss, text_plot
+from autosegloss.report.tables import comparison
+from autosegloss.search import search
+from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE
+from autosegloss.search.study import Study
+
+BAD_INPUT, FAILED = 2, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0; 2 for bad input, with one message on standard error; 1 otherwise."""
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        given = _parser().parse_args(arguments)
+        given.run(given, console)
+    except AutoseglossError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return BAD_INPUT if isinstance(error, ValueError | TypeError) else FAILED
+    except KeyboardInterrupt:
+        print("stopped; what is finished is in the journal: continue with --resume.", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _search(given: argparse.Namespace, console: Console) -> None:
+    overrides = [*given.set, *([f"resources.workers={given.workers}"] if given.workers is not None else [])]
+    config = load_config(given.config, overrides)
+    folder = Path(given.out) if given.out else Path("results", Path(given.config).stem)
+    target = metric_label(config)
+    console.print(f"searching a loss for {target}; writing to {folder}/")
+    with Display(console) as display:
+        result = search(config, runner=given.runner, out=folder, resume=given.resume, observer=display.update)
+    console.print(comparison(result, target))
+    gain = {name: row["target"] for name, row in result.scores.items()}
+    console.print(
+        f"{target}: cross-entropy {100 * gain['cross-entropy'].mean:.1f}, "
+        f"before the search {100 * gain['identity'].mean:.1f}, "
+        f"found loss {100 * gain['found'].mean:.1f} ({result.findings.label})."
+    )
+    console.print(f'loss: {folder / LOSS_FILE}; in a trainer: loss = autosegloss.load_loss("{folder / LOSS_FILE}")')
+
+
+def _export(given: argparse.Namespace, console: Console) -> None:
+    source = Path(given.folder) / LOSS_FILE
+    if not source.exists():
+        if (source.parent / JOURNAL_FILE).exists():
+            raise RefusedError(
+                f"{given.folder}: the search is not finished. Finish it with: autosegloss search CONFIG --resume."
+            )
+        raise InputError(f"{given.folder}: no {LOSS_FILE} in this folder; it is not that of a search.")
+    load_loss(source).save(given.out)
+    console.print(f"wrote {given.out}")
+
+
+def _show(given: argparse.Namespace, console: Console) -> None:
+    loss = load_loss(given.loss)
+    console.print(f"loss      1 - {loss.expr}", markup=False)
+    console.print(f"logic     {loss.logic}\nclasses   {loss.classes}\ncurve     {loss.curve}")
+    for slot, curve in loss.curves.items():
+        console.print(f"\n{slot}", markup=False)
+        points = "  ".join(f"({u:.4g}, {v:.4g})" for u, v in curve.points) or "none: the identity"
+        console.print(f"control points: {points}", markup=False)
+        console.print(textwrap.indent(text_plot(curve), "  "), markup=False)
+    if loss.provenance:
+        console.print("\nprovenance", markup=False)
+        console.print(textwrap.indent(_summary(loss), "  "), markup=False)
+    if given.plot:
+        plot_loss(loss, given.plot)
+        console.print(f"\nwrote {given.plot}")
+
+
+def _summary(loss: SurrogateLoss) -> str:
+    """The provenance, a line for each thing it says."""
+    return "\n".join(
+        f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in loss.provenance.items()
+    )
+
+
+def _metrics(given: argparse.Namespace, console: Console) -> None:
+    for name, build in METRICS.items():
+        summary = " ".join((inspect.getdoc(build) or "").split("\n\n")[0].split())
+        console.print(f"{name + signature_text(build):<40} {summary}\n    {build()}", markup=False)
+
+
+def _schema(given: argparse.Namespace, console: Console) -> None:
+    console.print(json.dumps(json_schema(), indent=2), markup=False)
+
+
+def metric_label(config: StudyConfig) -> str:
+    """The metric of a configuration in few words."""
+    spec = config.metric
+    if isinstance(spec, str):
+        return " ".join(spec.split())
+    options = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']}({options})"
+
+
+class Display:
+    """The progress of a search: a live line on a terminal, a line for each step elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.fields[stage]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[best]}"),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("search", total=None, stage="preparing", best="", left="")
+        self._begun: tuple[float, int] | None = None
+        self._steps = 0
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, study: Study) -> None:
+        """Show where the study stands; its observer."""
+        if self._begun is None:
+            self._begun, self._steps = (time.monotonic(), study.done), len(study.steps)
+        stage = "finals" if len(study.steps) == study.step_count else f"step {len(study.steps)} of {study.step_count}"
+        self._progress.update(
+            self._task, total=study.total, completed=study.done, stage=stage, best=_best(study), left=self._left(study)
+        )
+        if not self._console.is_terminal and len(study.steps) > self._steps:
+            self._steps = len(study.steps)
+            step = study.steps[-1]
+            self._console.print(
+                f"step {step.step} of {study.step_count} done: mean reward {step.mean:.4f}, "
+                f"{_best(study)}, {self._left(study)}"
+            )
+
+    def _left(self, study: Study) -> str:
+        assert self._begun is not None  # set by the first update, which calls this
+        start, done = self._begun
+        if study.done == done:
+            return ""
+        seconds = (time.monotonic() - start) / (study.done - done) * (study.total - study.done)
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+
+def _best(study: Study) -> str:
+    failed = f", {study.failed} failed" if study.failed else ""
+    if study.best is None:
+        return failed.removeprefix(", ")
+    job, outcome = study.best
+    return f"best {outcome.reward:.4f} (sample {job.index} of step {job.step}){failed}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as one message."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}. See: {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="autosegloss", description="Search losses for segmentation metrics, and use them.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("search", help="search the loss that trains best for a metric")
+    command.add_argument("config", metavar="CONFIG", help="a YAML file; see search_configs/")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key of the file"
+    )
+    command.add_argument("--out", metavar="DIR", help="where to write; default: results/<name of the file>")
+    command.add_argument("--resume", action="store_true", help="continue the search in that folder")
+    command.add_argument("--workers", metavar="N", help="trials side by side (resources.workers)")
+    command.add_argument("--runner", choices=("ray", "serial"), default="ray", help="default: ray")
+    command.set_defaults(run=_search)
+
+    command = commands.add_parser("export", help="copy the loss of a finished search to a file")
+    command.add_argument("folder", metavar="DIR", help="the folder of the search")
+    command.add_argument("--out", required=True, metavar="FILE", help="the loss file to write")
+    command.set_defaults(run=_export)
+
+    command = commands.add_parser("show", help="a loss: formula, slots, control points, curves")
+    command.add_argument("loss", metavar="LOSS", help=f"a loss file, or one of: {', '.join(presets())}")
+    command.add_argument("--plot", metavar="FILE", help="draw it as a picture (.png, .svg, .pdf)")
+    command.set_defaults(run=_show)
+
+    command = commands.add_parser("metrics", help="the catalogue of metrics, with their formulas")
+    command.set_defaults(run=_metrics)
+
+    command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
+    command.set_defaults(run=_schema)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

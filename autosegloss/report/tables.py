@@ -1,0 +1,51 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from autosegloss.metric import METRICS
+from autosegloss.proxy.trial import TARGET
+from autosegloss.search.api import Result, Score
+
+_TITLES = {"cross-entropy": "cross-entropy", "identity": "before the search", "found": "found loss"}
+
+
+def comparison(result: Result, target: str) -> Table:
+    """Every metric on the validation set, for cross-entropy, the surrogate before the search, and the loss found.
+
+    Args:
+        result: A finished search.
+        target: What to call the metric searched for.
+    """
+    seeds = len(result.findings.seeds)
+    table = Table(caption=f"validation set, %, mean ± sd of a run over {seeds} fresh seeds; gain against cross-entropy")
+    table.add_column("metric")
+    for title in _TITLES.values():
+        table.add_column(title, justify="right")
+    table.add_column("gain", justify="right")
+    rows = [result.scores[name] for name in _TITLES]
+    for metrics in _groups([name for name in rows[-1] if all(name in row for row in rows)]):
+        scores = [row[metrics[0]] for row in rows]
+        name = f"target: {target}" if metrics[0] == TARGET else " = ".join(metrics)
+        gain = f"{100 * (scores[-1].mean - scores[0].mean):+.1f}"
+        table.add_row(
+            name,
+            *map(_score, scores),
+            gain,
+            style="bold" if metrics[0] == TARGET else "",
+            end_section=metrics[0] == TARGET,
+        )
+    return table
+
+
+def _groups(names: list[str]) -> list[list[str]]:
+    """Names of the catalogue that are one expression share a row."""
+    groups: dict[object, list[str]] = {}
+    for name in names:
+        groups.setdefault(METRICS[name]() if name in METRICS else name, []).append(name)
+    return list(groups.values())
+
+
+def _score(score: Score) -> str:
+    return f"{100 * score.mean:.1f} ± {100 * score.sd:.1f}"

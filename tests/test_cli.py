@@ -1,0 +1,192 @@
+"""The command line as a user meets it: real processes, their exit status and what they print."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autosegloss import METRICS, load_loss
+from autosegloss.cli import main
+
+TINY = """\
+metric: miou
+proxy:
+  start: {iterations: 4}
+  train: {iterations: 3, batch_size: 4}
+search: {steps: 2, samples: 2}
+finalists: {candidates: 1, seeds: 2}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    status = main(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_search_in_a_process_of_its_own_writes_a_loss_and_prints_every_metric(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "autosegloss.cli", "search", str(config), "--runner", "serial", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for name in METRICS:
+        assert name in done.stdout
+    assert "target: miou" in done.stdout
+    assert {path.name for path in out.iterdir()} == {"loss.json", "trials.jsonl", "config.yaml"}
+    loss = load_loss(out / "loss.json")
+    assert set(loss.provenance["validation"]) == {"cross-entropy", "identity", "found"}
+    lines = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    assert len(lines) == 1 + 2 * 2 + 3 * 2  # header, steps x samples, (candidate and two baselines) x seeds
+    assert all(set(METRICS) <= line["metrics"].keys() for line in lines[1:])
+
+
+def test_export_and_show(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, exported, picture = tmp_path / "out", tmp_path / "mine.json", tmp_path / "curves.png"
+    assert run("search", str(config), "--runner", "serial", "--out", str(out), capsys=capsys)[0] == 0
+    status, text, _ = run("export", str(out), "--out", str(exported), capsys=capsys)
+    assert (status, text) == (0, f"wrote {exported}\n")
+    assert exported.read_bytes() == (out / "loss.json").read_bytes()
+
+    status, text, _ = run("show", str(exported), "--plot", str(picture), capsys=capsys)
+    assert status == 0
+    assert "1 - class_mean(total(pred & target) / (x1 := total(pred | target)), where=x1)" in text
+    assert "and[0] of pred & target" in text
+    assert "or[0] of pred | target" in text
+    assert "control points: (" in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_draws_a_published_curve(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, _ = run("show", "asl/voc/gacc", capsys=capsys)
+    assert status == 0
+    assert "control points: (0.02145, 0.7391)  (0.4116, 0.7987)  (0.9199, 0.9504)" in text
+    rows = [line for line in text.splitlines() if " |" in line]
+    assert len(rows) == 13
+    assert rows[0].rstrip().endswith("*")  # the curve ends at (1, 1)
+    assert rows[-1].split("|")[1].startswith("*")  # and begins at (0, 0)
+
+
+def test_metrics_lists_every_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, _ = run("metrics", capsys=capsys)
+    assert status == 0
+    for build in METRICS.values():
+        assert f"    {build()}\n" in text
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, _ = run("schema", capsys=capsys)
+    assert status == 0
+    assert json.loads(text)["properties"].keys() >= {"metric", "relaxation", "proxy", "search"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("serch: {steps: 2}", "{config}:7: serch: unknown key (did you mean `search`?)"),
+        ("guard: {miou: 2}", "{config}:7: guard.miou:"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_its_line(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, message: str
+) -> None:
+    config.write_text(TINY + change + "\n")
+    out = tmp_path / "out"
+    status, _, error = run("search", str(config), "--out", str(out), capsys=capsys)
+    assert status == 2
+    assert message.format(config=config) in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("metric=mIoU", "--set metric=mIoU: metric: unknown metric `mIoU` (did you mean `miou`?)"),
+        ("metric=total(pred) & target", "Move the sum outside: total(pred & target)."),
+        ("metric=class_mean(total(pred & truth))", "unknown name `truth`; the leaves are pred and target."),
+        ("search.steps=0", "--set search.steps=0: search.steps:"),
+        ("proxy.network.name=unet_smal", "unet_small"),
+        ("proxy.data.name=shape", "shapes"),
+    ],
+)
+def test_wrong_values_exit_with_2_and_leave_no_folder(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    out = tmp_path / "out"
+    status, _, error = run("search", str(config), "--set", override, "--out", str(out), capsys=capsys)
+    assert status == 2
+    assert message in error
+    assert not out.exists()
+
+
+def test_nothing_to_search_is_said_at_once(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--set", "relaxation.curve=linear", "--set", "relaxation.pieces=1", "--out", str(tmp_path / "out"))
+    status, _, error = run("search", str(config), *arguments, capsys=capsys)
+    assert status == 2
+    assert "there is nothing to search: linear curves of 1 piece(s) on 2 slot(s) have no coordinates" in error
+
+
+def test_a_folder_that_holds_a_search_is_refused_and_kept(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("search", str(config), "--runner", "serial", "--out", str(out))
+    assert run(*arguments, capsys=capsys)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    status, _, error = run(*arguments, capsys=capsys)
+    assert status == 2
+    assert "holds a search already" in error
+    assert "--resume" in error
+    status, _, error = run(*arguments, "--resume", "--set", "search.seed=1", capsys=capsys)
+    assert status == 2
+    assert "search.seed: 0 in the journal, 1 now" in error
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert run(*arguments, "--resume", capsys=capsys)[0] == 0  # finished: nothing is run again
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_export_of_what_is_no_finished_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, error = run("export", str(tmp_path), "--out", str(tmp_path / "loss.json"), capsys=capsys)
+    assert status == 2
+    assert "no loss.json in this folder" in error
+    (tmp_path / "trials.jsonl").write_text("")
+    status, _, error = run("export", str(tmp_path), "--out", str(tmp_path / "loss.json"), capsys=capsys)
+    assert status == 2
+    assert "not finished" in error
+
+
+def test_a_damaged_loss_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "loss.json"
+    load_loss("asl/voc/miou").save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    status, _, error = run("show", str(path), capsys=capsys)
+    assert status == 2
+    assert error.startswith(f"LossFileError: {path}: not a whole JSON file")
+    assert error.count("\n") == 1
+
+
+def test_a_picture_of_an_unknown_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, error = run("show", "asl/voc/miou", "--plot", str(tmp_path / "curves.doc"), capsys=capsys)
+    assert status == 2
+    assert "allowed: .png, .svg, .pdf" in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["serch"], ["search"], ["search", "x.yaml", "--runner", "slurm"]])
+def test_a_wrong_command_line_is_one_message(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, error = run(*arguments, capsys=capsys)
+    assert (status, text) == (2, "")
+    assert error.count("\n") == 1
+    assert "--help" in error
