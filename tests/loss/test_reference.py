@@ -1,0 +1,158 @@
+"""The losses against the published figures, and against the independent oracles."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autosegloss.loss import SearchSpace, SurrogateLoss, load_loss, presets, slots
+from autosegloss.loss.curve import Curve
+from autosegloss.metric import metric
+from tests import oracles, reference, strategies
+
+CASES = pytest.mark.parametrize("case", reference.cases(), ids=lambda case: case.name)
+JDT = {"jaccard": "jaccard", "dice": "dice", "tversky": "tversky", "jaccard_I": "miou_i", "jaccard_C": "miou_c"}
+
+
+def published(key: str) -> tuple[SurrogateLoss, bool]:
+    """The loss of a published figure, and whether its target is soft."""
+    family, _, name = key.partition("_")
+    if family == "jdt":
+        name, _, labels = name.rpartition("_")
+        soft = labels == "soft"
+        return SurrogateLoss(JDT[name], logic="godel", classes="all" if soft else "present"), soft
+    name, *variant = name.split("_")
+    options = {"radius": int(variant[0][3:]), "background": variant[1] == "all"} if variant else {}
+    points = reference.control_points(name)
+    return SurrogateLoss(metric(name, **options), points, classes="all" if name == "macc" else "metric"), False
+
+
+@CASES
+@pytest.mark.parametrize("key", reference.ASL_LOSSES + reference.JDT_LOSSES)
+def test_losses_and_gradients_are_the_published_ones(case: reference.Case, key: str) -> None:
+    loss, soft = published(key)
+    logits = torch.tensor(case.logits, requires_grad=True)
+    value = loss(logits, torch.tensor(case.soft_target if soft else case.target))
+    assert value.dtype == torch.float64
+    reference.assert_agrees(value.item(), case.loss(key))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert case.gradient_error(key, gradient.numpy()) < 1e-5
+
+
+@CASES
+@pytest.mark.parametrize("key", reference.ASL_LOSSES + reference.JDT_LOSSES)
+def test_float32_is_close_to_the_published_figures(case: reference.Case, key: str) -> None:
+    loss, soft = published(key)
+    target = torch.tensor(case.soft_target if soft else case.target)
+    logits = torch.tensor(case.logits, dtype=torch.float32, requires_grad=True)
+    value = loss(logits, target)
+    reference.assert_agrees(value.item(), case.loss(key), relative=1e-5)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert case.gradient_error(key, gradient.numpy()) < 1e-3
+
+
+# The presets
+
+
+def test_the_presets_are_the_published_losses() -> None:
+    assert presets() == [f"asl/voc/{name}" for name in ("bf1", "biou", "fwiou", "gacc", "macc", "miou")]
+    for name in ("bf1", "biou", "fwiou", "gacc", "macc", "miou"):
+        loss = load_loss(f"asl/voc/{name}")
+        assert loss.expr is metric(name)
+        assert loss.control_points == reference.control_points(name)
+        assert (loss.logic, loss.curve, loss.ignore_index) == ("product", "bezier", 255)
+        assert loss.classes == ("all" if name == "macc" else "metric")
+        assert "Auto Seg-Loss" in str(loss.provenance["source"])
+
+
+@CASES
+@pytest.mark.parametrize("name", ["miou", "fwiou", "gacc", "macc"])
+def test_the_presets_give_the_published_figures(case: reference.Case, name: str) -> None:
+    value = load_loss(f"asl/voc/{name}")(torch.tensor(case.logits), torch.tensor(case.target))
+    reference.assert_agrees(value.item(), case.loss(f"asl_{name}"))
+
+
+@CASES
+@pytest.mark.parametrize("name", ["biou", "bf1"])
+def test_the_presets_of_boundaries_are_those_of_the_oracle(case: reference.Case, name: str) -> None:
+    value = load_loss(f"asl/voc/{name}")(torch.tensor(case.logits), torch.tensor(case.target))
+    curves = [partial(oracles.bezier, points=points) for points in reference.control_points(name)]
+    expected = oracles.surrogate_loss(name, case.logits, case.target, curves, radius=5, background=False)
+    reference.assert_agrees(value.item(), expected)
+
+
+def test_a_wrong_loss_does_not_pass() -> None:
+    case = reference.cases()[1]
+    loss = SurrogateLoss("macc", reference.control_points("macc"), classes="metric")  # published: "all"
+    value = loss(torch.tensor(case.logits), torch.tensor(case.target))
+    with pytest.raises(AssertionError, match="relative error"):
+        reference.assert_agrees(value.item(), case.loss("asl_macc"))
+
+
+# The oracles, on random maps and curves
+
+
+@st.composite
+def inputs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    labels = draw(strategies.labels(images=(1, 3)))
+    random = np.random.default_rng(draw(strategies.seeds))
+    logits = random.normal(scale=2, size=(len(labels.pred), labels.num_classes, *labels.pred.shape[1:]))
+    return logits, labels.target, labels.num_classes
+
+
+@pytest.mark.parametrize("name", oracles.SLOTS)
+@settings(max_examples=40)
+@given(
+    maps=inputs(),
+    radius=st.integers(0, 3),
+    background=st.booleans(),
+    classes=st.sampled_from(["metric", "all", "present"]),
+    data=st.data(),
+)
+def test_surrogates_are_those_of_the_oracle(
+    name: str, maps: tuple[Any, Any, int], radius: int, background: bool, classes: Any, data: st.DataObject
+) -> None:
+    logits, target, _ = maps
+    options = {"radius": radius, "background": background} if name in ("biou", "bf1") else {}
+    expr = metric(name, **options)
+    assert len(slots(expr)) == oracles.SLOTS[name]
+    kind = data.draw(st.sampled_from(["bezier", "linear"]))
+    space = SearchSpace(expr, kind, data.draw(st.integers(1, 3)))
+    points = space.control_points(data.draw(strategies.thetas(space, moderate=True)))
+    curves = [partial(getattr(oracles, kind), points=p) for p in points]
+    expected = oracles.surrogate_loss(name, logits, target, curves, classes=classes, **options)
+    loss = SurrogateLoss(expr, points, curve=kind, classes=classes)
+    assert loss(torch.tensor(logits), torch.tensor(target)).item() == pytest.approx(expected, abs=1e-9)
+
+
+WEIGHTS = {"jaccard": (1.0, 1.0), "dice": (0.5, 0.5), "tversky": (0.3, 0.7), "miou_i": (1.0, 1.0), "miou_c": (1.0, 1.0)}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@settings(max_examples=40)
+@given(maps=inputs(), soft=st.booleans())
+def test_jdt_losses_are_those_of_the_oracle(name: str, maps: tuple[Any, Any, int], soft: bool) -> None:
+    logits, target, _ = maps
+    if soft:
+        target = oracles.softmax(np.random.default_rng(target.size).normal(scale=2, size=logits.shape))
+    over = {"miou_i": "image", "miou_c": "class"}.get(name, "batch")
+    expected = oracles.jdt_loss(logits, target, *WEIGHTS[name], over=over)
+    loss = SurrogateLoss(name, logic="godel", classes="all" if soft else "present")
+    assert loss(torch.tensor(logits), torch.tensor(target)).item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_identity_curves_are_the_same_however_they_are_written() -> None:
+    case = reference.cases()[0]
+    logits, target = torch.tensor(case.logits), torch.tensor(case.target)
+    plain = SurrogateLoss("miou", curve="identity")(logits, target).item()
+    for kind, pieces in (("bezier", 1), ("bezier", 3), ("linear", 2)):
+        space = SearchSpace(metric("miou"), kind, pieces)  # type: ignore[arg-type]
+        loss = SurrogateLoss.from_theta("miou", space.identity, pieces, curve=kind)  # type: ignore[arg-type]
+        assert not any(isinstance(g, Curve) and g.is_identity for g in loss.curves.values())
+        assert loss(logits, target).item() == pytest.approx(plain, abs=1e-12)
