@@ -89,13 +89,27 @@ class Accumulators:
 
     def values(self) -> dict[str, float]:
         """The value of each metric over everything counted; a metric of nothing is 0."""
+        counted = self._counted()
+        return {name: float(interpret.value(expr, counted)) for name, expr in self.metrics.items()}
+
+    def class_values(self, name: str) -> list[float]:
+        """The values whose mean over the classes is the metric of that name.
+
+        Raises:
+            InputError: The metric is not, in the end, a mean over classes.
+        """
+        expr = self.metrics[name]
+        if not isinstance(expr, e.ClassMean) or "image" in expr.value.axes:
+            raise InputError(f"{name} has no values per class: it is not a mean over classes in the end.")
+        return interpret.class_values(expr, self._counted()).tolist()
+
+    def _counted(self) -> interpret.Sums:
         counted = {
             node: self._totals[node].to(torch.float64) if node in self._totals else self._zeros(node, 1)
             for node in self._nodes
             if not node.per_image
         }
-        counted |= self._images()
-        return {name: float(interpret.value(expr, counted)) for name, expr in self.metrics.items()}
+        return counted | self._images()
 
     def _zeros(self, node: e.Sum, images: int) -> Tensor:
         return torch.zeros(images, self.num_classes if "class" in node.axes else 1, dtype=torch.float64)

@@ -98,6 +98,11 @@ def value(expr: e.Expr, statistics: Sums, classes: Classes = "metric") -> Tensor
     return _value(expr, statistics, classes, {}).reshape(())
 
 
+def class_values(mean: e.ClassMean, statistics: Sums) -> Tensor:
+    """What a class mean of the whole data set averages: a value for each class, (C,); 0 for one that does not count."""
+    return _value(mean.value, statistics, "metric", {}).flatten()
+
+
 def _sum(node: e.Sum, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
     x = _map(node.map, maps, done)
     if node.within is not None:

@@ -26,8 +26,8 @@ class Evaluation:
     Args:
         reward: The target metric on the held-out part of the training set.
         metrics: Every metric of the catalogue there, by name.
-        validation: The target metric, as `TARGET`, and every metric of the catalogue on the validation set; empty
-            unless asked for.
+        validation: On the validation set, the target metric, as `TARGET`, every metric of the catalogue, and the IoU of
+            each class, as `IoU of <class>`; empty unless asked for.
     """
 
     reward: float
@@ -37,6 +37,8 @@ class Evaluation:
 
 TARGET = "target"
 """The name under which the metric of the study stands among the others."""
+CLASS_PREFIX = "IoU of "
+"""What the name of a class's IoU begins with."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,15 @@ class Proxy:
             optimizer=proxy.train.optimizer,
             learning_rate=proxy.train.learning_rate,
         )
-        metrics = self._evaluate(network, dataset.heldout)
+        metrics = self._evaluate(network, dataset.heldout).values()
         reward = metrics.pop(TARGET)
-        return Evaluation(reward, metrics, self._evaluate(network, dataset.validation) if validate else {})
+        if not validate:
+            return Evaluation(reward, metrics, {})
+        scores = self._evaluate(network, dataset.validation)
+        classes = {
+            CLASS_PREFIX + name: value for name, value in zip(dataset.classes, scores.class_values("miou"), strict=True)
+        }
+        return Evaluation(reward, metrics, scores.values() | classes)
 
     def loss(self, theta: tuple[float, ...] | None) -> Loss:
         """The loss at a point of the search space; None is cross-entropy."""
@@ -113,13 +121,13 @@ class Proxy:
             return cross_entropy
         return surrogate(self.config, theta, ignore_index)
 
-    def _evaluate(self, network: torch.nn.Module, split: Split) -> dict[str, float]:
+    def _evaluate(self, network: torch.nn.Module, split: Split) -> Accumulators:
         accumulators = Accumulators(measured(self.config), len(self.dataset.classes), self.dataset.ignore_index)
         labels = predict(network, split, _EVALUATION_BATCH)
         for start in range(0, len(labels), _EVALUATION_BATCH):
             part = slice(start, start + _EVALUATION_BATCH)
             accumulators.update(torch.from_numpy(labels[part]), torch.from_numpy(split.labels[part]))
-        return accumulators.values()
+        return accumulators
 
 
 def search_space(config: StudyConfig) -> SearchSpace:

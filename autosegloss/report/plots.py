@@ -49,7 +49,8 @@ def plot_loss(loss: SurrogateLoss, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{file}: can't draw a `{file.suffix}` file; allowed: {', '.join(_FORMATS)}.")
     scores = _validation(loss)
     panels = len(loss.curves) + bool(scores)
-    figure = Figure(figsize=(3.1 * len(loss.curves) + (4.6 if scores else 0), 3.4), layout="constrained")
+    height = max(3.4, 1 + 0.23 * len(_groups(scores))) if scores else 3.4  # inches
+    figure = Figure(figsize=(3.1 * len(loss.curves) + (5.0 if scores else 0), height), layout="constrained")
     ratios = [1.0] * len(loss.curves) + ([1.5] if scores else [])
     axes = figure.subplots(1, panels, width_ratios=ratios, squeeze=False)[0]
     grid = torch.linspace(0, 1, 501, dtype=torch.float64)
@@ -79,11 +80,11 @@ def plot_loss(loss: SurrogateLoss, path: str | os.PathLike[str]) -> None:
 
 
 def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    metrics = list(next(iter(scores.values())))
+    groups = _groups(scores)
     height = 0.8 / len(scores)
     for i, ((name, row), colour) in enumerate(zip(scores.items(), (_GREY, _ORANGE, _BLUE), strict=False)):
-        places = [j + (i - (len(scores) - 1) / 2) * height for j in range(len(metrics))]
-        means, sds = ([100 * row[m][part] for m in metrics] for part in ("mean", "sd"))
+        places = [j + (i - (len(scores) - 1) / 2) * height for j in range(len(groups))]
+        means, sds = ([100 * row[names[0]][part] for names in groups] for part in ("mean", "sd"))
         axis.barh(
             places,
             means,
@@ -93,19 +94,20 @@ def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Mapping[str, float
             error_kw={"linewidth": 0.8},
             label=_NAMES.get(name, name),
         )
-    axis.set_yticks(range(len(metrics)), metrics, fontsize=8)
+    axis.set_yticks(range(len(groups)), [" = ".join(names) for names in groups], fontsize=8)
     axis.invert_yaxis()
     axis.tick_params(labelsize=8)
     axis.set_xlabel("validation score, %, mean and sd over seeds", fontsize=8)
-    axis.legend(
-        fontsize=7,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 1.14),
-        ncols=3,
-        frameon=False,
-        columnspacing=0.8,
-        handlelength=1,
-    )
+    axis.set_title("before and after the search", fontsize=9)
+    axis.legend(fontsize=7, loc="lower right", framealpha=0.9, handlelength=1)
+
+
+def _groups(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[str]]:
+    """The names to draw; those that score the same everywhere, as names of one metric do, share a place."""
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for name in next(iter(scores.values())):
+        groups.setdefault(tuple(row[name][part] for row in scores.values() for part in ("mean", "sd")), []).append(name)
+    return list(groups.values())
 
 
 def _validation(loss: SurrogateLoss) -> dict[str, dict[str, dict[str, float]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from autosegloss.metric import METRICS
-from autosegloss.proxy.trial import TARGET
+from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.search.api import Result, Score
 
 _TITLES = {"cross-entropy": "cross-entropy", "identity": "before the search", "found": "found loss"}
@@ -25,17 +25,19 @@ def comparison(result: Result, target: str) -> Table:
         table.add_column(title, justify="right")
     table.add_column("gain", justify="right")
     rows = [result.scores[name] for name in _TITLES]
+    section = ""
     for metrics in _groups([name for name in rows[-1] if all(name in row for row in rows)]):
-        scores = [row[metrics[0]] for row in rows]
-        name = f"target: {target}" if metrics[0] == TARGET else " = ".join(metrics)
-        gain = f"{100 * (scores[-1].mean - scores[0].mean):+.1f}"
-        table.add_row(
-            name,
-            *map(_score, scores),
-            gain,
-            style="bold" if metrics[0] == TARGET else "",
-            end_section=metrics[0] == TARGET,
+        first = metrics[0]
+        before, section = (
+            section,
+            TARGET if first == TARGET else CLASS_PREFIX if first.startswith(CLASS_PREFIX) else "all",
         )
+        if before and section != before:
+            table.add_section()
+        scores = [row[first] for row in rows]
+        name = f"target: {target}" if section == TARGET else " = ".join(metrics)
+        gain = f"{100 * (scores[-1].mean - scores[0].mean):+.1f}"
+        table.add_row(name, *map(_score, scores), gain, style="bold" if section == TARGET else "")
     return table
 
 

@@ -112,6 +112,17 @@ def test_the_worst_images() -> None:
         assert accumulator.compute() == pytest.approx(expected, abs=1e-12), fraction
 
 
+def test_the_worst_share_of_100_images_is_a_whole_number_of_them() -> None:
+    target_map = torch.zeros(100, 100, dtype=torch.long)
+    guess = torch.stack([(torch.arange(100) < image).long() for image in range(100)])
+    right = class_sum(per_image(pred & target)) / class_sum(per_image(target))
+    for percent in range(1, 101):
+        accumulator = Accumulator(e.image_worst(right, percent / 100), 2)
+        accumulator.update(guess, target_map)
+        expected = sum(range(1, percent + 1)) / percent / 100  # 0.29 * 100 is 28.999999999999996
+        assert accumulator.compute() == pytest.approx(expected, abs=1e-12), percent
+
+
 def test_the_worst_of_the_images_that_count() -> None:
     right = class_sum(per_image(pred & target)) / class_sum(per_image(target))
     foreground = per_image(any_class(target, background=False))
@@ -234,7 +245,8 @@ def test_any_ignored_label(ignored: int) -> None:
     guess, truth = (random.integers(0, 3, (2, 6, 6)) for _ in range(2))
     truth[:, :2] = ignored
     labels = strategies.Labels(guess, truth, 3)
-    for name, expr in WHOLE.items():
+    boundaries = {name: metric(name, radius=1, background=True) for name in ("biou", "bf1")}
+    for name, expr in (WHOLE | boundaries).items():
         accumulator = Accumulator(expr, 3, ignore_index=ignored)
         accumulator.update(*labels.tensors())
         assert accumulator.compute() == pytest.approx(numpy_value(expr, labels, ignored), abs=1e-12), name
@@ -398,3 +410,16 @@ def test_only_the_same_can_be_merged(other: Any) -> None:
     with pytest.raises(InputError) as caught:
         Accumulator(metric("miou"), 3).merge(other)
     assert str(caught.value) == "only accumulators of the same metrics, num_classes and ignore_index can be merged."
+
+
+def test_class_values_are_what_the_mean_averages() -> None:
+    accumulator = Accumulator("miou", num_classes=3)
+    accumulator.update(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 1, 1, 255]]))
+    assert accumulator.class_values("metric") == [0.5, 0.5, 0.0]
+    assert accumulator.compute() == 0.5  # class 2 is in neither map
+
+
+@pytest.mark.parametrize("name", ["gacc", "miou_i"])
+def test_what_is_no_mean_over_classes_has_no_class_values(name: str) -> None:
+    with pytest.raises(InputError, match="not a mean over classes in the end"):
+        Accumulator(name, num_classes=2).class_values("metric")
