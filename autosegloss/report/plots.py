@@ -99,7 +99,8 @@ def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Mapping[str, float
     axis.tick_params(labelsize=8)
     axis.set_xlabel("validation score, %, mean and sd over seeds", fontsize=8)
     axis.set_title("before and after the search", fontsize=9)
-    axis.legend(fontsize=7, loc="lower right", framealpha=0.9, handlelength=1)
+    axis.set_xlim(0, 100)
+    axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8, frameon=False)
 
 
 def _groups(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[str]]:
