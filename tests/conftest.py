@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 
 # Times vary on shared machines; a failure prints how to repeat it.
 settings.register_profile("autosegloss", deadline=None, print_blob=True)
 settings.load_profile("autosegloss")
+torch.set_num_threads(1)  # the maps of the tests are small
 
 
 @pytest.fixture(scope="session")

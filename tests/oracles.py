@@ -328,7 +328,7 @@ def surrogate_loss(
 
     if metric == "bf1":
         e = erode(p)
-        edge = relaxed_or(g[2](p), g[3](e)) - g[0](p) * g[1](e)
+        edge = np.maximum(relaxed_or(g[2](p), g[3](e)) - g[0](p) * g[1](e), 0)  # curves may lift AND above OR
         true = boundary(t)
         precision = ratio((edge * dilate(true, radius)).sum(axes), edge.sum(axes))
         recall = ratio((true * dilate(edge, radius)).sum(axes), true.sum(axes))

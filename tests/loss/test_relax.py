@@ -108,6 +108,16 @@ def test_shared_curves_are_one_for_both_operands_of_an_operator() -> None:
     assert loss.control_points == [[(0.1, 0.2)], [(0.1, 0.2)], [(0.3, 0.4)], [(0.3, 0.4)]]
 
 
+def test_operators_do_not_share_curves_with_each_other() -> None:
+    expr = class_sum(total(pred & target)) / class_sum(total(pred & ~target)) + class_sum(total(pred | ~pred))
+    groups = SearchSpace(metric(expr), share_curves=True).curves
+    assert [[str(slot) for slot in group] for group in groups] == [
+        ["and[0] of pred & target"],
+        ["and[0] of pred & ~target"],
+        ["or[0] of pred | ~pred", "or[1] of pred | ~pred"],
+    ]
+
+
 def test_a_theta_of_the_wrong_length() -> None:
     with pytest.raises(InputError) as caught:
         SearchSpace(metric("miou")).control_points([0.5] * 3)
