@@ -1,0 +1,58 @@
+"""What README shows runs, and what results/ and search_configs/ hold loads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import autosegloss
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_loading_example_trains() -> None:
+    network = torch.nn.Conv2d(3, 6, 3, padding=1)
+    loader = [(torch.rand(2, 3, 8, 8), torch.randint(0, 6, (2, 8, 8)))]
+    code = blocks("python")[0].replace("results/quickstart/loss.json", str(ROOT / "results/searches/quickstart.json"))
+    scope: dict[str, Any] = {"network": network, "loader": loader}
+    exec(code, scope)  # our own README
+    assert network.weight.grad is not None
+    assert network.weight.grad.abs().sum() > 0
+
+
+def test_the_custom_metric_is_exact_and_a_loss() -> None:
+    scope: dict[str, Any] = {}
+    exec(blocks("python")[1], scope)
+    labels = torch.randint(0, 6, (2, 8, 8))
+    scope["exact"].update(labels, labels)
+    assert scope["exact"].compute() == 1
+    hard = 50 * torch.nn.functional.one_hot(labels, 6).movedim(-1, 1).float()
+    assert scope["loss"](hard, labels).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_metric_as_text_is_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(blocks("yaml")[0])
+    assert autosegloss.load_config(path).metric == "0.5 * miou + 0.5 * bf1(radius=3)"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("*.json")), ids=lambda path: path.stem)
+def test_every_result_loads_and_names_what_it_was_measured_with(path: Path) -> None:
+    loss = autosegloss.load_loss(path)
+    assert loss.provenance.keys() >= {"theta", "validation", "seeds", "configuration", "versions"}
+    assert loss.provenance["configuration"] == configured(path.stem)
+
+
+def configured(name: str) -> dict[str, Any]:
+    from autosegloss.config import fingerprint
+
+    return fingerprint(autosegloss.load_config(ROOT / "search_configs" / f"{name}.yaml"))
