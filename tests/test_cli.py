@@ -50,8 +50,8 @@ def test_a_search_in_a_process_of_its_own_writes_a_loss_and_prints_every_metric(
     loss = load_loss(out / "loss.json")
     assert set(loss.provenance["validation"]) == {"cross-entropy", "identity", "found"}
     lines = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
-    assert len(lines) == 1 + 2 * 2 + 3 * 2  # header, steps x samples, (candidate and two baselines) x seeds
-    assert all(set(METRICS) <= line["metrics"].keys() for line in lines[1:])
+    assert len(lines) == 2 * 2 + 3 * 2  # steps x samples, (candidate and two baselines) x seeds
+    assert all(set(METRICS) <= line["metrics"].keys() for line in lines)
 
 
 def test_export_and_show(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,8 +152,16 @@ def test_a_folder_that_holds_a_search_is_refused_and_kept(
     assert "--resume" in error
     status, _, error = run(*arguments, "--resume", "--set", "search.seed=1", capsys=capsys)
     assert status == 2
-    assert "search.seed: 0 in the journal, 1 now" in error
+    assert "search.seed: 0 there, 1 now" in error
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    other = ("--set", "relaxation.logic=godel", "--set", "search.samples=3", "--set", "resources.workers=1")
+    status, _, error = run(*arguments, "--resume", *other, capsys=capsys)
+    assert error == (
+        f"RefusedError: {out} holds a search with another configuration:\n"
+        '  relaxation.logic: "product" there, "godel" now\n'
+        "  search.samples: 2 there, 3 now\n"
+        "Restore these values to continue it, or choose another folder.\n"
+    )
     assert run(*arguments, "--resume", capsys=capsys)[0] == 0  # finished: nothing is run again
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

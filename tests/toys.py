@@ -101,7 +101,7 @@ TOY = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0), noise=0.02)
 
 def run_toy(folder: Path, runner: Runner, objective: Objective = TOY, *, resume: bool = False) -> str:
     """Run the small study in a folder; its result as text."""
-    with Journal(folder / "trials.jsonl", {"toy": 1}, resume=resume) as journal:
+    with Journal(folder / "trials.jsonl", resume=resume) as journal:
         study = toy_study(journal)
         runner.run(study, objective)
         return study.findings().to_json()

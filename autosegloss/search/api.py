@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import time
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy
 import torch
 
-from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint
+from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint, load_config
 from autosegloss.errors import InputError, RefusedError
 from autosegloss.loss import SurrogateLoss
 from autosegloss.loss.file import replace_text
@@ -116,7 +117,9 @@ def search(
     chosen = _runner(runner, settled)
     _refuse_to_overwrite(folder)
     proxy = Proxy.load(settled)
-    with Journal(folder / JOURNAL_FILE, fingerprint(settled), resume=resume) as journal:
+    with Journal(folder / JOURNAL_FILE, resume=resume) as journal:
+        if journal.trials:
+            _refuse_another_configuration(folder, settled)
         replace_text(folder / CONFIG_FILE, dump_config(settled))
         options = settled.search.model_dump(exclude={"algorithm", "steps"})
         study = Study(
@@ -182,6 +185,28 @@ def _folder(config: object, out: str | os.PathLike[str] | None) -> Path:
     if isinstance(config, StudyConfig | Mapping):
         raise InputError("a configuration that is no file has no name: say where to write with out=.")
     return Path("results", Path(str(config)).stem).absolute()
+
+
+def _refuse_another_configuration(folder: Path, config: StudyConfig) -> None:
+    """Stop if the trials in the folder were run with a configuration that gives other results."""
+    there, here = (_leaves(fingerprint(c)) for c in (load_config(folder / CONFIG_FILE), config))
+    differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    if differing:
+        table = "\n".join(
+            f"  {key}: {there.get(key, 'not set')} there, {here.get(key, 'not set')} now" for key in differing
+        )
+        raise RefusedError(
+            f"{folder} holds a search with another configuration:\n{table}\n"
+            "Restore these values to continue it, or choose another folder."
+        )
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
+    """The leaves of nested dictionaries as `a.b.c`, with their values as JSON text."""
+    if isinstance(value, dict) and value:
+        inner = (_leaves(item, f"{prefix}.{key}" if prefix else key) for key, item in value.items())
+        return {key: text for leaves in inner for key, text in leaves.items()}
+    return {prefix: json.dumps(value)}
 
 
 def _refuse_to_overwrite(folder: Path) -> None:

@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 from autosegloss.errors import RefusedError, SearchError
 
-FORMAT = "autosegloss-trials"
-VERSION = 1
-BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()  # of every journal
+BEGINNING = b'{"stage": "'  # of every line
 
 
 @dataclass(frozen=True)
@@ -88,20 +86,17 @@ LINE_KEYS = {field.name for kind in (Job, Outcome) for field in fields(kind)}
 class Journal:
     """The journal file, locked for as long as it is open.
 
-    The first line names the format and holds a fingerprint, the configuration of the search without its resources. A
-    last line that a kill tore is cut off; its trial runs again.
+    A last line that a kill tore is cut off; its trial runs again.
 
     Args:
         path: The file, usually `trials.jsonl` in the folder of the search; created with its folder if absent.
-        fingerprint: What must not change between the runs of one search; JSON-serialisable.
         resume: Whether to continue a journal that has begun.
 
     Raises:
-        RefusedError: The journal is in use, damaged, of another version, or of another configuration; or it has begun
-            and `resume` is not set.
+        RefusedError: The journal is in use, or damaged; or it has begun and `resume` is not set.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, resume: bool = False) -> None:
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
         """Open, lock, check and mend the file."""
         self.path = path
         try:
@@ -111,7 +106,7 @@ class Journal:
             raise RefusedError(f"{path}: cannot be written ({error.strerror}). Choose another folder.") from None
         try:
             self._lock()
-            self.trials = self._open(json.loads(json.dumps(fingerprint, allow_nan=False)), resume)
+            self.trials = self._open(resume)
         except BaseException:
             self.close()
             raise
@@ -124,48 +119,21 @@ class Journal:
                 f"{self.path.parent}: another search is running in this folder. Wait for it, or choose another folder."
             ) from None
 
-    def _open(self, fingerprint: Any, resume: bool) -> list[tuple[Job, Outcome]]:
+    def _open(self, resume: bool) -> list[tuple[Job, Outcome]]:
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         torn = bool(lines) and not (lines[-1].endswith(b"\n") and _is_json(lines[-1]))
         if torn and (len(lines) > 1 or lines[0].startswith(BEGINNING[: len(lines[0])])):
             lines.pop()  # by a kill; what else is no JSON is not ours to cut
-        if not lines or (len(lines) == 1 and not resume and lines[0].startswith(BEGINNING)):
-            self._file.truncate(0)  # nothing has been run yet
-            self._write({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint})
-            _sync_folder(self.path.parent)
-            return []
-
-        if not resume:
+        if lines and not resume:
             raise RefusedError(
-                f"{self.path.parent} holds a search already, with {len(lines) - 1} finished trials. "
+                f"{self.path.parent} holds a search already, with {len(lines)} finished trials. "
                 "Continue it with --resume, or choose another folder."
             )
-        self._check_header(lines[0], fingerprint)
-        trials = [self._parse(number, line) for number, line in enumerate(lines[1:], start=2)]
+        trials = [self._parse(number, line) for number, line in enumerate(lines, start=1)]
         self._file.truncate(sum(map(len, lines)))
+        _sync_folder(self.path.parent)
         return trials
-
-    def _check_header(self, line: bytes, fingerprint: Any) -> None:
-        header = json.loads(line) if _is_json(line) else None
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise RefusedError(f"{self.path}:1: this is no journal of a search. Choose another folder.")
-        if header.get("version") != VERSION:
-            raise RefusedError(
-                f"{self.path}:1: the journal is of version {header.get('version')}; this autosegloss reads version "
-                f"{VERSION}. Continue with the version that began it, or choose another folder."
-            )
-        there, here = _flat(header.get("fingerprint")), _flat(fingerprint)
-        differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-        if differing:
-            table = "\n".join(
-                f"  {key}: {there.get(key, 'not set')} in the journal, {here.get(key, 'not set')} now"
-                for key in differing
-            )
-            raise RefusedError(
-                f"{self.path.parent} holds a search with another configuration:\n{table}\n"
-                "Restore these values to continue it, or choose another folder."
-            )
 
     def _parse(self, number: int, line: bytes) -> tuple[Job, Outcome]:
         record = json.loads(line) if _is_json(line) else None
@@ -223,16 +191,6 @@ def _is_json(line: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Leaves of nested dictionaries as `a.b.c`, with their values as JSON text."""
-    if isinstance(value, dict) and value:
-        leaves: dict[str, str] = {}
-        for key, inner in cast("dict[str, Any]", value).items():
-            leaves |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-        return leaves
-    return {prefix: json.dumps(value)}
 
 
 def _sync_folder(folder: Path) -> None:

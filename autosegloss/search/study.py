@@ -317,7 +317,7 @@ class Study:
 
         A step that was refused then is refused again, but in place of an error its failed trials become due once more.
         """
-        for line, (written, outcome) in enumerate(self._journal.trials, start=2):
+        for line, (written, outcome) in enumerate(self._journal.trials, start=1):
             due = (job for job in self._jobs if job not in self._outcomes)
             job = next((job for job in due if _same_place(job, written)), None)
             if job is None or not _same_content(job, written):

@@ -67,11 +67,11 @@ def test_killed_three_times_and_resumed(config: Path, undisturbed: bytes, tmp_pa
     out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
     moments = random.Random(seed)
     print(f"moments of the kills: seed {seed}")  # shown if the test fails
-    total = 1 + 3 * 4 + 4 * 2
+    total = 3 * 4 + 4 * 2
     for kill in range(KILLS):
         process = start(config, out, runner, resume=kill > 0)
         # Somewhere in the share of the journal that this run is to write, then some milliseconds into what follows.
-        wanted = moments.randint(lines(out) + 1, 1 + total * (kill + 1) // (KILLS + 1))
+        wanted = moments.randint(lines(out) + 1, total * (kill + 1) // (KILLS + 1))
         while lines(out) < wanted and process.poll() is None:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))

@@ -26,7 +26,7 @@ RUNNERS: dict[str, Runner] = {"serial": SerialRunner(), "ray": RayRunner(2)}
 def trials_of(folder: Path) -> list[dict[str, Any]]:
     """Finished trials in a journal, which may be in the middle of being written."""
     path = folder / "trials.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)[1:] if path.exists() else []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
