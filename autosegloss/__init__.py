@@ -17,6 +17,7 @@ from autosegloss.loss import SurrogateLoss, load_loss, presets, slots
 from autosegloss.metric import (
     METRICS,
     Accumulator,
+    CalibrationError,
     Expr,
     any_class,
     boundary,
@@ -39,6 +40,7 @@ __all__ = [
     "METRICS",
     "Accumulator",
     "AutoseglossError",
+    "CalibrationError",
     "ConfigError",
     "DataError",
     "Expr",

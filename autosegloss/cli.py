@@ -1,4 +1,4 @@
-"""The command line: `autosegloss search | export | show | metrics | schema`."""
+"""The command line: `autosegloss search | export | show | metrics | evaluate | bench | schema`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from types import TracebackType
 from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autosegloss.config import StudyConfig, json_schema, load_config
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
 from autosegloss.loss import SurrogateLoss, load_loss, presets
-from autosegloss.metric import METRICS
+from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
+from autosegloss.report.bench import bench_metrics
+from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
+from autosegloss.report.html import contact_sheet
 from autosegloss.report.plots import plot_loss, text_plot
 from autosegloss.report.tables import comparison
 from autosegloss.search import search
@@ -28,6 +31,7 @@ from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE
 from autosegloss.search.study import Study
 
 BAD_INPUT, FAILED = 2, 1
+_WORST = 5  # images of each list of a contact sheet, unless said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, ValueError | TypeError) else FAILED
     except KeyboardInterrupt:
-        print("stopped; what is finished is in the journal: continue with --resume.", file=sys.stderr)
+        print("stopped; what a search has finished is in its journal: continue with --resume.", file=sys.stderr)
         return FAILED
     return 0
 
@@ -103,6 +107,66 @@ def _metrics(given: argparse.Namespace, console: Console) -> None:
     for name, build in METRICS.items():
         summary = " ".join((inspect.getdoc(build) or "").split("\n\n")[0].split())
         console.print(f"{name + signature_text(build):<40} {summary}\n    {build()}", markup=False)
+
+
+def _evaluate(given: argparse.Namespace, console: Console) -> None:
+    metrics = {name: metric(name) for name in split_metrics(given.metric)}
+    if given.worst is not None and given.worst < 1:
+        raise InputError(f"--worst {given.worst}: the number of images a list shows is 1 or more.")
+    if given.images and not given.sheet:
+        raise InputError("--images: the pictures are shown in the contact sheet; name its file with --sheet FILE.html.")
+    json_file = Path(given.json) if given.json not in (None, "-") else None
+    sheet_file = Path(given.sheet) if given.sheet else None
+    for path in filter(None, (json_file, sheet_file)):
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise InputError(f"{path}: can't be written: it is a folder, or its folder does not exist.")
+    folders = LabelFolders(Path(given.pred), Path(given.target), Path(given.images) if given.images else None)
+    worst = given.worst or (_WORST if given.sheet else 0)
+    with Progress(
+        TextColumn("evaluating"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),  # standard output may be the JSON
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("evaluating", total=len(folders.names))
+        evaluation = evaluate(
+            folders,
+            metrics,
+            given.num_classes,
+            given.ignore_index,
+            worst,
+            given.allow_missing,
+            progress=lambda: bar.advance(task),
+        )
+    outputs = {json_file: evaluation.to_json()} if json_file else {}
+    if sheet_file:
+        outputs[sheet_file] = contact_sheet(evaluation, folders)
+    for path, text in outputs.items():
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: can't be written: {error.strerror}.") from None
+    if given.json == "-":
+        print(evaluation.to_json(), end="")
+        return
+    console.print(summary(evaluation), markup=False)
+    console.print("values in %; - where a class does not count:")
+    console.print(values_table(evaluation), soft_wrap=False, crop=False)
+    if worst:
+        console.print("worst images by their own score in %, of a class among those whose label has it:")
+        console.print(worst_table(evaluation), soft_wrap=False, crop=False)
+    for path in outputs:
+        console.print(f"wrote {path}", markup=False)
+
+
+def _bench_metrics(given: argparse.Namespace, console: Console) -> None:
+    with console.status("measuring, a minute or two", spinner="line"):
+        benchmark = bench_metrics(given.repeats, given.side, Path(given.out))
+    console.print(benchmark.to_markdown(), markup=False)
+    console.print(f"wrote {Path(given.out)}/metrics.json and metrics.md", markup=False)
 
 
 def _schema(given: argparse.Namespace, console: Console) -> None:
@@ -212,6 +276,38 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("metrics", help="the catalogue of metrics, with their formulas")
     command.set_defaults(run=_metrics)
+
+    command = commands.add_parser(
+        "evaluate",
+        help="metrics of predicted label maps, and the images that score worst",
+        description="Compare folders of PNG label maps (grey or palette; sub-folders too), paired by path without "
+        "ending. A score of an image is the metric of that image alone.",
+    )
+    command.add_argument("--pred", required=True, metavar="DIR", help="the predicted labels")
+    command.add_argument("--target", required=True, metavar="DIR", help="the true labels")
+    command.add_argument("--num-classes", required=True, type=int, metavar="C", help="labels are 0 to C - 1")
+    command.add_argument(
+        "--metric", required=True, metavar="NAME,...", help='names or expressions, as in "miou,bf1(radius=3)"'
+    )
+    command.add_argument(
+        "--ignore-index", type=int, default=255, metavar="LABEL", help="label of pixels that do not count; default: 255"
+    )
+    command.add_argument("--worst", type=int, metavar="N", help="list the N worst images per metric and per class")
+    command.add_argument(
+        "--sheet", metavar="FILE.html", help=f"show them as a page (the {_WORST} worst, unless --worst says)"
+    )
+    command.add_argument("--images", metavar="DIR", help="the pictures, shown in the sheet")
+    command.add_argument("--json", metavar="FILE", help="write it all as JSON; - for standard output, and nothing else")
+    command.add_argument("--allow-missing", action="store_true", help="leave out files that have no partner")
+    command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("bench", help="measure speed and memory on this machine")
+    benches = command.add_subparsers(title="what to measure", required=True, metavar="WHAT")
+    command = benches.add_parser("metrics", help="exact metrics, beside torchmetrics, monai and published formulas")
+    command.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds; default: 10")
+    command.add_argument("--side", type=int, default=512, metavar="PIXELS", help="size of the images; default: 512")
+    command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
+    command.set_defaults(run=_bench_metrics)
 
     command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
     command.set_defaults(run=_schema)

@@ -1,7 +1,7 @@
 """Plain NumPy oracles: metrics, curves and losses written from their definitions, slowly and in float64.
 
-Nothing here imports the package or torch, so an agreement with the package is evidence. `test_reference_oracles.py`
-holds these functions to the published figures in `tests/reference`.
+Distances are those of scipy's transforms. Nothing here imports the package or torch, so an agreement with the package
+is evidence. `test_reference_oracles.py` holds these functions to the published figures in `tests/reference`.
 
 Conventions: label maps are integer arrays (N, *S), or any sequence of N integer maps, each of its own shape (*S).
 Scores and soft targets are (N, C, *S). An ignored pixel belongs to no class. Numerators and denominators are summed
@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.integer] | Sequence[npt.NDArray[np.integer]]
@@ -71,14 +72,35 @@ def relaxed_or(a: Array, b: Array) -> Array:
     return a + b - a * b
 
 
-def erode(maps: Array) -> Array:
-    """3x3 minimum; outside the image counts as 1, so that the image border is no boundary."""
-    return window(maps, 1, 1.0).min(axis=0)
+def in_pixels(radius: float, sides: Sequence[int]) -> int:
+    """A whole number is pixels; a fraction is a share of the image's diagonal, rounded to at least 1."""
+    if radius == int(radius):
+        return int(radius)
+    return max(1, int(np.round(radius * np.sqrt(float(np.sum(np.square(sides)))))))
 
 
-def dilate(maps: Array, radius: int) -> Array:
-    """(2 radius + 1) x (2 radius + 1) maximum; outside the image counts as 0."""
-    return window(maps, radius, 0.0).max(axis=0)
+def erode(maps: Array, radius: float = 1, border: bool = False) -> Array:
+    """3x3 minimum, `radius` times; outside the image counts as 1, so that its border is no boundary, else as 0."""
+    for _ in range(in_pixels(radius, maps.shape[2:])):
+        maps = window(maps, 1, 0.0 if border else 1.0).min(axis=0)
+    return maps
+
+
+def dilate(maps: Array, radius: float, shape: str = "square") -> Array:
+    """1 within `radius` of a pixel of the map, in the square around it or by Euclidean distance; maps hold 0 and 1."""
+    pixels = in_pixels(radius, maps.shape[2:])
+    if shape == "square":
+        return window(maps, pixels, 0.0).max(axis=0)
+    return np.array([[within(m > 0, pixels, "disk") for m in image] for image in maps], float).reshape(maps.shape)
+
+
+def within(edge: npt.NDArray[np.bool_], radius: int, shape: str) -> npt.NDArray[np.bool_]:
+    """The pixels of a map (*S) within a distance of its set pixels: Chebyshev ("square") or Euclidean ("disk")."""
+    if not edge.any():
+        return np.zeros_like(edge)
+    if shape == "square":
+        return np.asarray(ndimage.distance_transform_cdt(~edge, metric="chessboard")) <= radius
+    return np.asarray(ndimage.distance_transform_edt(~edge)) <= radius + 1e-9
 
 
 def boundary(maps: Array) -> Array:
@@ -119,21 +141,10 @@ def gacc(pred: Labels, target: Labels, num_classes: int, ignored: int = IGNORED)
     return float(ratio(n.both.sum(), n.target.sum()))
 
 
-def macc(pred: Labels, target: Labels, num_classes: int, ignored: int = IGNORED) -> float:
-    """Share of each class's pixels labelled rightly, averaged over the classes in the target."""
-    n = Counts(pred, target, num_classes, ignored)
-    present = n.target.sum(0)
-    return mean(ratio(n.both.sum(0), present), present > 0)
-
-
-def miou(pred: Labels, target: Labels, num_classes: int, ignored: int = IGNORED) -> float:
-    """Intersection over union of each class, averaged over the classes in the prediction or the target."""
-    n = Counts(pred, target, num_classes, ignored)
-    union = n.either.sum(0)
-    return mean(ratio(n.both.sum(0), union), union > 0)
-
-
-jaccard = miou
+def gacc_i(pred: Labels, target: Labels, num_classes: int, worst: float | None = None) -> float:
+    """Share of the pixels of each image labelled rightly, then over the images with a pixel that counts."""
+    n = Counts(pred, target, num_classes)
+    return lowest(ratio(n.both.sum(1), n.target.sum(1)), n.target.sum(1) > 0, worst)
 
 
 def fwiou(pred: Labels, target: Labels, num_classes: int, ignored: int = IGNORED) -> float:
@@ -152,27 +163,92 @@ def tversky(pred: Labels, target: Labels, num_classes: int, alpha: float, beta: 
     return mean(index, n.either.sum(0) > 0)
 
 
-def dice(pred: Labels, target: Labels, num_classes: int, ignored: int = IGNORED) -> float:
-    """2 |both| / (|pred| + |target|) of each class, averaged over the classes in the prediction or the target."""
-    n = Counts(pred, target, num_classes, ignored)
-    sizes = n.pred.sum(0) + n.target.sum(0)
-    return mean(ratio(2 * n.both.sum(0), sizes), sizes > 0)
+# The scores of a class in an image or in all of them: value and denominator, from pixel counts.
 
 
-def miou_i(pred: Labels, target: Labels, num_classes: int, ignored: int = IGNORED) -> float:
-    """Per image, mean IoU over the classes in its target; then over the images that have a class."""
-    n = Counts(pred, target, num_classes, ignored)
-    iou, present = ratio(n.both, n.either), n.target > 0
-    images = [mean(iou[i], present[i]) for i in range(len(iou))]
-    return mean(images, present.any(axis=1))
+def precision_score(n: Counts) -> tuple[Array, Array]:
+    """Share of what is labelled so that is so."""
+    return n.both, n.pred
 
 
-def miou_c(pred: Labels, target: Labels, num_classes: int, ignored: int = IGNORED) -> float:
-    """Per class, mean IoU over the images whose target has it; then over the classes that some image has."""
-    n = Counts(pred, target, num_classes, ignored)
-    iou, present = ratio(n.both, n.either), n.target > 0
-    classes = [mean(iou[:, c], present[:, c]) for c in range(num_classes)]
-    return mean(classes, present.any(axis=0))
+def macc_score(n: Counts) -> tuple[Array, Array]:
+    """Share of what is so that is labelled so."""
+    return n.both, n.target
+
+
+def miou_score(n: Counts) -> tuple[Array, Array]:
+    """Intersection over union."""
+    return n.both, n.either
+
+
+def dice_score(n: Counts) -> tuple[Array, Array]:
+    """Twice the intersection over the sum of the sizes."""
+    return 2 * n.both, n.pred + n.target
+
+
+def fbeta_score(n: Counts, beta: float = 1) -> tuple[Array, Array]:
+    """(1 + b^2) tp / ((1 + b^2) tp + b^2 fn + fp)."""
+    right, fp, fn = n.both, n.pred - n.both, n.target - n.both
+    return (1 + beta**2) * right, (1 + beta**2) * right + beta**2 * fn + fp
+
+
+def tversky_score(n: Counts, alpha: float = 0.3, beta: float = 0.7) -> tuple[Array, Array]:
+    """Tp / (tp + alpha fp + beta fn)."""
+    return n.both, n.both + alpha * (n.pred - n.both) + beta * (n.target - n.both)
+
+
+Score: TypeAlias = Callable[..., tuple[Array, Array]]
+
+
+def lowest(values: npt.ArrayLike, counted: npt.ArrayLike, worst: float | None) -> float:
+    """Mean of the lowest max(1, floor(worst n)) of the n counted values; of all of them without `worst`."""
+    chosen = np.sort(np.asarray(values, float)[np.asarray(counted, bool)])
+    number = len(chosen) if worst is None else max(1, int(np.floor(worst * len(chosen) + 1e-9)))
+    return float(chosen[:number].mean()) if chosen.size else 0.0
+
+
+def over_data_set(score: Score, n: Counts, background: bool = True, **options: float) -> float:
+    """Sum over all images, then the mean over the classes whose denominator is not 0."""
+    top, bottom = (rows.sum(0) for rows in score(n, **options))
+    return mean(ratio(top, bottom), without_background(bottom > 0, background))
+
+
+def over_images(
+    score: Score, n: Counts, background: bool = True, worst: float | None = None, **options: float
+) -> float:
+    """Per image the mean over the classes in its target, then over the images that have such a class."""
+    values, present = ratio(*score(n, **options)), n.target > 0
+    present[:, 0] &= background
+    images = [mean(*row) for row in zip(values, present, strict=True)]
+    return lowest(images, present.any(axis=1), worst)
+
+
+def over_classes(
+    score: Score, n: Counts, background: bool = True, worst: float | None = None, **options: float
+) -> float:
+    """Per class the mean over the images whose target has it, then over the classes that some image has."""
+    values, present = ratio(*score(n, **options)), n.target > 0
+    classes = [lowest(*column, worst) for column in zip(values.T, present.T, strict=True)]
+    return mean(classes, without_background(present.any(axis=0), background))
+
+
+def of(score: Score, form: Callable[..., float]) -> Callable[..., float]:
+    """A metric of label maps, (pred, target, num_classes, ignored, **options) -> value."""
+
+    def metric(pred: Labels, target: Labels, num_classes: int, ignored: int = IGNORED, **options: float) -> float:
+        return form(score, Counts(pred, target, num_classes, ignored), **options)
+
+    return metric
+
+
+precision, precision_i, precision_c = (of(precision_score, form) for form in (over_data_set, over_images, over_classes))
+macc, macc_i, macc_c = (of(macc_score, form) for form in (over_data_set, over_images, over_classes))
+miou, miou_i, miou_c = (of(miou_score, form) for form in (over_data_set, over_images, over_classes))
+dice, dice_i, dice_c = (of(dice_score, form) for form in (over_data_set, over_images, over_classes))
+fbeta, fbeta_i, fbeta_c = (of(fbeta_score, form) for form in (over_data_set, over_images, over_classes))
+tversky_i, tversky_c = (of(tversky_score, form) for form in (over_images, over_classes))
+recall, recall_i, recall_c = macc, macc_i, macc_c
+jaccard, jaccard_i, jaccard_c = miou, miou_i, miou_c
 
 
 def biou(
@@ -202,8 +278,9 @@ def bf1(
     pred: Labels,
     target: Labels,
     num_classes: int,
-    radius: int,
+    radius: float,
     background: bool = True,
+    shape: str = "square",
 ) -> float:
     """F1 of the boundaries: precision and recall of boundary pixels, each matched within `radius` of the other's.
 
@@ -213,7 +290,7 @@ def bf1(
     said, true, said_right, true_found = (np.zeros(num_classes) for _ in range(4))
     for image, truth in zip(pred, target, strict=True):
         p, t = boundary(one_hot(image[None], num_classes)), boundary(one_hot(truth[None], num_classes))
-        near_p, near_t = dilate(p, radius), dilate(t, radius)
+        near_p, near_t = dilate(p, radius, shape), dilate(t, radius, shape)
         for c in range(num_classes):
             said[c] += (p[0, c] > 0).sum()
             true[c] += (t[0, c] > 0).sum()
@@ -222,6 +299,75 @@ def bf1(
     precision, recall = ratio(said_right, said), ratio(true_found, true)
     f1 = ratio(2 * precision * recall, precision + recall)
     return mean(f1, without_background(true > 0, background))
+
+
+def per_class_maps(
+    pred: npt.NDArray[np.integer], truth: npt.NDArray[np.integer], num_classes: int, ignored: int = IGNORED
+) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+    """The maps (*S) of each class in one image, an ignored pixel being of no class in both."""
+    return [((pred == c) & (truth != ignored), truth == c) for c in range(num_classes)]
+
+
+def mask_to_band(mask: npt.NDArray[np.bool_], width: float) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask within `width` of its boundary, after Cheng et al.: a mask ends at the image's border."""
+    padded = np.pad(mask, 1)
+    for _ in range(in_pixels(width, mask.shape)):
+        padded = ndimage.binary_erosion(padded, np.ones([3] * mask.ndim), border_value=0)
+    return mask & ~padded[(slice(1, -1),) * mask.ndim]
+
+
+def boundary_counts(pred: Labels, target: Labels, num_classes: int, width: float) -> Counts:
+    """The counts of the bands in place of the classes' pixels."""
+    counts = Counts([], [], num_classes)
+    rows = []
+    for image, truth in zip(pred, target, strict=True):
+        bands = [[mask_to_band(m, width) for m in pair] for pair in per_class_maps(image, truth, num_classes)]
+        rows.append([[(a & b).sum(), (a | b).sum(), a.sum(), b.sum()] for a, b in bands])
+    of = np.array(rows, float).reshape(-1, num_classes, 4)
+    counts.both, counts.either, counts.pred, counts.target = np.moveaxis(of, 2, 0)
+    return counts
+
+
+def boundary_iou(pred: Labels, target: Labels, num_classes: int, width: float = 0.02, background: bool = True) -> float:
+    """IoU of the bands of both maps over all images, averaged over the classes in either."""
+    return over_data_set(miou_score, boundary_counts(pred, target, num_classes, width), background)
+
+
+def boundary_iou_i(
+    pred: Labels,
+    target: Labels,
+    num_classes: int,
+    width: float = 0.02,
+    background: bool = True,
+    worst: float | None = None,
+) -> float:
+    """IoU of the bands, over the classes in the target of each image, then over the images."""
+    return over_images(miou_score, boundary_counts(pred, target, num_classes, width), background, worst)
+
+
+def bf1_i(
+    pred: Labels,
+    target: Labels,
+    num_classes: int,
+    radius: float = 5,
+    background: bool = True,
+    shape: str = "square",
+    worst: float | None = None,
+) -> float:
+    """F1 of the boundaries of each class and image, over the classes with a boundary, then over the images."""
+    images, counted = [], []
+    for image, truth in zip(pred, target, strict=True):
+        scores, present = [], []
+        for maps in per_class_maps(image, truth, num_classes):
+            p, t = (boundary(m[None, None].astype(float))[0, 0] > 0 for m in maps)
+            near_p, near_t = (within(edge, in_pixels(radius, edge.shape), shape) for edge in (p, t))
+            precision, recall = ratio((p & near_t).sum(), p.sum()), ratio((t & near_p).sum(), t.sum())
+            scores.append(float(ratio(2 * precision * recall, precision + recall)))
+            present.append(bool(t.any()))
+        present[0] &= background
+        images.append(mean(scores, present))
+        counted.append(any(present))
+    return lowest(images, counted, worst)
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------

@@ -30,12 +30,16 @@ from autosegloss.metric import (
     target,
     total,
 )
+from autosegloss.metric.expr import band
 
 IGNORED = 255
 seeds = st.integers(0, 2**32 - 1)
 
 
 # Expressions ----------------------------------------------------------------------------------------------------------
+
+lengths = st.sampled_from([1, 1, 2, 3, 0.02, 0.2, 0.35])
+"""Radii: of pixels, and shares of the image's diagonal."""
 
 
 @lru_cache
@@ -49,13 +53,45 @@ def truth_maps(leaves: int = 4) -> st.SearchStrategy[Expr]:
             st.builds(lambda a, b: a ^ b, inner, inner),
             st.builds(lambda a, b: a * b, inner, inner),
             st.builds(lambda a: ~a, inner),
-            st.builds(erode, inner),
+            st.builds(erode, inner, lengths, st.booleans()),
             st.builds(boundary, inner),
-            st.builds(dilate, inner, st.integers(0, 3)),
+            st.builds(band, inner, lengths),
+            st.builds(dilate, inner, st.just(0) | lengths, st.sampled_from(["square", "disk"])),
             # The same truth in every class: a map without a class axis, joined with one that has it.
             st.builds(lambda a, b, background: a & any_class(b, background), inner, inner, st.booleans()),
         ),
         max_leaves=leaves,
+    )
+
+
+@lru_cache
+def pointwise_truth_maps() -> st.SearchStrategy[Expr]:
+    """Maps of truth values in which each pixel stands for itself."""
+    return st.recursive(
+        st.sampled_from([pred, target]),
+        lambda inner: st.one_of(
+            st.builds(lambda a, b: a & b, inner, inner),
+            st.builds(lambda a, b: a | b, inner, inner),
+            st.builds(lambda a, b: a ^ b, inner, inner),
+            st.builds(lambda a, b: a * b, inner, inner),
+            st.builds(lambda a: ~a, inner),
+        ),
+        max_leaves=5,
+    )
+
+
+@lru_cache
+def pointwise_maps() -> st.SearchStrategy[Expr]:
+    """Maps in which each pixel stands for itself, with weights whose sums are exact in float64."""
+    weights = st.sampled_from([2, -1, 0.5, 3.25, 1000])
+    return st.recursive(
+        pointwise_truth_maps(),
+        lambda inner: st.one_of(
+            st.builds(lambda a, b: a + b, inner, inner | weights),
+            st.builds(lambda a, b: a - b, weights | inner, inner),
+            st.builds(lambda a, b: a * b, inner, inner | weights),
+        ),
+        max_leaves=4,
     )
 
 
@@ -137,6 +173,7 @@ def expressions(draw: st.DrawFn) -> Expr:
     numbers = st.sampled_from([0, 1, -1, 2, 0.5, -2.5, 1e-300, 1e16, 123456789012345678, 0.1]) | st.floats(
         allow_nan=False, allow_infinity=False
     )
+    shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
     pool: list[Any] = [pred, target, draw(numbers)]
 
     def pick() -> Any:
@@ -157,8 +194,10 @@ def expressions(draw: st.DrawFn) -> Expr:
         lambda: -pick(),
         lambda: draw(numbers) * pick(),
         lambda: erode(pick()),
+        lambda: erode(pick(), draw(st.integers(0, 9) | shares), draw(st.booleans())),
         lambda: boundary(pick()),
-        lambda: dilate(pick(), draw(st.integers(0, 9))),
+        lambda: band(pick(), draw(st.integers(1, 9) | shares)),
+        lambda: dilate(pick(), draw(st.integers(0, 9) | shares), draw(st.sampled_from(["square", "disk"]))),
         lambda: any_class(pick(), draw(st.booleans())),
         lambda: total(pick(), option(), draw(st.sampled_from(["skip", "keep"]))),
         lambda: per_image(pick(), option(), draw(st.sampled_from(["skip", "keep"]))),
@@ -213,7 +252,7 @@ def labels(draw: st.DrawFn, dimensions: tuple[int, int] = (1, 3), images: tuple[
     truth = np.where(agree, np.minimum(guess, highest[1] - 1), truth)
     truth = np.where(random.random(shape) < draw(st.sampled_from([0.0, 0.1, 0.6])), IGNORED, truth)
     if draw(st.integers(0, 5)) == 0:
-        truth[0] = IGNORED
+        truth[:1] = IGNORED
     return Labels(guess, truth, num_classes)
 
 

@@ -1,6 +1,7 @@
-"""The metric room: expressions over class maps, their text, the catalogue, and their exact values."""
+"""The metric room: expressions over class maps, their text, the catalogue, their exact values, and calibration."""
 
 from autosegloss.metric.accumulate import Accumulator, Accumulators
+from autosegloss.metric.calibration import CalibrationError
 from autosegloss.metric.catalogue import METRICS
 from autosegloss.metric.expr import (
     Expr,
@@ -23,6 +24,7 @@ __all__ = [
     "METRICS",
     "Accumulator",
     "Accumulators",
+    "CalibrationError",
     "Expr",
     "any_class",
     "boundary",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,13 +13,90 @@ from torch import Tensor
 from autosegloss.errors import InputError, InputTypeError
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
-from autosegloss.metric.labels import check_labels
+from autosegloss.metric.distributed import gather
+from autosegloss.metric.labels import best_class, check_labels
 from autosegloss.metric.parse import metric
 
-_Self = TypeVar("_Self", bound="Accumulators")
+_Self = TypeVar("_Self", bound="Tally")
 
 
-class Accumulators:
+class Counts(NamedTuple):
+    """What has been counted, as plain tensors by name: int64 or float64, on the CPU."""
+
+    totals: dict[str, Tensor]
+    """Sums over the data set; they add up."""
+    rows: dict[str, Tensor]
+    """One row per image, (images, columns); they follow one another."""
+
+
+class Tally(ABC):
+    """Counts of a data set, which add up over batches, over shards (`merge`) and over processes (`reduce`).
+
+    Its `repr` says what it counts: two with the same `repr` can be added.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise InputError(f"num_classes is {num_classes!r}; a whole number of 1 or more is wanted.")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    @abstractmethod
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """Count a batch."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._totals: dict[str, Tensor] = {}
+        self._rows: dict[str, list[Tensor]] = {}
+        # A batch of no images gives every count its shape and type: a process that gets no image has them too.
+        self.update(torch.zeros(0, self.num_classes, 1), torch.zeros(0, 1, dtype=torch.int64))
+
+    def counts(self) -> Counts:
+        """Everything counted so far."""
+        return Counts(dict(self._totals), {name: torch.cat(parts) for name, parts in self._rows.items()})
+
+    def add(self, counts: Counts) -> None:
+        """Add the counts of another tally of the same `repr`."""
+        for name, value in counts.totals.items():
+            self._totals[name] = self._totals[name] + value if name in self._totals else value
+        for name, value in counts.rows.items():
+            self._rows.setdefault(name, []).append(value)
+
+    def merge(self: _Self, other: _Self) -> _Self:
+        """Add what another one of the same arguments has counted; returns this one.
+
+        Raises:
+            InputError: The other one counts something else.
+        """
+        if not isinstance(other, Tally) or repr(other) != repr(self):
+            raise InputError(f"only what counts the same can be merged, but\n  {other!r} is not\n  {self!r}.")
+        self.add(other.counts())
+        return self
+
+    def reduce(self: _Self) -> _Self:
+        """A new one with the counts of all ranks of `torch.distributed`, the same on each; without it, a copy.
+
+        This one keeps the counts of its own rank: it can go on counting and be reduced again, and no image counts
+        twice. Every rank calls this, also one that has counted nothing; the ranks may have different numbers of images.
+        Counts that are int64 give the value of one process to the last bit.
+
+        `torch.utils.data.DistributedSampler` repeats images until all ranks have the same number, and a repeated image
+        is counted again: give rank r of R the images r, r + R, r + 2 R, ... (`indices[r::R]`).
+
+        Raises:
+            InputError: The ranks count different things.
+        """
+        own = self.counts()
+        whole = copy.copy(self)
+        whole.reset()
+        for tensors in gather([*own.totals.values(), *own.rows.values()], repr(self)):
+            named = dict(zip([*own.totals, *own.rows], tensors, strict=True))
+            whole.add(Counts({name: named[name] for name in own.totals}, {name: named[name] for name in own.rows}))
+        return whole
+
+
+class Accumulators(Tally):
     """Exact values of several metrics over one data set; what they share is counted once.
 
     The state is the sums of the expressions and nothing else: a count per class for the data set, a row per image for
@@ -32,104 +111,80 @@ class Accumulators:
     """
 
     def __init__(self, metrics: Mapping[str, e.Expr | str], num_classes: int, ignore_index: int = 255) -> None:
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise InputError(f"num_classes is {num_classes!r}; a whole number of 1 or more is wanted.")
+        super().__init__(num_classes, ignore_index)
         self.metrics = {name: metric(expr) for name, expr in metrics.items()}
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self._nodes = tuple(dict.fromkeys(n for expr in self.metrics.values() for n in interpret.statistics(expr)))
+        nodes = dict.fromkeys(node for expr in self.metrics.values() for node in interpret.statistics(expr))
+        self._nodes = {str(node): node for node in nodes}
         self.reset()
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self._totals: dict[e.Sum, Tensor] = {}
-        self._rows: dict[e.Sum, list[Tensor]] = {node: [] for node in self._nodes if node.per_image}
+    def __repr__(self) -> str:
+        metrics = {name: str(expr) for name, expr in self.metrics.items()}
+        return f"{type(self).__name__}({metrics}, num_classes={self.num_classes}, ignore_index={self.ignore_index})"
 
     @torch.no_grad()
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
         """Count a batch.
 
         Args:
             prediction: Labels (N, *S) of an integer type, or scores (N, C, *S) of a floating type, whose arg-max
                 counts.
             target: Labels (N, *S) of an integer type, 0..C-1 or `ignore_index`.
+            mask: True where a pixel counts, boolean (N, *S); elsewhere the target is `ignore_index`.
 
         Raises:
-            InputError: Shapes or labels are wrong; nothing has been counted then.
+            InputError: Shapes, labels or scores are wrong; nothing has been counted then.
         """
         if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
             raise InputTypeError("prediction and target are torch tensors.")
         if prediction.is_floating_point():
-            if prediction.ndim < 2 or prediction.shape[1] != self.num_classes:
-                raise InputError(
-                    f"scores have shape {tuple(prediction.shape)}; (N, {self.num_classes}, *S) is wanted: "
-                    "one map per class."
-                )
-            prediction = prediction.argmax(1)
-        labels = check_labels(prediction, tuple(prediction.shape), self.num_classes, None, "prediction")
-        truth = check_labels(target, tuple(labels.shape), self.num_classes, self.ignore_index, "target")
+            _, labels = best_class(prediction, self.num_classes)
+        else:
+            labels = check_labels(prediction, tuple(prediction.shape), self.num_classes, None, "prediction")
+        truth = check_labels(target, tuple(labels.shape), self.num_classes, self.ignore_index, "target", mask)
         maps = interpret.ExactMaps(labels, truth.to(labels.device), self.num_classes, self.ignore_index)
-        for node, value in interpret.sums(self._nodes, maps).items():
-            self._add(node, value.cpu())
-
-    def merge(self: _Self, other: _Self) -> _Self:
-        """Add what another accumulator of the same metrics has counted; returns this one.
-
-        Raises:
-            InputError: The other one counts something else.
-        """
-        same = type(other) is type(self) and other.metrics == self.metrics
-        if not same or (other.num_classes, other.ignore_index) != (self.num_classes, self.ignore_index):
-            raise InputError("only accumulators of the same metrics, num_classes and ignore_index can be merged.")
-        for node, value in list(other._totals.items()):
-            self._add(node, value)
-        for node, rows in other._rows.items():
-            self._rows[node].extend(list(rows))
-        return self
+        sums = {node: value.cpu() for node, value in interpret.sums(tuple(self._nodes.values()), maps).items()}
+        self.add(
+            Counts(
+                {name: sums[node] for name, node in self._nodes.items() if not node.per_image},
+                {name: sums[node] for name, node in self._nodes.items() if node.per_image},
+            )
+        )
 
     def values(self) -> dict[str, float]:
         """The value of each metric over everything counted; a metric of nothing is 0."""
-        counted = self._counted()
-        return {name: float(interpret.value(expr, counted)) for name, expr in self.metrics.items()}
+        sums = self.sums()
+        return {name: float(interpret.value(expr, sums)) for name, expr in self.metrics.items()}
 
-    def class_values(self, name: str) -> list[float]:
-        """The values whose mean over the classes is the metric of that name.
+    def class_values(self, name: str) -> list[float | None] | None:
+        """What a metric averages over the classes: a value per class, None for a class that does not count.
 
-        Raises:
-            InputError: The metric is not, in the end, a mean over classes.
+        Args:
+            name: One of the metrics.
+
+        Returns:
+            None for a metric that does not end in a mean over classes. One that averages over images after it has, as
+            the value of a class, the mean over the images in which the class counts.
         """
         expr = self.metrics[name]
-        if not isinstance(expr, e.ClassMean) or "image" in expr.value.axes:
-            raise InputError(f"{name} has no values per class: it is not a mean over classes in the end.")
-        return interpret.class_values(expr, self._counted()).tolist()
+        mean = expr.value if isinstance(expr, e.ImageMean | e.ImageWorst) else expr
+        if not isinstance(mean, e.ClassMean):
+            return None
+        value, where = mean.value, mean.where
+        if "image" in value.axes:
+            in_image = where is not None and "image" in where.axes
+            value = e.image_mean(value, where if in_image else None)
+            where = e.image_mean(where) if where is not None and in_image else where
+        sums = self.sums()
+        values: list[float] = interpret.class_values(value, sums).tolist()
+        counts = interpret.class_values(where, sums).tolist() if where is not None else [1.0] * len(values)
+        if not mean.background:
+            counts[0] = 0.0
+        return [x if count > 0 else None for x, count in zip(values, counts, strict=True)]
 
-    def _counted(self) -> interpret.Sums:
-        counted = {
-            node: self._totals[node].to(torch.float64) if node in self._totals else self._zeros(node, 1)
-            for node in self._nodes
-            if not node.per_image
-        }
-        return counted | self._images()
-
-    def _zeros(self, node: e.Sum, images: int) -> Tensor:
-        return torch.zeros(images, self.num_classes if "class" in node.axes else 1, dtype=torch.float64)
-
-    def _add(self, node: e.Sum, value: Tensor) -> None:
-        if node.per_image:
-            self._rows[node].append(value)
-        else:
-            self._totals[node] = self._totals[node] + value if node in self._totals else value
-
-    def _images(self) -> interpret.Sums:
-        """The rows of all images, sorted by what they hold: a mean over images then has one order of summation."""
-        if not self._rows:
-            return {}
-        rows = {node: torch.cat([self._zeros(node, 0), *parts]) for node, parts in self._rows.items()}
-        keys = torch.cat(list(rows.values()), dim=1)
-        order = torch.arange(len(keys))
-        for column in reversed(range(keys.shape[1])):
-            order = order[keys[order, column].sort(stable=True).indices]
-        return {node: value[order] for node, value in rows.items()}
+    def sums(self) -> interpret.Sums:
+        """The sums that the metrics are made of, float64, with the images in an order that only their rows decide."""
+        totals, rows = self.counts()
+        return {self._nodes[name]: value.to(torch.float64) for name, value in (totals | _in_order(rows)).items()}
 
 
 class Accumulator(Accumulators):
@@ -154,3 +209,14 @@ class Accumulator(Accumulators):
     def compute(self) -> float:
         """The value over everything counted so far; 0 if that is nothing."""
         return self.values()["metric"]
+
+
+def _in_order(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of images sorted by what they hold: a mean over images then has one order of summation."""
+    if not rows:
+        return {}
+    keys = torch.cat(list(rows.values()), dim=1)
+    order = torch.arange(len(keys))
+    for column in reversed(range(keys.shape[1])):
+        order = order[keys[order, column].sort(stable=True).indices]
+    return {name: value[order] for name, value in rows.items()}

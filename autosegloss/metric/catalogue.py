@@ -1,24 +1,44 @@
 """The metrics people are judged by, each one expression.
 
-Written I = total(pred & target), U = total(pred | target), T = total(target). A value that divides by zero is 0, and
-`where=` says which classes a mean counts. To add a metric, add one function here: evaluation, loss, slots, files and
-search follow.
+Written I = total(pred & target), U = total(pred | target), T = total(target), of each class; then TP = I, FP = U - T,
+FN = T - I. `pred` is seen through I and U only, which keeps the relaxed metric at its best where the prediction is the
+target (see the logic "godel"). What all entries have in common:
+
+- *Axes.* A name alone sums over all images, then averages over the classes (D). `..._i` averages over the classes of
+  each image, then over the images (I). `..._c` averages over the images of each class, then over the classes (C).
+- *Absent classes.* D: a class whose denominator is 0 does not count. I and C: a class counts in the images whose target
+  has it, whatever is predicted; there 0 / 0 = 0. A mean over nothing is 0.
+- *Void.* Ignored pixels belong to no class and are left out of every sum. Only `bf1` keeps them, as published.
+- `background=False` leaves class 0 out of the mean over the classes; with two classes that is the binary metric, of the
+  foreground alone.
+- `worst=q`, of I and C: in place of all images the lowest share q in (0, 1] of them, max(1, floor(q n)) of n images; of
+  I by the value of the image, of C of each class by its value there.
+
+I, C and their worst shares are those of Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS
+2023 (arXiv 2310.19252). Where a docstring says no more, this holds.
+
+To add a metric, add one function here: evaluation, loss, slots, files and search follow.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final, Literal
 
 from autosegloss.errors import InputError
 from autosegloss.metric.expr import (
+    BallShape,
     Expr,
     any_class,
+    band,
     boundary,
     class_mean,
     class_sum,
     dilate,
     image_mean,
+    image_worst,
     per_image,
     pred,
     target,
@@ -28,42 +48,168 @@ from autosegloss.metric.expr import (
 METRICS: Final[dict[str, Callable[..., Expr]]] = {}
 """The catalogue: name -> function that builds the expression from its options."""
 
+Form = Literal["", "_i", "_c"]
+Score = Callable[..., tuple[Expr, Expr]]
+"""The value of each class and its denominator, from I, U, T and options."""
+
+_FORMS: Final[dict[Form, tuple[str, list[tuple[str, object]]]]] = {
+    "": ("over all images, then over the classes (D)", [("background", True)]),
+    "_i": ("over the classes of each image, then over the images (I)", [("background", True), ("worst", None)]),
+    "_c": ("over the images of each class, then over the classes (C)", [("background", True), ("worst", None)]),
+}
+
 
 def _entry(build: Callable[..., Expr]) -> Callable[..., Expr]:
     METRICS[build.__name__] = build
     return build
 
 
+def _entries(*forms: Form, also: str | None = None) -> Callable[[Score], Score]:
+    """Enters the mean of a score of each class under its name, in some of the forms D, I and C.
+
+    Args:
+        forms: The ends of the names.
+        also: Another name for the same entries.
+    """
+
+    def enter(score: Score) -> Score:
+        for name in filter(None, (score.__name__, also)):
+            for form in forms:
+                METRICS[name + form] = _builder(name + form, score, form, score.__name__ + form)
+        return score
+
+    return enter
+
+
+def _builder(name: str, score: Score, form: Form, meaning: str) -> Callable[..., Expr]:
+    how, common = _FORMS[form]
+    own = list(inspect.signature(score).parameters.values())[3:]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([*own, *(inspect.Parameter(n, kind, default=d) for n, d in common)])
+
+    def build(*arguments: Any, **options: Any) -> Expr:
+        bound = signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        given = bound.arguments
+        return _mean(partial(score, **{p.name: given.pop(p.name) for p in own}), form, **given)
+
+    summary, _, rest = (inspect.getdoc(score) or "").partition("\n\n")
+    alias = f" `{meaning}` by its other name." if name != meaning else ""
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"{summary.removesuffix('.')}, {how}.{alias}\n\n{rest}".strip()
+    build.__signature__ = signature  # type: ignore[attr-defined]
+    return build
+
+
+def _mean(
+    score: Score,
+    form: Form,
+    background: bool,
+    worst: float | None = None,
+    said: Expr = pred,
+    true: Expr = target,
+) -> Expr:
+    """The mean of a score of each class in the form D, I or C, of two maps."""
+    sums = per_image if form else total
+    size = sums(true)
+    value, denominator = score(sums(said & true), sums(said | true), size)
+    if form == "":
+        return class_mean(value, where=denominator, background=background)
+    if form == "_i":
+        return _over_classes_then_images(value, size, background, worst)
+    return class_mean(_over_images(value, worst, size), where=total(true), background=background)
+
+
+def _over_classes_then_images(value: Expr, size: Expr, background: bool, worst: float | None) -> Expr:
+    counted = class_sum(size) if background else class_mean(size, background=False)  # both: is there any?
+    return _over_images(class_mean(value, where=size, background=background), worst, counted)
+
+
+def _over_images(value: Expr, worst: float | None, where: Expr) -> Expr:
+    return image_mean(value, where=where) if worst is None else image_worst(value, worst, where=where)
+
+
 @_entry
 def gacc() -> Expr:
-    """Global (pixel) accuracy: the share of pixels labelled right."""
+    """Global (pixel) accuracy, I / T: the share of pixels labelled right, over all images (D)."""
     return class_sum(total(pred & target)) / class_sum(total(target))
 
 
 @_entry
-def macc(background: bool = True) -> Expr:
-    """Mean accuracy: recall of each class, averaged over the classes in the target."""
-    return class_mean(total(pred & target) / total(target), where=total(target), background=background)
+def gacc_i(worst: float | None = None) -> Expr:
+    """Global (pixel) accuracy, I / T: the share of pixels labelled right in each image, then over the images (I)."""
+    size = class_sum(per_image(target))
+    return _over_images(class_sum(per_image(pred & target)) / size, worst, size)
 
 
-@_entry
-def miou(background: bool = True) -> Expr:
-    """Mean intersection over union, over the classes in the target or the prediction."""
-    union = total(pred | target)
-    return class_mean(total(pred & target) / union, where=union, background=background)
+@_entries("", "_i", "_c", also="recall")
+def macc(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
+    """Mean accuracy (recall), TP / (TP + FN) = I / T."""
+    return both / size, size
+
+
+@_entries("", "_i", "_c")
+def precision(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
+    """Mean precision, TP / (TP + FP) = I / (I + U - T).
+
+    D: a class that is never predicted has no precision and does not count.
+    """
+    found = both + (either - size)
+    return both / found, found
+
+
+@_entries("", "_i", "_c", also="jaccard")
+def miou(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
+    """Mean intersection over union (Jaccard index), TP / (TP + FP + FN) = I / U."""
+    return both / either, either
 
 
 @_entry
 def fwiou() -> Expr:
-    """Frequency-weighted intersection over union: each class weighs as much as it has pixels in the target."""
+    """Frequency-weighted intersection over union, sum of T I / U over the classes / sum of T, over all images (D)."""
     return class_sum(total(target) * total(pred & target) / total(pred | target)) / class_sum(total(target))
+
+
+@_entries("", "_i", "_c")
+def dice(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
+    """Mean Dice coefficient (F1 of the pixels), 2 TP / (2 TP + FP + FN) = 2 I / (I + U)."""
+    return 2 * both / (both + either), either
+
+
+@_entries("", "_i", "_c")
+def fbeta(both: Expr, either: Expr, size: Expr, beta: float = 1) -> tuple[Expr, Expr]:
+    """Mean F-beta of the pixels, (1 + b^2) TP / ((1 + b^2) TP + FP + b^2 FN) = (1 + b^2) I / (I + U - T + b^2 T).
+
+    Recall counts `beta` times as much as precision; 1 is the Dice coefficient.
+    Source: van Rijsbergen, Information Retrieval, 1979.
+    """
+    weight = _weight("fbeta", "beta", beta) ** 2
+    sizes = both + (either - size) + weight * size
+    return (1 + weight) * both / sizes, sizes
+
+
+@_entries("", "_i", "_c")
+def tversky(both: Expr, either: Expr, size: Expr, alpha: float = 0.3, beta: float = 0.7) -> tuple[Expr, Expr]:
+    """Mean Tversky index, TP / (TP + alpha FP + beta FN) = I / (I + alpha (U - T) + beta (T - I)).
+
+    Source: Salehi et al., MLMI 2017, whose best weights are the defaults.
+    """
+    errors = _weight("tversky", "alpha", alpha) * (either - size) + _weight("tversky", "beta", beta) * (size - both)
+    return both / (both + errors), either
+
+
+def _weight(name: str, option: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise InputError(f"{name}: {option} is {value!r}; it is a weight of 0 or more.")
+    return value
 
 
 @_entry
 def biou(radius: int = 5, background: bool = False) -> Expr:
-    """Boundary IoU on the target's trimap: the mean IoU of the pixels within `radius` of a boundary between classes.
+    """Trimap IoU: mean IoU of the pixels within `radius` of a boundary in the target, over all images (D).
 
-    `background` says whether the boundaries of class 0 are part of the trimap; the mean counts class 0 either way.
+    `background` says whether the boundaries of class 0 are part of the trimap; the mean counts class 0 either way. A
+    class next to ignored pixels has a boundary there; the image border is none. Distances are Chebyshev's.
     Source: Li et al., Auto Seg-Loss, ICLR 2021; the trimap is that of Krähenbühl and Koltun, NeurIPS 2011.
     """
     trimap = dilate(any_class(boundary(target), background=background), radius)
@@ -71,67 +217,59 @@ def biou(radius: int = 5, background: bool = False) -> Expr:
     return class_mean(total(pred & target, within=trimap) / union, where=union)
 
 
-@_entry
-def bf1(radius: int = 5, background: bool = False) -> Expr:
-    """Boundary F1: harmonic mean of the boundaries' precision and recall at a tolerance, over classes with a boundary.
+_seen = pred * any_class(target)  # ignored pixels belong to no class in both maps: a boundary there is in both
 
-    A boundary pixel is right if the other map has a boundary of that class within `radius` pixels (Chebyshev distance).
-    Ignored pixels count, and a class next to them has a boundary there, as in the published evaluation; `background`
-    says whether the mean counts class 0.
+
+@_entry
+def boundary_iou(width: float = 0.02, background: bool = True) -> Expr:
+    """Boundary IoU: mean IoU of the bands inside the boundaries of both maps, over all images (D).
+
+    A band is what `width` erosions by 3x3 take away: a share of the image's diagonal, or pixels. The image border is a
+    boundary. Ignored pixels belong to no class in both maps, so what touches them has a band there.
+    Source: Cheng et al., Boundary IoU, CVPR 2021.
+    """
+    return _mean(miou, "", background, None, band(_seen, width), band(target, width))
+
+
+@_entry
+def boundary_iou_i(width: float = 0.02, background: bool = True, worst: float | None = None) -> Expr:
+    """Boundary IoU, over the classes of each image, then over the images (I); the bands are those of `boundary_iou`.
+
+    Source: Cheng et al., Boundary IoU, CVPR 2021.
+    """
+    return _mean(miou, "_i", background, worst, band(_seen, width), band(target, width))
+
+
+@_entry
+def bf1(radius: float = 5, background: bool = False, shape: BallShape = "square") -> Expr:
+    """Boundary F1, 2 P R / (P + R), of precision P and recall R of the boundaries at a tolerance, over all images (D).
+
+    A boundary pixel is right if the other map has a boundary of that class within `radius`: by Chebyshev distance
+    ("square") or Euclidean distance ("disk"). Ignored pixels count, and a class next to them has a boundary there, as
+    in the published evaluation; the image border is none. Counts the classes with a boundary in the target.
     Source: Li et al., Auto Seg-Loss, ICLR 2021, after Csurka et al., BMVC 2013.
     """
-    found, true = boundary(pred), boundary(target)
-    precision = total(found * dilate(true, radius), void="keep") / total(found, void="keep")
-    recall = total(true * dilate(found, radius), void="keep") / total(true, void="keep")
-    return class_mean(
-        2 * precision * recall / (precision + recall), where=total(true, void="keep"), background=background
-    )
+    value, size = _boundary_f1(boundary(pred), boundary(target), radius, shape, partial(total, void="keep"))
+    return class_mean(value, where=size, background=background)
 
 
 @_entry
-def dice(background: bool = True) -> Expr:
-    """Mean Dice coefficient (F1 of the pixels), 2 I / (I + U), over the classes in the target or the prediction."""
-    intersection, union = total(pred & target), total(pred | target)
-    return class_mean(2 * intersection / (intersection + union), where=union, background=background)
+def bf1_i(radius: float = 5, background: bool = True, shape: BallShape = "square", worst: float | None = None) -> Expr:
+    """Boundary F1, 2 P R / (P + R), over the classes with a boundary in each image, then over the images (I).
 
-
-@_entry
-def jaccard(background: bool = True) -> Expr:
-    """Mean Jaccard index: `miou` by its other name."""
-    return miou(background=background)
-
-
-@_entry
-def tversky(alpha: float = 0.3, beta: float = 0.7, background: bool = True) -> Expr:
-    """Mean Tversky index, I / (I + alpha * false positives + beta * false negatives).
-
-    Source: Salehi et al., MLMI 2017, whose best weights are the defaults.
+    As `bf1`, but ignored pixels belong to no class in both maps: what touches them has a boundary there in both.
+    `radius` may be a share of the image's diagonal, which in the source is 0.0075.
+    Source: Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013.
     """
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-            raise InputError(f"tversky: {name} is {value!r}; it is a weight of 0 or more.")
-    intersection, union, size = total(pred & target), total(pred | target), total(target)
-    errors = alpha * (union - size) + beta * (size - intersection)
-    return class_mean(intersection / (intersection + errors), where=union, background=background)
+    value, size = _boundary_f1(boundary(_seen), boundary(target), radius, shape, per_image)
+    return _over_classes_then_images(value, size, background, worst)
 
 
-@_entry
-def miou_i() -> Expr:
-    """Per-image mean IoU: in each image over the classes in its target, then over the images that have any.
-
-    Source: Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS 2023 (mIoU^I).
-    """
-    size = per_image(target)
-    iou = per_image(pred & target) / per_image(pred | target)
-    return image_mean(class_mean(iou, where=size), where=class_sum(size))
-
-
-@_entry
-def miou_c() -> Expr:
-    """Per-class mean IoU: of each class over the images whose target has it, then over the classes.
-
-    Source: Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS 2023 (mIoU^C).
-    """
-    size = per_image(target)
-    iou = per_image(pred & target) / per_image(pred | target)
-    return class_mean(image_mean(iou, where=size), where=total(target))
+def _boundary_f1(
+    found: Expr, true: Expr, radius: float, shape: BallShape, sums: Callable[[Expr], Expr]
+) -> tuple[Expr, Expr]:
+    """The F1 of the boundaries of each class, and what its target has of them."""
+    right = sums(found * dilate(true, radius, shape)) / sums(found)
+    size = sums(true)
+    reached = sums(true * dilate(found, radius, shape)) / size
+    return 2 * right * reached / (right + reached), size

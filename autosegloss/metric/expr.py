@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Final, Literal, Union
+from typing import Any, Final, Literal, Union, get_args
 from weakref import WeakValueDictionary
 
 from autosegloss.errors import ExprError, InputError
@@ -22,6 +22,7 @@ Axes = frozenset[Axis]
 LogicOp = Literal["&", "|", "^"]
 ArithmeticOp = Literal["+", "-", "*", "/"]
 Void = Literal["skip", "keep"]
+BallShape = Literal["square", "disk"]
 Operand = Union["Expr", float, int]
 
 PIXEL_MAP: Final[Axes] = frozenset[Axis](("image", "class", "pixel"))
@@ -219,9 +220,11 @@ class Not(Expr):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Erode(Expr):
-    """Minimum over the 3x3 (3 in each direction) neighbourhood inside the image."""
+    """Minimum over the square neighbourhood of a radius, inside the image or with 0 outside."""
 
     map: Expr
+    radius: float
+    border: bool
 
     @cached_property
     def axes(self) -> Axes:
@@ -234,10 +237,11 @@ class Erode(Expr):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dilate(Expr):
-    """Maximum over the square neighbourhood of a radius in pixels, inside the image."""
+    """Maximum over the square or round neighbourhood of a radius, inside the image."""
 
     map: Expr
-    radius: int
+    radius: float
+    shape: BallShape
 
     @cached_property
     def axes(self) -> Axes:
@@ -417,22 +421,49 @@ def image_worst(value: Operand, fraction: float, where: Expr | None = None) -> E
     return ImageWorst(expr, float(fraction), _where("image_worst", "image", expr, where))
 
 
-def erode(map: Expr) -> Expr:
-    """Minimum over the 3x3 neighbourhood; what lies outside the image does not count, so its border is no boundary."""
-    return Erode(_truth_map(map, "erode"))
+def erode(map: Expr, radius: float = 1, border: bool = False) -> Expr:
+    """Minimum over the (2 radius + 1)-wide square around each pixel, as by `radius` erosions of 3x3.
+
+    Args:
+        map: A pixel map of truth values.
+        radius: A whole number of pixels, or a share of the image's diagonal in (0, 1), which is rounded to pixels and
+            at least one.
+        border: Whether the outside of the image counts, as 0, so that the image border is a boundary of what touches
+            it.
+    """
+    expr = _truth_map(map, "erode")
+    return Erode(expr, radius, _flag("erode", "border", border)) if _radius("erode", "radius", radius) else expr
 
 
-def dilate(map: Expr, radius: int) -> Expr:
-    """Maximum over the (2 radius + 1)-wide square around each pixel; radius in pixels, at least 0."""
+def dilate(map: Expr, radius: float, shape: BallShape = "square") -> Expr:
+    """Maximum over the neighbourhood of each pixel inside the image.
+
+    Args:
+        map: A pixel map of truth values.
+        radius: As for `erode`; 0 is the map itself.
+        shape: "square" is what lies within `radius` by the Chebyshev distance, "disk" by the Euclidean distance.
+    """
     expr = _truth_map(map, "dilate")
-    if isinstance(radius, bool) or not isinstance(radius, int) or radius < 0:
-        raise InputError(f"dilate: radius is {radius!r}; it is a whole number of pixels, 0 or more.")
-    return Dilate(expr, radius) if radius else expr
+    if shape not in get_args(BallShape):
+        raise InputError(f'dilate: shape is {shape!r}; allowed: "square", "disk".')
+    return Dilate(expr, radius, shape) if _radius("dilate", "radius", radius) else expr
 
 
 def boundary(map: Expr) -> Expr:
     """The inner boundary of each class, `map ^ erode(map)`: pixels with a neighbour of another class."""
     return map ^ erode(map)
+
+
+def band(map: Expr, width: float = 0.02) -> Expr:
+    """The inner boundary region of each class, `map ^ erode(map, width, border=True)`; the image border is a boundary.
+
+    Args:
+        map: A pixel map of truth values.
+        width: A whole number of pixels, at least 1, or a share of the image's diagonal, as the radius of `erode`.
+
+    Reference: Cheng et al., Boundary IoU, CVPR 2021.
+    """
+    return map ^ erode(map, _radius("band", "width", width, least=1), border=True)
 
 
 def any_class(map: Expr, background: bool = True) -> Expr:
@@ -455,6 +486,7 @@ BUILDERS: Final[dict[str, Callable[..., Expr]]] = {
         erode,
         dilate,
         boundary,
+        band,
         any_class,
     )
 }
@@ -562,6 +594,17 @@ def _where(name: str, axis: Axis, value: Expr, where: Expr | None) -> Expr | Non
 def _flag(name: str, option: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{name}: {option} is {value!r}; allowed: True, False.")
+    return value
+
+
+def _radius(name: str, option: str, value: float, least: int = 0) -> float:
+    """A length: an int in pixels, or a float below 1 as a share of the image's diagonal."""
+    pixels = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not pixels and not (isinstance(value, float) and 0 < value < 1):
+        raise InputError(
+            f"{name}: {option} is {value!r}; it is a whole number of pixels, {least} or more, "
+            "or a share of the image's diagonal in (0, 1)."
+        )
     return value
 
 

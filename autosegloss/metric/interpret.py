@@ -8,6 +8,8 @@ statistics to the metric's value, and is the same for both.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal, cast
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from autosegloss.metric import expr as e
-from autosegloss.metric.morphology import maximum_filter, minimum_filter
+from autosegloss.metric.morphology import ball_maximum_filter, in_pixels, maximum_filter, minimum_filter
 
 Sums = dict[e.Sum, Tensor]
 """The statistics of an expression: (1 or N, 1 or C), images before classes; an axis a node lacks has size 1."""
@@ -27,6 +29,7 @@ PRESENT: dict[bool, e.Sum] = {
 }
 """What says that the target has a class: in the batch (False), in each image (True)."""
 
+_PART = 2**20  # pixels of all maps of a part: a megabyte a map, which stays in the cache
 _LARGEST_COUNT = 2**31  # a whole constant below this keeps sums over pixels within int64
 _SMALLEST = 1e-12  # a sum of fewer pixels than this is 0: keeps 1 / x^2, which a gradient has, inside float32
 
@@ -46,30 +49,112 @@ class Maps(ABC):
         """The operator of a logic node applied to its operands."""
 
 
-class ExactMaps(Maps):
-    """Boolean maps: one-hot labels and plain logic.
+class TruthMaps(Maps):
+    """Boolean maps: one-hot labels of some classes, and plain logic.
 
     Args:
         pred: Labels, (N, *S) integer.
-        target: Labels, (N, *S) integer; where it is `ignore_index` no class is set.
+        target: Labels, (N, *S), of the same type.
+        classes: The labels whose maps these are, (C,), of the same type.
+        valid: Pixels that are not ignored, (N, *S) boolean, or None.
+    """
+
+    def __init__(self, pred: Tensor, target: Tensor, classes: Tensor, valid: Tensor | None = None) -> None:
+        self.valid = None if valid is None else valid.unsqueeze(1)
+        self._labels = {e.pred: pred.unsqueeze(1), e.target: target.unsqueeze(1)}
+        self._classes = classes.view(-1, *[1] * (pred.ndim - 1))
+
+    def leaf(self, node: e.Leaf) -> Tensor:
+        return _equal(self._labels[node], self._classes)
+
+    def logic(self, node: e.Logic, left: Tensor, right: Tensor) -> Tensor:
+        return left & right if node.op == "&" else left | right if node.op == "|" else left ^ right
+
+
+class ExactMaps:
+    """The exact reading of label maps.
+
+    Every sum is one of integer counts (of float64 where the expression has a constant that is no integer). In a map
+    whose pixels stand for themselves a valid pixel has one of four values, by whether `pred` and `target` are of the
+    class: such a map is read on these four alone, weighed by counts from the confusion matrices. Any other map is made,
+    for a few images and classes at a time.
+
+    Notes:
+        Memory, beside the labels given: 2 bytes a pixel for labels of up to 254 classes (8 for more), 8 bytes for each
+        entry of the confusion matrices of a few images, and for the maps about a byte a pixel of a part for each step
+        of the expressions. A part is 2^20 pixels of all its maps, or one map where that is larger: memory does not grow
+        with the number of classes.
+
+    Args:
+        pred: Labels, (N, *S) integer, 0..C-1.
+        target: Labels, (N, *S) integer, 0..C-1 or `ignore_index`, where no class is set.
         num_classes: C.
         ignore_index: The label of ignored pixels.
     """
 
     def __init__(self, pred: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> None:
-        valid = target != ignore_index
-        classes = torch.arange(num_classes, device=target.device).view(-1, *[1] * (target.ndim - 1))
-        self.valid = valid.unsqueeze(1)
-        self._leaves = {
-            e.pred: pred.unsqueeze(1) == classes,
-            e.target: (target.unsqueeze(1) == classes) & self.valid,
-        }
+        small = torch.uint8 if num_classes < 255 else torch.int32
+        self.num_classes = num_classes
+        self.pred = pred.to(small)
+        self.target = target.to(small).masked_fill(target == ignore_index, num_classes)
+        """Labels, with C in place of `ignore_index`."""
 
-    def leaf(self, node: e.Leaf) -> Tensor:
-        return self._leaves[node]
+    @cached_property
+    def counts(self) -> Tensor:
+        """Valid pixels of each image and class in neither map, in the target, in `pred`, in both: (N, C, 4) int64."""
+        return self._counted[0]
 
-    def logic(self, node: e.Logic, left: Tensor, right: Tensor) -> Tensor:
-        return left & right if node.op == "&" else left | right if node.op == "|" else left ^ right
+    @cached_property
+    def _counted(self) -> tuple[Tensor, Tensor]:
+        """`counts`, and whether a map has the class at any pixel, (N, C) boolean."""
+        size = self.num_classes
+        counts, present = [], []
+        for pred, target in self._images((size + 1) * size):
+            first = torch.arange(len(pred), device=pred.device).to(torch.int32) * (size + 1)
+            row = target.to(torch.int32) + first.view(-1, *[1] * (pred.ndim - 1))  # a row a label, the last of ignored
+            matrix = torch.bincount((row * size + pred).flatten(), minlength=len(pred) * (size + 1) * size)
+            matrix = matrix.view(-1, size + 1, size)
+            both = matrix.diagonal(dim1=1, dim2=2)
+            in_pred, in_target = matrix[:, :size].sum(1), matrix[:, :size].sum(2)
+            neither = in_pred.sum(1, keepdim=True) - in_pred - in_target + both
+            counts.append(torch.stack([neither, in_target - both, in_pred - both, both], dim=2))
+            present.append(matrix.sum(1) + in_target > 0)
+        return torch.cat(counts), torch.cat(present)
+
+    def parts(self) -> Iterator[tuple[list[TruthMaps], Tensor]]:
+        """Maps of a few images at a time, in parts of a few classes each.
+
+        A class that no map of these images has is like any other such class: one stands for all of them.
+
+        Yields:
+            The parts, and for each class which of their maps are its own, (C,).
+        """
+        pixels = max(1, self.pred[:1].numel())
+        present = torch.split(self._counted[1], _step(pixels * self.num_classes))
+        for (pred, target), has in zip(self._images(pixels * self.num_classes), present, strict=True):
+            found = has.any(0)
+            classes = found.nonzero().flatten()
+            place = torch.where(found, found.cumsum(0) - 1, len(classes))
+            if len(classes) < self.num_classes:
+                classes = torch.cat([classes, classes.new_tensor([self.num_classes + 1])])  # a label of no pixel
+            valid = ~_equal(target, target.new_tensor(self.num_classes))
+            together = torch.split(classes.to(pred.dtype), _step(pixels * max(1, len(pred))))
+            yield [TruthMaps(pred, target, some, valid) for some in together], place
+
+    def _images(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Both label maps of a few images at a time, by the size of what is made of an image."""
+        return zip(torch.split(self.pred, _step(size)), torch.split(self.target, _step(size)), strict=True)
+
+
+def _step(size: int) -> int:
+    return max(1, _PART // size)
+
+
+def _equal(labels: Tensor, label: Tensor) -> Tensor:
+    """`labels == label` for small integers, which torch compares much faster into bytes."""
+    if labels.dtype != torch.uint8:
+        return labels == label
+    return torch.eq(labels, label, out=labels.new_empty(0)).view(torch.bool)
 
 
 def statistics(expr: e.Expr, classes: Classes = "metric") -> tuple[e.Sum, ...]:
@@ -80,10 +165,15 @@ def statistics(expr: e.Expr, classes: Classes = "metric") -> tuple[e.Sum, ...]:
     return tuple(nodes)
 
 
-def sums(nodes: tuple[e.Sum, ...], maps: Maps) -> Sums:
+def sums(nodes: tuple[e.Sum, ...], maps: Maps | ExactMaps) -> Sums:
     """The values of the sums over a batch; shared parts are computed once."""
-    done: dict[e.Expr, Tensor] = {}
-    return {node: _sum(node, maps, done) for node in nodes}
+    if isinstance(maps, Maps):
+        done: dict[e.Expr, Tensor] = {}
+        return {node: _reduced(node, _over_pixels(_summand(node, maps, done))) for node in nodes}
+    by_pixel = tuple(node for node in nodes if _is_pointwise(node))
+    by_map = tuple(node for node in nodes if node not in by_pixel)
+    rows = (_counted_rows(by_pixel, maps) if by_pixel else {}) | (_mapped_rows(by_map, maps) if by_map else {})
+    return {node: _reduced(node, rows[node]) for node in nodes}
 
 
 def value(expr: e.Expr, statistics: Sums, classes: Classes = "metric") -> Tensor:
@@ -98,19 +188,81 @@ def value(expr: e.Expr, statistics: Sums, classes: Classes = "metric") -> Tensor
     return _value(expr, statistics, classes, {}).reshape(())
 
 
-def class_values(mean: e.ClassMean, statistics: Sums) -> Tensor:
-    """What a class mean of the whole data set averages: a value for each class, (C,); 0 for one that does not count."""
-    return _value(mean.value, statistics, "metric", {}).flatten()
+def class_values(expr: e.Expr, statistics: Sums) -> Tensor:
+    """The values of an expression that has a class axis and no image axis, (C,)."""
+    return _value(expr, statistics, "metric", {}).flatten()
 
 
-def _sum(node: e.Sum, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
+def _reduced(node: e.Sum, rows: Tensor) -> Tensor:
+    return rows if node.per_image else rows.sum(0, keepdim=True)
+
+
+def _summand(node: e.Sum, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
     x = _map(node.map, maps, done)
     if node.within is not None:
         x = _times(x, _map(node.within, maps, done))
     if node.void == "skip" and maps.valid is not None:
         x = _times(x, maps.valid)
-    rows = x.unsqueeze(-1).flatten(2).sum(2)
-    return rows if node.per_image else rows.sum(0, keepdim=True)
+    return x
+
+
+def _over_pixels(x: Tensor) -> Tensor:
+    """Sums over all pixels: (N, C, *S) -> (N, C), int64 of truth values."""
+    x = x.unsqueeze(-1).flatten(2)
+    if x.dtype != torch.bool:
+        return x.sum(2)
+    x, rows = x.view(torch.uint8), 255  # as many truth values as a byte can count: much faster than counting in int64
+    whole = x.shape[2] // rows
+    counted = x[..., : rows * whole].reshape(*x.shape[:2], rows, whole).sum(2, dtype=torch.uint8)
+    return counted.sum(2) + x[..., rows * whole :].sum(2)
+
+
+def _is_pointwise(node: e.Sum) -> bool:
+    """Whether each valid pixel counts by its own truth values alone, and no other pixel."""
+    return node.void == "skip" and all(
+        isinstance(part, e.Leaf | e.Number | e.Logic | e.Not | e.Arithmetic) for part in node.walk() if part is not node
+    )
+
+
+def _counted_rows(nodes: tuple[e.Sum, ...], maps: ExactMaps) -> Sums:
+    """The sums of each image from the counts of its pixels: maps of four pixels, one of each kind, say what each is."""
+    counts = maps.counts
+    kinds = torch.arange(4, device=counts.device).unsqueeze(0)  # in the order of the counts
+    table = TruthMaps(kinds // 2, kinds % 2, classes=kinds.new_ones(1))
+    done: dict[e.Expr, Tensor] = {}
+    return {node: (_summand(node, table, done) * counts).sum(2) for node in nodes}
+
+
+def _mapped_rows(nodes: tuple[e.Sum, ...], maps: ExactMaps) -> Sums:
+    """The sums of each image from its maps, made for a few images and classes at a time."""
+    walked = dict.fromkeys(part for node in nodes for part in node.walk())
+    joins = [part for part in walked if isinstance(part, e.AnyClass)]
+    rows: dict[e.Sum, list[Tensor]] = {node: [] for node in nodes}
+    for parts, place in maps.parts():
+        joined: dict[e.Expr, Tensor] = {}
+        for join in joins:  # inner ones come first
+            joined[join] = _joined(join, parts, place, joined)
+        columns: dict[e.Sum, list[Tensor]] = {node: [] for node in nodes}
+        for part in parts:
+            done = dict(joined)
+            for node in nodes:
+                if "class" in node.axes or part is parts[0]:
+                    columns[node].append(_over_pixels(_summand(node, part, done)))
+        for node, found in columns.items():
+            rows[node].append(torch.cat(found, 1)[:, place] if "class" in node.axes else found[0])
+    return {node: torch.cat(found) for node, found in rows.items()}
+
+
+def _joined(node: e.AnyClass, parts: list[TruthMaps], place: Tensor, joined: dict[e.Expr, Tensor]) -> Tensor:
+    """Whether any class counts at a pixel, without the maps of all classes at once."""
+    counted = set(place[0 if node.background else 1 :].tolist())
+    x, number = torch.zeros_like(parts[0].leaf(e.pred)[:, :1]), 0
+    for part in parts:
+        for column in torch.split(_map(node.map, part, dict(joined)), 1, dim=1):
+            if number in counted:
+                x = x | column
+            number += 1
+    return x
 
 
 def _map(expr: e.Expr, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
@@ -126,9 +278,12 @@ def _map(expr: e.Expr, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
             inner = _map(node.map, maps, done)
             x = ~inner if inner.dtype == torch.bool else 1 - inner
         case e.Erode():
-            x = minimum_filter(_map(node.map, maps, done), radius=1)
+            inner = _map(node.map, maps, done)
+            x = minimum_filter(inner, in_pixels(node.radius, inner.shape[2:]), node.border)
         case e.Dilate():
-            x = maximum_filter(_map(node.map, maps, done), node.radius)
+            inner = _map(node.map, maps, done)
+            widen = maximum_filter if node.shape == "square" else ball_maximum_filter
+            x = widen(inner, in_pixels(node.radius, inner.shape[2:]))
         case e.AnyClass():
             inner = _map(node.map, maps, done)
             inner = inner if node.background else inner[:, 1:]
@@ -230,8 +385,10 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor, counted: Tensor, axis: int) -> Tensor:
-    number = counted.sum(axis, keepdim=True)
-    return torch.where(counted, x, 0.0).sum(axis, keepdim=True) / number.clamp(min=1)
+    number, kept = counted.sum(axis, keepdim=True), torch.where(counted, x, 0.0)
+    if axis == 0:
+        kept = kept.sort(0).values  # one order of summation: the mean does not depend on the order of the images
+    return kept.sum(axis, keepdim=True) / number.clamp(min=1)
 
 
 def _worst(x: Tensor, counted: Tensor, fraction: float) -> Tensor:

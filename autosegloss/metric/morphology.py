@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 _Pick = Callable[[Tensor, Tensor], Tensor]
+
+
+def in_pixels(radius: float, sides: Sequence[int]) -> int:
+    """A radius in pixels: an int as it is, a share of the image's diagonal rounded, at least 1."""
+    if isinstance(radius, int):
+        return radius
+    return max(1, round(radius * math.sqrt(sum(side * side for side in sides))))
 
 
 def maximum_filter(x: Tensor, radius: int) -> Tensor:
@@ -20,30 +28,56 @@ def maximum_filter(x: Tensor, radius: int) -> Tensor:
     Returns:
         Maps shaped like `x`, differentiable where `x` is floating.
     """
-    return _filter(x, radius, torch.logical_or if x.dtype == torch.bool else torch.maximum)
-
-
-def minimum_filter(x: Tensor, radius: int) -> Tensor:
-    """Minimum over the (2 radius + 1)-wide cube around each pixel; arguments as `maximum_filter`."""
-    return _filter(x, radius, torch.logical_and if x.dtype == torch.bool else torch.minimum)
-
-
-def _filter(x: Tensor, radius: int, pick: _Pick) -> Tensor:
+    pick = _maximum(x)
     for axis in range(2, x.ndim):  # a cube is separable
-        x = _filter_axis(x, axis, min(radius, x.shape[axis] - 1), pick)
+        x = _filter_axis(x, axis, radius, pick)
     return x
 
 
-def _filter_axis(x: Tensor, axis: int, radius: int, pick: _Pick) -> Tensor:
+def minimum_filter(x: Tensor, radius: int, border: bool = False) -> Tensor:
+    """Minimum over the (2 radius + 1)-wide cube around each pixel; arguments as `maximum_filter`.
+
+    With `border` what lies outside the image counts, as 0.
+    """
+    pick = torch.logical_and if x.dtype == torch.bool else torch.minimum
+    for axis in range(2, x.ndim):
+        x = _filter_axis(x, axis, radius, pick, border)
+    return x
+
+
+def ball_maximum_filter(x: Tensor, radius: int) -> Tensor:
+    """Maximum over the pixels within a Euclidean distance of `radius`; arguments as `maximum_filter`."""
+    return _ball(x, 2, radius * radius, _maximum(x)) if x.ndim > 2 else x
+
+
+def _maximum(x: Tensor) -> _Pick:
+    return torch.logical_or if x.dtype == torch.bool else torch.maximum
+
+
+def _ball(x: Tensor, axis: int, squared: int, pick: _Pick) -> Tensor:
+    """The maximum over the ball of a squared radius in the spatial axes from `axis` on: of a smaller ball per slice."""
+    reach, length = math.isqrt(squared), x.shape[axis]
+    if axis == x.ndim - 1:
+        return _filter_axis(x, axis, reach, pick)
+    slices: dict[int, Tensor] = {}  # by the radius of the slice where that says it all: the last axis
+    result = _ball(x, axis + 1, squared, pick)
+    for offset in range(1, min(reach, length - 1) + 1):
+        left = squared - offset * offset
+        key = math.isqrt(left) if axis == x.ndim - 2 else left
+        if key not in slices:
+            slices[key] = _padded(_ball(x, axis + 1, left, pick), axis, reach)
+        for start in (reach - offset, reach + offset):
+            result = pick(result, slices[key].narrow(axis, start, length))
+    return result
+
+
+def _filter_axis(x: Tensor, axis: int, radius: int, pick: _Pick, border: bool = False) -> Tensor:
     """A running extremum of half-width `radius`, by windows of doubling width."""
     length = x.shape[axis]
+    radius = min(radius, length if border else length - 1)  # beyond it no window changes
     if radius <= 0:
         return x
-    ends = [
-        x.narrow(axis, 0, 1).expand(_with(x.shape, axis, radius)),
-        x.narrow(axis, length - 1, 1).expand(_with(x.shape, axis, radius)),
-    ]
-    window = torch.cat([ends[0], x, ends[1]], dim=axis)  # repeating the edge adds nothing new to a window that holds it
+    window = _padded(x, axis, radius, border)
     width, full = 1, 2 * radius + 1
     while width < full:
         step = min(width, full - width)
@@ -53,5 +87,12 @@ def _filter_axis(x: Tensor, axis: int, radius: int, pick: _Pick) -> Tensor:
     return window
 
 
-def _with(shape: torch.Size, axis: int, size: int) -> list[int]:
-    return [size if dimension == axis else length for dimension, length in enumerate(shape)]
+def _padded(x: Tensor, axis: int, size: int, zeros: bool = False) -> Tensor:
+    """`size` pixels more at both ends: zeros, or the edge repeated, which adds nothing to a window that holds it."""
+    shape = list(x.shape)
+    shape[axis] = size
+    if zeros:
+        ends = [x.new_zeros(shape)] * 2
+    else:
+        ends = [x.narrow(axis, start, 1).expand(shape) for start in (0, x.shape[axis] - 1)]
+    return torch.cat([ends[0], x, ends[1]], dim=axis)

@@ -51,9 +51,9 @@ class _Printer:
             case e.Not():
                 return f"~{self.operand(node.map, _UNARY)}", _UNARY
             case e.Erode():
-                return self.call("erode", node.map), _ATOM
+                return self.call("erode", node.map, radius=node.radius, border=node.border), _ATOM
             case e.Dilate():
-                return self.call("dilate", node.map, radius=node.radius), _ATOM
+                return self.call("dilate", node.map, radius=node.radius, shape=node.shape), _ATOM
             case e.AnyClass():
                 return self.call("any_class", node.map, background=node.background), _ATOM
             case e.Sum():

@@ -105,9 +105,8 @@ class Proxy:
         if not validate:
             return Evaluation(reward, metrics, {})
         scores = self._evaluate(network, dataset.validation)
-        classes = {
-            CLASS_PREFIX + name: value for name, value in zip(dataset.classes, scores.class_values("miou"), strict=True)
-        }
+        of_classes = zip(dataset.classes, scores.class_values("miou") or (), strict=True)
+        classes = {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
         return Evaluation(reward, metrics, scores.values() | classes)
 
     def loss(self, theta: tuple[float, ...] | None) -> Loss:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import math
 import pickle
 from typing import Any
 
@@ -51,9 +53,14 @@ def numpy_value(expr: Expr, labels: strategies.Labels, ignored: int = 255) -> fl
             case e.Not():
                 return 1 - read(node.map)
             case e.Erode():
-                return oracles.erode(read(node.map))
+                x = read(node.map)
+                return oracles.window(x, pixels(node.radius, x), 0.0 if node.border else 1.0).min(0)
             case e.Dilate():
-                return oracles.dilate(read(node.map), node.radius)
+                x = read(node.map)
+                radius = pixels(node.radius, x)
+                shifts = itertools.product(range(-radius, radius + 1), repeat=x.ndim - 2)
+                near = [node.shape == "square" or sum(s * s for s in shift) <= radius**2 for shift in shifts]
+                return oracles.window(x, radius, 0.0)[near].max(0)
             case e.AnyClass():
                 return read(node.map)[:, 0 if node.background else 1 :].max(1, keepdims=True, initial=0)
             case e.Arithmetic():
@@ -77,6 +84,9 @@ def numpy_value(expr: Expr, labels: strategies.Labels, ignored: int = 255) -> fl
                 value, counted = over(node)
                 return np.array([[worst(value[:, c][counted[:, c]], node.fraction) for c in range(value.shape[1])]])
         raise AssertionError(node)
+
+    def pixels(radius: float, x: npt.NDArray[np.float64]) -> int:
+        return radius if isinstance(radius, int) else max(1, round(radius * math.dist(x.shape[2:], [0] * (x.ndim - 2))))
 
     def over(node: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         value = read(node.value)
@@ -172,18 +182,22 @@ def test_order_batches_and_shards_change_nothing(labels: strategies.Labels, data
         assert single.compute() == expected[name]
 
 
-def test_images_of_several_sizes_make_one_data_set() -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in ("gacc", "macc", "miou", "fwiou", "dice", "miou_i", "miou_c")),
+        ("tversky", {"alpha": 0.3, "beta": 0.7}),
+        *((name, {"radius": 5, "background": False}) for name in ("biou", "bf1")),
+    ],
+)
+def test_images_of_several_sizes_make_one_data_set(name: str, options: dict[str, Any]) -> None:
     random = np.random.default_rng(4)
     maps = [tuple(random.integers(0, 3, (2, *shape)) for _ in "pt") for shape in ((3, 5), (4, 4), (1, 9))]
-    for name in METRICS:
-        accumulator = Accumulator(metric(name), 3)
-        for guess, truth in maps:
-            accumulator.update(torch.tensor(guess), torch.tensor(truth))
-        options = {"biou": {"radius": 5, "background": False}, "bf1": {"radius": 5, "background": False}}.get(name, {})
-        options = {"alpha": 0.3, "beta": 0.7} if name == "tversky" else options
-        images = [[image for pair in maps for image in pair[side]] for side in (0, 1)]
-        expected = getattr(oracles, name)(*images, 3, **options)
-        assert accumulator.compute() == pytest.approx(expected, abs=1e-12), name
+    accumulator = Accumulator(metric(name, **options), 3)
+    for guess, truth in maps:
+        accumulator.update(torch.tensor(guess), torch.tensor(truth))
+    images = [[image for pair in maps for image in pair[side]] for side in (0, 1)]
+    assert accumulator.compute() == pytest.approx(getattr(oracles, name)(*images, 3, **options), abs=1e-12)
 
 
 def test_merging_leaves_the_other_as_it_is() -> None:
@@ -259,12 +273,50 @@ def test_a_target_with_a_channel_axis() -> None:
 
 
 def test_labels_of_whole_images_are_maps_of_one_pixel() -> None:
+    """But for metrics of the border of the image, which takes an axis to have one."""
     guess, truth = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 255])
-    flat, maps, scores = (Accumulators(WHOLE, 3) for _ in range(3))
+    exprs = {
+        name: expr
+        for name, expr in WHOLE.items()
+        if not any(isinstance(node, e.Erode) and node.border for node in expr.walk())
+    }
+    assert len(exprs) > len(WHOLE) / 2
+    flat, maps, scores = (Accumulators(exprs, 3) for _ in range(3))
     flat.update(guess, truth)
     maps.update(guess.view(4, 1), truth.view(4, 1))
     scores.update(torch.eye(3)[guess], truth)
     assert flat.values() == maps.values() == scores.values()
+
+
+@settings(max_examples=60)
+@given(labels=strategies.labels(), data=st.data())
+def test_a_mask_is_an_ignored_label(labels: strategies.Labels, data: st.DataObject) -> None:
+    """In maps of any number of axes, for every metric; what the target holds outside the mask is never looked at."""
+    guess, truth = labels.tensors()
+    random = np.random.default_rng(data.draw(strategies.seeds))
+    mask = torch.from_numpy(random.random(truth.shape) < data.draw(st.sampled_from([0.0, 0.5, 1.0])))
+    ignored = data.draw(st.sampled_from([255, -1, 0]))
+    truth = torch.where(truth == 255, ignored, truth)
+    masked, written = (Accumulators(WHOLE, labels.num_classes, ignore_index=ignored) for _ in range(2))
+    given_ = data.draw(st.sampled_from([truth, torch.where(mask, truth, 77)]))
+    before = given_.clone()
+    masked.update(guess, given_, mask.unsqueeze(1) if data.draw(st.booleans()) else mask)
+    written.update(guess, torch.where(mask, truth, ignored))
+    assert masked.values() == written.values()
+    assert torch.equal(given_, before)
+
+
+def test_a_mask_by_hand() -> None:
+    accumulator = Accumulator("gacc", 2)
+    accumulator.update(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 1, 0]]), torch.tensor([[False, True, True]]))
+    assert accumulator.compute() == 1 / 2
+
+
+def test_a_mask_in_a_type_that_cannot_hold_the_ignored_label() -> None:
+    accumulator = Accumulator("gacc", 2, ignore_index=-100)
+    target = torch.tensor([[0, 1, 0]], dtype=torch.uint8)
+    accumulator.update(torch.tensor([[0, 1, 1]]), target, torch.tensor([[False, True, True]]))
+    assert accumulator.compute() == 1 / 2
 
 
 def test_reset_forgets_everything() -> None:
@@ -364,6 +416,18 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             InputError,
             "target has shape (1, 2, 2); (2, 2, 2) or (2, 1, 2, 2) is wanted.",
         ),
+        (
+            torch.full((1, 3, 2, 2), torch.nan),
+            LABELS,
+            InputError,
+            "scores are NaN at 4 of 4 pixels; no class is the best there.",
+        ),
+        (
+            torch.tensor([[[0.0, 2.0], [torch.nan, 1.0], [9.0, torch.inf]]]),
+            LABELS[:, 0],
+            InputError,
+            "scores are NaN at 1 of 2 pixels; no class is the best there.",
+        ),
     ],
 )
 def test_mistakes_in_a_batch(guess: Any, truth: Any, kind: type[Exception], expected: str) -> None:
@@ -375,6 +439,23 @@ def test_mistakes_in_a_batch(guess: Any, truth: Any, kind: type[Exception], expe
     assert type(caught.value) is kind
     assert str(caught.value) == expected
     assert accumulator.values() == before
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind", "expected"),
+    [
+        (LABELS, InputTypeError, "mask is torch.int64; a boolean torch tensor is wanted, True where a pixel counts."),
+        ([[True]], InputTypeError, "mask is list; a boolean torch tensor is wanted, True where a pixel counts."),
+        (torch.ones(1, 2, dtype=torch.bool), InputError, "mask has shape (1, 2); (1, 2, 2) or (1, 1, 2, 2) is wanted."),
+    ],
+)
+def test_mistakes_in_a_mask(mask: Any, kind: type[Exception], expected: str) -> None:
+    accumulator = Accumulator("gacc", 3)
+    with pytest.raises(kind) as caught:
+        accumulator.update(LABELS, LABELS, mask)
+    assert type(caught.value) is kind
+    assert str(caught.value) == expected
+    assert accumulator.compute() == 0
 
 
 @pytest.mark.parametrize(
@@ -407,19 +488,32 @@ def test_what_is_no_metric() -> None:
     ],
 )
 def test_only_the_same_can_be_merged(other: Any) -> None:
+    this = Accumulator(metric("miou"), 3)
     with pytest.raises(InputError) as caught:
-        Accumulator(metric("miou"), 3).merge(other)
-    assert str(caught.value) == "only accumulators of the same metrics, num_classes and ignore_index can be merged."
+        this.merge(other)
+    assert str(caught.value) == f"only what counts the same can be merged, but\n  {other!r} is not\n  {this!r}."
+
+
+def test_an_accumulator_says_what_it_counts() -> None:
+    assert repr(Accumulator("gacc", 3, ignore_index=0)) == (
+        "Accumulator({'metric': 'class_sum(total(pred & target)) / class_sum(total(target))'}, "
+        "num_classes=3, ignore_index=0)"
+    )
 
 
 def test_class_values_are_what_the_mean_averages() -> None:
     accumulator = Accumulator("miou", num_classes=3)
     accumulator.update(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 1, 1, 255]]))
-    assert accumulator.class_values("metric") == [0.5, 0.5, 0.0]
-    assert accumulator.compute() == 0.5  # class 2 is in neither map
+    assert accumulator.class_values("metric") == [0.5, 0.5, None]  # class 2 is in neither map
+    assert accumulator.compute() == 0.5
 
 
-@pytest.mark.parametrize("name", ["gacc", "miou_i"])
+def test_class_values_per_image_are_means_over_the_images_with_the_class() -> None:
+    accumulator = Accumulator("miou_i", num_classes=3)
+    accumulator.update(torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]]), torch.tensor([[0, 1, 1, 1], [0, 0, 0, 0]]))
+    assert accumulator.class_values("metric") == [0.75, pytest.approx(2 / 3), None]
+
+
+@pytest.mark.parametrize("name", ["gacc", "miou_c * 1.0"])
 def test_what_is_no_mean_over_classes_has_no_class_values(name: str) -> None:
-    with pytest.raises(InputError, match="not a mean over classes in the end"):
-        Accumulator(name, num_classes=2).class_values("metric")
+    assert Accumulator(name, num_classes=2).class_values("metric") is None

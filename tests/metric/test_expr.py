@@ -28,7 +28,7 @@ from autosegloss.metric import (
     target,
     total,
 )
-from autosegloss.metric.expr import Leaf, as_expr
+from autosegloss.metric.expr import Leaf, as_expr, band
 from tests import strategies
 
 I, U, T = total(pred & target), total(pred | target), total(target)  # noqa: E741
@@ -55,6 +55,8 @@ def test_equal_expressions_are_one_object() -> None:
     assert total(pred) is not total(pred, void="keep")
     assert total(pred) is not total(pred, within=target)
     assert dilate(pred, 1) is not dilate(pred, 2)
+    assert dilate(pred, 2) is dilate(pred, 2, "square") is not dilate(pred, 2, "disk")
+    assert erode(pred) is erode(pred, 1) is not erode(pred, border=True)
     assert any_class(pred) is not any_class(pred, background=False)
     assert class_mean(I) is not class_mean(I, background=False)
     assert image_worst(per_image(pred), 1) is image_worst(per_image(pred), 1.0)
@@ -214,7 +216,8 @@ def test_operators_take_numbers_on_either_side() -> None:
 
 def test_short_forms() -> None:
     assert boundary(pred) is pred ^ erode(pred)
-    assert dilate(pred, 0) is pred
+    assert band(pred) is pred ^ erode(pred, 0.02, border=True)
+    assert dilate(pred, 0) is dilate(pred, 0, "disk") is erode(pred, 0) is pred
 
 
 def test_text_for_people() -> None:
@@ -235,6 +238,7 @@ def test_an_expression_is_neither_true_nor_false() -> None:
 
 # Mistakes: the text is golden
 
+LENGTH = "it is a whole number of pixels, 0 or more, or a share of the image's diagonal in (0, 1)."
 LOGIC = "`{}` joins two pixel maps, but\n  {} and {}."
 
 
@@ -341,9 +345,17 @@ def test_what_does_not_fit_together(build: Callable[[], Any], expected: str) -> 
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        (lambda: dilate(pred, -1), "dilate: radius is -1; it is a whole number of pixels, 0 or more."),
-        (lambda: dilate(pred, 1.5), "dilate: radius is 1.5; it is a whole number of pixels, 0 or more."),
-        (lambda: dilate(pred, True), "dilate: radius is True; it is a whole number of pixels, 0 or more."),
+        (lambda: dilate(pred, -1), f"dilate: radius is -1; {LENGTH}"),
+        (lambda: dilate(pred, 1.5), f"dilate: radius is 1.5; {LENGTH}"),
+        (lambda: dilate(pred, 1.0), f"dilate: radius is 1.0; {LENGTH}"),
+        (lambda: dilate(pred, 0.0), f"dilate: radius is 0.0; {LENGTH}"),
+        (lambda: dilate(pred, float("nan")), f"dilate: radius is nan; {LENGTH}"),
+        (lambda: dilate(pred, True), f"dilate: radius is True; {LENGTH}"),
+        (lambda: dilate(pred, 2, "round"), 'dilate: shape is \'round\'; allowed: "square", "disk".'),
+        (lambda: erode(pred, -1), f"erode: radius is -1; {LENGTH}"),
+        (lambda: erode(pred, border=1), "erode: border is 1; allowed: True, False."),
+        (lambda: band(pred, 0), f"band: width is 0; {LENGTH.replace('0 or', '1 or')}"),
+        (lambda: band(pred, 2.5), f"band: width is 2.5; {LENGTH.replace('0 or', '1 or')}"),
         (lambda: any_class(pred, 1), "any_class: background is 1; allowed: True, False."),
         (lambda: class_mean(I, background="no"), "class_mean: background is 'no'; allowed: True, False."),
         (lambda: total(pred, void="drop"), 'total: void is \'drop\'; allowed: "skip", "keep".'),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import autosegloss as asl
 from autosegloss.errors import ExprError, InputError, ParseError
 from autosegloss.metric import METRICS, Expr, class_mean, class_sum, metric, parse, pred, target, total
-from autosegloss.metric.expr import BUILDERS, Leaf, Number
+from autosegloss.metric.expr import BUILDERS, Leaf, Number, band
 from tests import strategies
 
 NAMES = {"pred": pred, "target": target, **BUILDERS}
@@ -111,6 +111,11 @@ def test_a_tower_of_shared_parts_stays_short() -> None:
         (total(pred, within=target & pred), "total(pred, within=target & pred)"),
         (class_mean(total(pred), background=False), "class_mean(total(pred), background=False)"),
         (asl.any_class(pred, background=False), "any_class(pred, background=False)"),
+        (asl.erode(pred, 2), "erode(pred, radius=2)"),
+        (asl.erode(pred, border=True), "erode(pred, border=True)"),
+        (asl.erode(pred, 0.5, True), "erode(pred, radius=0.5, border=True)"),
+        (asl.dilate(pred, 2, "disk"), 'dilate(pred, radius=2, shape="disk")'),
+        (asl.dilate(pred, 0.0075), "dilate(pred, radius=0.0075)"),
         (asl.image_worst(asl.per_image(pred), 1), "image_worst(per_image(pred), fraction=1)"),
         (asl.image_worst(asl.per_image(pred), 0.05), "image_worst(per_image(pred), fraction=0.05)"),
     ],
@@ -126,6 +131,8 @@ def test_the_text_has_no_parenthesis_too_many(expr: Expr, text: str) -> None:
 def test_metrics_of_the_catalogue_are_names_and_functions() -> None:
     assert parse("miou") is METRICS["miou"]()
     assert parse("biou(3, background=True)") is METRICS["biou"](radius=3, background=True)
+    assert parse("band(pred, 3) & band(target)") is band(pred, width=3) & band(target, 0.02)
+    assert parse("fbeta_i(beta=2, worst=0.05)") is METRICS["fbeta_i"](2, worst=0.05)
     mixed = parse("0.5 * miou + 0.5 * bf1(radius=3)")
     assert mixed is 0.5 * METRICS["miou"]() + 0.5 * METRICS["bf1"](radius=3)
 
@@ -192,13 +199,18 @@ def test_numbers() -> None:
         (
             "1 + totale(pred)",
             "unknown function `totale` (did you mean `total`?); known: total, per_image, class_mean, class_sum, "
-            "image_mean, image_worst, erode, dilate, boundary, any_class, gacc, macc, miou, fwiou, biou, bf1, dice, "
-            "jaccard, tversky, miou_i, miou_c.\n"
+            "image_mean, image_worst, erode, dilate, boundary, band, any_class, gacc, gacc_i, macc, macc_i, macc_c, "
+            "recall, recall_i, recall_c, precision, precision_i, precision_c, miou, miou_i, miou_c, jaccard, "
+            "jaccard_i, jaccard_c, fwiou, dice, dice_i, dice_c, fbeta, fbeta_i, fbeta_c, tversky, tversky_i, "
+            "tversky_c, biou, boundary_iou, boundary_iou_i, bf1, bf1_i.\n"
             "  1 + totale(pred)\n"
             "      ^",
         ),
-        ("dilate(pred)", "dilate(map, radius): missing a required argument: 'radius'.\n  dilate(pred)\n  ^"),
-        ("erode(pred, 1)", "erode(map): too many positional arguments.\n  erode(pred, 1)\n  ^"),
+        (
+            "dilate(pred)",
+            "dilate(map, radius, shape='square'): missing a required argument: 'radius'.\n  dilate(pred)\n  ^",
+        ),
+        ("boundary(pred, 1)", "boundary(map): too many positional arguments.\n  boundary(pred, 1)\n  ^"),
         (
             "total(pred, withn=target)",
             "total: unknown option `withn` (did you mean `within`?); allowed: map, within, void.\n"
@@ -207,7 +219,8 @@ def test_numbers() -> None:
         ),
         (
             "0.5 * biou(radius=-1)",
-            "dilate: radius is -1; it is a whole number of pixels, 0 or more.\n  0.5 * biou(radius=-1)\n        ^",
+            "dilate: radius is -1; it is a whole number of pixels, 0 or more, or a share of the image's diagonal in "
+            "(0, 1).\n  0.5 * biou(radius=-1)\n        ^",
         ),
         ("(pred := target)", "`pred` has a meaning already; choose another name.\n  (pred := target)\n   ^"),
         ("(miou := target)", "`miou` has a meaning already; choose another name.\n  (miou := target)\n   ^"),
@@ -416,6 +429,13 @@ def test_ways_to_name_a_metric() -> None:
     assert asl.metric("1 - miou") is 1 - miou
 
 
+KNOWN = (
+    "bf1, bf1_i, biou, boundary_iou, boundary_iou_i, dice, dice_c, dice_i, fbeta, fbeta_c, fbeta_i, fwiou, gacc, "
+    "gacc_i, jaccard, jaccard_c, jaccard_i, macc, macc_c, macc_i, miou, miou_c, miou_i, precision, precision_c, "
+    "precision_i, recall, recall_c, recall_i, tversky, tversky_c, tversky_i"
+)
+
+
 @pytest.mark.parametrize(
     ("spec", "options", "kind", "expected"),
     [
@@ -423,16 +443,9 @@ def test_ways_to_name_a_metric() -> None:
             "mioo",
             {},
             InputError,
-            "unknown metric `mioo` (did you mean `miou`?); known: bf1, biou, dice, fwiou, gacc, jaccard, macc, miou, "
-            "miou_c, miou_i, tversky.",
+            f"unknown metric `mioo` (did you mean `miou`?); known: {KNOWN}.",
         ),
-        (
-            "unheard_of",
-            {},
-            InputError,
-            "unknown metric `unheard_of`; known: bf1, biou, dice, fwiou, gacc, jaccard, macc, miou, miou_c, miou_i, "
-            "tversky.",
-        ),
+        ("unheard_of", {}, InputError, f"unknown metric `unheard_of`; known: {KNOWN}."),
         ("miou", {"radius": 3}, InputError, "miou: unknown option `radius`; allowed: background."),
         (
             "biou",
@@ -442,7 +455,22 @@ def test_ways_to_name_a_metric() -> None:
         ),
         ("gacc", {"radius": 3}, InputError, "gacc: unknown option `radius`; allowed: none."),
         ({"name": "gacc", "spec": 3}, {}, InputError, "gacc: unknown option `spec`; allowed: none."),
-        ("bf1", {"radius": 1.5}, InputError, "dilate: radius is 1.5; it is a whole number of pixels, 0 or more."),
+        (
+            "bf1",
+            {"radius": 1.5},
+            InputError,
+            "dilate: radius is 1.5; it is a whole number of pixels, 0 or more, or a share of the image's diagonal in "
+            "(0, 1).",
+        ),
+        ("fbeta_c", {"beta": -2}, InputError, "fbeta: beta is -2; it is a weight of 0 or more."),
+        (
+            "miou_i",
+            {"worst": 5},
+            InputError,
+            "image_worst: fraction is 5; it is a share of the images in (0, 1], such as 0.05.",
+        ),
+        ("miou", {"worst": 0.05}, InputError, "miou: unknown option `worst`; allowed: background."),
+        ("dice_i", {"background": 0}, InputError, "class_mean: background is 0; allowed: True, False."),
         ("tversky", {"alpha": -1}, InputError, "tversky: alpha is -1; it is a weight of 0 or more."),
         ("tversky", {"beta": float("inf")}, InputError, "tversky: beta is inf; it is a weight of 0 or more."),
         ("tversky", {"beta": True}, InputError, "tversky: beta is True; it is a weight of 0 or more."),
