@@ -267,7 +267,8 @@ def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
         ),
         (
             "metric.radius=-1",
-            "--set metric.radius=-1: metric: dilate: radius is -1; it is a whole number of pixels, 0 or more.",
+            "--set metric.radius=-1: metric: dilate: radius is -1; it is a whole number of pixels, 0 or more, "
+            "or a share of the image's diagonal in (0, 1).",
         ),
         ("search={std: 0}", "--set search={std: 0}: search.std: must be greater than 0, not `0`"),
         ("search={std: 1, std: 1}", "--set search={std: 1, std: 1}: search.std: given twice"),
