@@ -104,9 +104,14 @@ def _summary(loss: SurrogateLoss) -> str:
 
 
 def _metrics(given: argparse.Namespace, console: Console) -> None:
+    names: dict[object, str] = {}
     for name, build in METRICS.items():
+        title, expr = f"{name}{signature_text(build)}", build()
+        if (same := names.setdefault(expr, name)) != name:
+            console.print(f"{title}\n    {same} by its other name", markup=False)
+            continue
         summary = " ".join((inspect.getdoc(build) or "").split("\n\n")[0].split())
-        console.print(f"{name + signature_text(build):<40} {summary}\n    {build()}", markup=False)
+        console.print(f"{title}\n    {summary}\n    {expr}", markup=False)
 
 
 def _evaluate(given: argparse.Namespace, console: Console) -> None:

@@ -182,9 +182,9 @@ class Accumulators(Tally):
         return [x if count > 0 else None for x, count in zip(values, counts, strict=True)]
 
     def sums(self) -> interpret.Sums:
-        """The sums that the metrics are made of, float64, with the images in an order that only their rows decide."""
+        """The sums that the metrics are made of, in float64; the images are in the order in which they were counted."""
         totals, rows = self.counts()
-        return {self._nodes[name]: value.to(torch.float64) for name, value in (totals | _in_order(rows)).items()}
+        return {self._nodes[name]: value.to(torch.float64) for name, value in (totals | rows).items()}
 
 
 class Accumulator(Accumulators):
@@ -209,14 +209,3 @@ class Accumulator(Accumulators):
     def compute(self) -> float:
         """The value over everything counted so far; 0 if that is nothing."""
         return self.values()["metric"]
-
-
-def _in_order(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows of images sorted by what they hold: a mean over images then has one order of summation."""
-    if not rows:
-        return {}
-    keys = torch.cat(list(rows.values()), dim=1)
-    order = torch.arange(len(keys))
-    for column in reversed(range(keys.shape[1])):
-        order = order[keys[order, column].sort(stable=True).indices]
-    return {name: value[order] for name, value in rows.items()}

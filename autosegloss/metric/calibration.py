@@ -14,6 +14,7 @@ from autosegloss.metric.labels import best_class, check_labels
 
 _BITS: Final = 28
 """A probability is counted as a whole number of 2^-28 (4e-9): finer than float32 near 1, and 10^10 pixels fit int64."""
+_PART: Final = 2**16  # pixels at a time: half a megabyte a class, whatever the size of the image
 
 
 class CalibrationError(Tally):
@@ -95,13 +96,13 @@ class CalibrationError(Tally):
                 f"scores are infinite at {int(infinite.sum())} of {infinite.numel()} pixels, without a softmax."
             )
         truth = check_labels(target, tuple(highest.shape), self.num_classes, self.ignore_index, "target", mask)
+        truth = truth.to(highest.device)
+        pixels = (truth != self.ignore_index).unsqueeze(-1).flatten(1).sum(1).cpu()
         gaps = torch.zeros(len(truth), self.num_classes if self.classwise else 1, self.bins, dtype=torch.int64)
-        pixels = torch.zeros(len(truth), dtype=torch.int64)
-        images = zip(prediction, highest, guess == truth.to(guess.device), truth.to(guess.device), strict=True)
-        for image, (scores, top, right, labels) in enumerate(images):
-            valid = labels != self.ignore_index
-            pixels[image] = valid.sum()
-            gaps[image] = self._gaps(scores[:, valid], top[valid], right[valid], labels[valid])
+        for gap, scores, *maps in zip(gaps, prediction, highest, guess == truth, truth, strict=True):
+            parts = [scores.reshape(self.num_classes, -1), *(each.reshape(-1) for each in maps)]
+            for part in zip(*(each.split(_PART, dim=-1) for each in parts), strict=True):
+                gap += self._gaps(*part).cpu()
         if self.per_image:
             self.add(Counts({}, {"images": torch.stack([gaps.abs().sum((1, 2)), pixels], dim=1)}))
         else:
@@ -120,8 +121,10 @@ class CalibrationError(Tally):
 
     def _gaps(self, scores: Tensor, top: Tensor, right: Tensor, labels: Tensor) -> Tensor:
         """Sum of (confidence - right or wrong) in each bin, (C or 1, B), of scores (C, P) and the rest, (P,) each."""
-        powers = scores.to(torch.float64) - top
-        sums = powers.exp_().sum(0)
+        valid = labels != self.ignore_index
+        labels, right = labels[valid], right[valid]
+        powers = scores[:, valid].to(torch.float64).sub_(top[valid]).exp_()
+        sums = powers.sum(0)
         said = [(1 / sums, right)]  # the power of the highest score is 1
         if self.classwise:
             said = [(p, labels == c) for c, p in enumerate(powers.div_(sums))]

@@ -1,8 +1,8 @@
 """The metrics people are judged by, each one expression.
 
 Written I = total(pred & target), U = total(pred | target), T = total(target), of each class; then TP = I, FP = U - T,
-FN = T - I. `pred` is seen through I and U only, which keeps the relaxed metric at its best where the prediction is the
-target (see the logic "godel"). What all entries have in common:
+FN = T - I. The scores of the pixels see `pred` through I and U only: so the relaxed ones are best where the prediction
+is the soft target, under the logic "godel". What all entries have in common:
 
 - *Axes.* A name alone sums over all images, then averages over the classes (D). `..._i` averages over the classes of
   each image, then over the images (I). `..._c` averages over the images of each class, then over the classes (C).

@@ -25,7 +25,18 @@ def names(expr: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("miou", 2), ("fwiou", 2), ("biou", 2), ("macc", 1), ("gacc", 1), ("bf1", 4), ("dice", 2), ("tversky", 2)],
+    [
+        ("miou", 2),
+        ("fwiou", 2),
+        ("biou", 2),
+        ("macc", 1),
+        ("gacc", 1),
+        ("bf1", 4),
+        ("dice", 2),
+        ("tversky", 2),
+        ("boundary_iou", 6),
+        ("bf1_i", 4),
+    ],
 )
 def test_numbers_of_slots(name: str, number: int) -> None:
     assert len(slots(metric(name))) == number
@@ -216,7 +227,14 @@ def test_godel_is_smallest_where_the_prediction_is_the_soft_target(
 ) -> None:
     # Tversky rises with each AND under every curve only if alpha <= beta <= 1 (see the next test).
     expr = data.draw(
-        st.sampled_from([metric("jaccard"), metric("dice"), metric("tversky", alpha=weights[0], beta=weights[1])])
+        st.sampled_from(
+            [
+                metric("jaccard"),
+                metric("dice"),
+                metric("tversky", alpha=weights[0], beta=weights[1]),
+                metric("fbeta", beta=1 + weights[0]),  # alpha = 1 / (1 + beta^2), and beta the rest
+            ]
+        )
     )
     space = SearchSpace(expr, data.draw(st.sampled_from(["bezier", "linear"])), data.draw(st.integers(1, 3)))
     theta = data.draw(strategies.thetas(space, moderate=True))  # strictly increasing curves
@@ -235,7 +253,13 @@ def test_godel_is_smallest_where_the_prediction_is_the_soft_target(
 
 def test_with_identity_curves_the_smallest_godel_loss_is_0() -> None:
     truth = torch.tensor([[[0.6, 0.1], [0.3, 0.1], [0.1, 0.8]]], dtype=torch.float64)
-    for expr in (metric("jaccard"), metric("dice"), metric("tversky", alpha=1.5, beta=0.2), metric("miou_i")):
+    for expr in (
+        metric("jaccard"),
+        metric("dice"),
+        metric("tversky", alpha=1.5, beta=0.2),
+        metric("miou_i"),
+        metric("precision_c"),
+    ):
         loss = SurrogateLoss(expr, logic="godel")
         assert loss(truth.log(), truth).item() == pytest.approx(0, abs=1e-12)
         assert loss(truth.log() + torch.eye(3)[0].view(1, 3, 1), truth).item() > 0.01

@@ -160,6 +160,16 @@ def test_more_pixels_take_it_to_0() -> None:
     assert found[2] < 0.003
 
 
+@pytest.mark.parametrize("classwise", [False, True])
+def test_a_large_image(classwise: bool) -> None:
+    scores, target = drawn(1, 3, 150_001, seed=1)
+    target[:, 40_000:90_000] = 255
+    error = CalibrationError(3, classwise=classwise)
+    error.update(2 * scores, target)
+    expected = numpy_error(list((2 * scores).numpy()), list(target.numpy()), classwise=classwise, per_image=False)
+    assert error.compute() == pytest.approx(expected, abs=1e-8)
+
+
 @kinds
 def test_an_image_without_a_pixel_that_counts_does_not_count(classwise: bool, per_image: bool) -> None:
     scores, target = drawn(3, 4, 50, seed=5)

@@ -85,6 +85,7 @@ def test_the_number_of_classes_changes_nothing(ignored: int) -> None:
     extra = {
         "neither": class_sum(total(~pred & ~target, void="keep")),
         "any": total(e.any_class(~pred, background=False)),
+        "foreground": total(e.any_class(pred, background=False)),
     }
     values = []
     for num_classes in (5, 254, 255, 300):
@@ -94,6 +95,7 @@ def test_the_number_of_classes_changes_nothing(ignored: int) -> None:
         in_neither = [(guess != c) & ((truth != c) | (truth == ignored)) for c in range(num_classes)]
         assert values[-1].pop("neither") == sum(int(map.sum()) for map in in_neither)
         assert values[-1].pop("any") == int((truth != ignored).sum())
+        assert values[-1].pop("foreground") == int(((truth != ignored) & (guess > 0)).sum())
     for other in values[1:]:
         assert other == pytest.approx(values[0], abs=1e-15)
 
