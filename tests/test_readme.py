@@ -45,7 +45,7 @@ def test_the_metric_as_text_is_a_configuration(tmp_path: Path) -> None:
     assert autosegloss.load_config(path).metric == "0.5 * miou + 0.5 * bf1(radius=3)"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "results/searches").glob("*.json")), ids=lambda path: path.stem)
 def test_every_result_loads_and_names_what_it_was_measured_with(path: Path) -> None:
     loss = autosegloss.load_loss(path)
     assert loss.provenance.keys() >= {"theta", "validation", "seeds", "configuration", "versions"}
