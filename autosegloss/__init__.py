@@ -17,9 +17,11 @@ from autosegloss.loss import SurrogateLoss, load_loss, presets, slots
 from autosegloss.metric import (
     METRICS,
     Accumulator,
+    Accumulators,
     CalibrationError,
     Expr,
     any_class,
+    band,
     boundary,
     class_mean,
     class_sum,
@@ -39,6 +41,7 @@ from autosegloss.search import search
 __all__ = [
     "METRICS",
     "Accumulator",
+    "Accumulators",
     "AutoseglossError",
     "CalibrationError",
     "ConfigError",
@@ -53,6 +56,7 @@ __all__ = [
     "SearchError",
     "SurrogateLoss",
     "any_class",
+    "band",
     "boundary",
     "class_mean",
     "class_sum",

@@ -6,6 +6,7 @@ from autosegloss.metric.catalogue import METRICS
 from autosegloss.metric.expr import (
     Expr,
     any_class,
+    band,
     boundary,
     class_mean,
     class_sum,
@@ -27,6 +28,7 @@ __all__ = [
     "CalibrationError",
     "Expr",
     "any_class",
+    "band",
     "boundary",
     "class_mean",
     "class_sum",
