@@ -593,6 +593,9 @@ def _memory(tasks: Iterable[Task], side: int) -> dict[str, dict[str, float]]:
 
 def _job_memory(title: str, name: str, side: int) -> float:
     job = next(job for task in TASKS if task.title == title for job in task.jobs if job.name == name)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, 2**16)
     with one_thread():
         job.start(MEMORY_CLASSES)(*label_maps(1, MEMORY_CLASSES, 16))  # loads what is loaded on first use
         prediction, target = label_maps(1, MEMORY_CLASSES, side)
@@ -600,6 +603,8 @@ def _job_memory(title: str, name: str, side: int) -> float:
         return peak_memory(lambda: evaluate(prediction, target))
 
 
+_M_MMAP_THRESHOLD: Final = -3
+"""Of glibc's `mallopt`: larger blocks go back to the system once free. Kept back, they would be used again unseen."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -609,9 +614,6 @@ def peak_memory(work: Callable[[], object]) -> float:
     The kernel's own high-water mark is set back to the present memory first (`ru_maxrss` can't be, and holds the peak
     of the imports). It counts what PyTorch, NumPy and SciPy take alike.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-    if trim is not None:
-        trim(0)  # what is free already would be used again, and not be seen
     _CLEAR.write_text("5", encoding="ascii")
     before = _status("VmRSS")
     work()
@@ -692,7 +694,7 @@ def _markdown(benchmark: Benchmark) -> str:
     lines += [
         "MiB by which the resident memory rises above the input, at its highest during update and compute, of one "
         f"image {size} with {setting.memory_classes} classes; a fresh process each (the kernel's high-water mark, set "
-        "back before).",
+        "back before; the allocator keeps nothing that is free).",
         "",
         "| task | | MiB |",
         "|---|---|---:|",
