@@ -9,6 +9,7 @@ once.
 from __future__ import annotations
 
 import math
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -31,7 +32,7 @@ SCALAR: Final[Axes] = frozenset[Axis]()
 _nodes: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 
 
-class _Interned(type):
+class _Interned(ABCMeta):
     """Makes equal nodes one object: building a node twice gives the first one back."""
 
     def __call__(cls, *args: Any) -> Any:
@@ -43,9 +44,9 @@ class Expr(metaclass=_Interned):
     """A node of a metric expression; one of the subclasses below, which are closed (see `Node`)."""
 
     @property
+    @abstractmethod
     def axes(self) -> Axes:
         """The named axes of the value."""
-        raise NotImplementedError  # pragma: no cover - every node overrides it
 
     @property
     def arguments(self) -> tuple[Any, ...]:
