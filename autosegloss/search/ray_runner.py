@@ -84,7 +84,9 @@ class RayRunner:
         searcher = _StudySearcher(study, self.workers)
         tuner = tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=self.workers
+            ),
             run_config=tune.RunConfig(
                 storage_path=folder,
                 verbose=0,
