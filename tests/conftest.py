@@ -21,9 +21,7 @@ def ray_address() -> Iterator[str]:
     """One small Ray for all tests, which this process is connected to; its address, for other processes."""
     import ray
 
-    from autosegloss.search.ray_runner import ENVIRONMENT
-
-    os.environ.update(ENVIRONMENT, RAY_memory_monitor_refresh_ms="0")
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_memory_monitor_refresh_ms="0")
     ray.init(
         address="local",
         num_cpus=2,

@@ -90,6 +90,21 @@ class Clumsy:
         return self.toy(job)
 
 
+@dataclass(frozen=True)
+class Clocked:
+    """A toy that takes a while, and notes where and when: the clock is one for all processes of a machine."""
+
+    folder: Path
+
+    def __call__(self, job: Job) -> Outcome:
+        """Objective of a study."""
+        start = time.monotonic()
+        outcome = replace(TOY, delay=0.2)(job)
+        with (self.folder / "spans").open("a") as file:
+            file.write(json.dumps([job.stage, job.step, os.getpid(), start, time.monotonic()]) + "\n")
+        return outcome
+
+
 def toy_study(journal: Journal, observer: Callable[[Study], None] | None = None) -> Study:
     """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 32 trials in all."""
     algorithm = PPO2(start=(0.5,) * 3, samples=8, updates=5)

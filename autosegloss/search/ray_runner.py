@@ -2,42 +2,29 @@
 
 This is the only module that imports Ray, and nothing imports it before a search on Ray is asked for.
 
-One `Tuner.fit` lasts as long as the study: Tune sees a searcher that runs out when the study is finished. Workers are
-reused, and hold the objective from their start. Tune's own files are thrown away: the truth is the journal.
+A worker is an actor that holds the objective from its start and runs one job after another; the driver hands a job to
+whichever is free. Ray Tune is not used: it ends an actor that has nothing to do at the end of a step and starts another
+one seconds later, and one trial that the memory monitor kills ends the whole run.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
-from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.search import Searcher
+from ray.exceptions import RayError
 
-from autosegloss.errors import RefusedError, SearchError
+from autosegloss.errors import RefusedError
 from autosegloss.search.runners import attempt
 from autosegloss.search.study import Job, Objective, Outcome, Study
 
-# Ray reads these when it starts or runs; whoever has set them otherwise keeps their choice.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables even when it is told to be silent
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a trial sees the paths the user sees
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-}
-
 OBJECT_STORE_BYTES = 256 * 2**20  # holds the objective with its data once; Ray spills more to disk
-SEGMENTS_WITHOUT_PROGRESS = 3
+TRIES = 2  # of a job whose worker died: the first death may be bad luck
 
 
 class RayRunner:
@@ -61,51 +48,40 @@ class RayRunner:
 
     def run(self, study: Study, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        with _ray(), _quiet(), tempfile.TemporaryDirectory(prefix="autosegloss-ray-") as folder:
+        with _ray():
             self._check_room()
-            # Shipped once, not with every trial.
-            trainable = tune.with_parameters(_Worker, objective=objective)
-            trainable = tune.with_resources(trainable, {"cpu": self.cpus, "gpu": self.gpus})
-            idle_segments = 0
-            while not study.finished:
-                done = study.done
-                stopped_by = self._run_segment(study, trainable, folder)
-                idle_segments = 0 if study.done > done else idle_segments + 1
-                if idle_segments == SEGMENTS_WITHOUT_PROGRESS:
-                    raise SearchError(
-                        f"Ray broke {idle_segments} times in a row without finishing a trial. Last: {stopped_by}\n"
-                        "The journal is safe; continue with --resume."
-                    ) from stopped_by
-
-    def _run_segment(self, study: Study, trainable: Any, folder: str) -> Exception | None:
-        """One `Tuner.fit`; ends with the study, or with what broke Tune (its memory monitor, a lost node)."""
-        searcher = _StudySearcher(study, self.workers)
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=self.workers
-            ),
-            run_config=tune.RunConfig(
-                storage_path=folder,
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_FailureListener(searcher)],
-            ),
-        )
-        try:
-            tuner.fit()
-        except Exception as error:
-            if searcher.raised is not None:
-                raise searcher.raised from None
-            return error
-        if searcher.raised is not None:
-            raise searcher.raised
-        if not study.finished:
-            raise KeyboardInterrupt  # Tune takes Ctrl-C as a wish to end, and returns
-        return None
+            worker_class: Any = ray.remote(_Worker)
+            start_worker = worker_class.options(num_cpus=self.cpus, num_gpus=self.gpus).remote
+            shipped = ray.put(objective)  # once, not with every worker
+            workers: list[Any] = []
+            try:
+                workers += (start_worker(shipped) for _ in range(self.workers))
+                idle = list(workers)
+                running: dict[Any, _Run] = {}
+                while not study.finished:
+                    jobs = [run.job for run in running.values()]
+                    while idle and (job := study.next_job(jobs)) is not None:
+                        jobs.append(job)
+                        worker = idle.pop()
+                        running[worker.run.remote(job)] = _Run(worker, job)
+                    (done,), _ = ray.wait(list(running))
+                    worker, job, deaths = running.pop(done)
+                    try:
+                        outcome = ray.get(done)
+                    except RayError as error:
+                        ray.kill(worker)  # it may be out of reach but alive
+                        workers.remove(worker)
+                        worker = start_worker(shipped)
+                        workers.append(worker)
+                        if deaths + 1 < TRIES:
+                            running[worker.run.remote(job)] = _Run(worker, job, deaths + 1)
+                            continue
+                        outcome = Outcome.failed(_why(error), 0.0)
+                    idle.append(worker)
+                    study.record(job, outcome)
+            finally:
+                for worker in workers:
+                    ray.kill(worker)
 
     def _check_room(self) -> None:
         """Refuse what would wait for ever."""
@@ -127,96 +103,35 @@ class RayRunner:
         )
 
 
-class _Worker(tune.Trainable):
+class _Worker:
     """A worker process: holds the objective, runs one job after another."""
 
-    def setup(self, config: dict[str, Any], objective: Objective) -> None:  # type: ignore[override]
-        # `with_parameters` adds the objective.
+    def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._job = _job_of(config)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._job = _job_of(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        # As text: Tune flattens dictionaries and looks into numbers.
-        return {"outcome": json.dumps(asdict(attempt(self._objective, self._job)), default=float), "done": True}
+    def run(self, job: Job) -> Outcome:
+        return attempt(self._objective, job)
 
 
-def _job_of(config: dict[str, Any]) -> Job:
-    job: Job = config["job"][0]
-    return job
+class _Run(NamedTuple):
+    """A job at work, and how many workers have died of it."""
+
+    worker: Any
+    job: Job
+    deaths: int = 0
 
 
-class _StudySearcher(Searcher):
-    """Hands the study's jobs to Tune and takes their outcomes back.
-
-    Tune swallows what `on_trial_complete` raises. It is kept in `raised`, and raised from `suggest`, which ends `fit`.
-    """
-
-    def __init__(self, study: Study, workers: int) -> None:
-        super().__init__()
-        self._study = study
-        self._workers = workers
-        self._running: dict[str, Job] = {}
-        self.raised: BaseException | None = None
-
-    def suggest(self, trial_id: str) -> Any:
-        if self.raised is not None:
-            raise self.raised
-        if self._study.finished:
-            return Searcher.FINISHED
-        if len(self._running) >= self._workers:
-            return None
-        job = self._study.next_job(self._running.values())
-        if job is None:
-            return None
-        self._running[trial_id] = job
-        return {"job": [job]}  # in a list: Tune takes dictionaries and dataclasses apart
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if error or result is None or "outcome" not in result:
-            return  # failures come with their reason through `on_trial_failed`, interrupts without a result
-        self._record(trial_id, Outcome(**json.loads(result["outcome"])))
-
-    def on_trial_failed(self, trial_id: str, error: str) -> None:
-        self._record(trial_id, Outcome.failed(error, 0.0))
-
-    def _record(self, trial_id: str, outcome: Outcome) -> None:
-        if self.raised is None:
-            try:
-                self._study.record(self._running.pop(trial_id), outcome)
-            except BaseException as error:
-                self.raised = error
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing to pickle: Tune saves its arguments for a restore that the journal makes needless."""
-        return {}
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the journal has it."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: a new segment has a new searcher."""
-
-
-class _FailureListener(tune.Callback):
-    """Tells the searcher why a trial failed for good, which Tune does not."""
-
-    def __init__(self, searcher: _StudySearcher) -> None:
-        self._searcher = searcher
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        # The last line of what Ray reports; its advice on a dead process is a page.
-        report = Path(trial.error_file).read_text(errors="replace").strip().splitlines() or ["no reason given"]
-        reason = report[-1].partition(" Worker exit type:")[0]
-        self._searcher.on_trial_failed(trial.trial_id, f"the worker failed, and again when tried once more: {reason}")
+def _why(error: RayError) -> str:
+    """The last line of what Ray says; its advice on a dead process is a page."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = lines[-1].partition(" Worker exit type:")[0].strip()
+    return f"the worker failed, and again when tried once more: {reason}"
 
 
 @contextmanager
 def _ray() -> Iterator[None]:
     """Ray as it is found, or a small quiet one of our own."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         yield
         return
@@ -234,15 +149,3 @@ def _ray() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Tune's log, which advises to restore its own files."""
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

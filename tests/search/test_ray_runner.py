@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from autosegloss.errors import RefusedError, SearchError
-from autosegloss.search.ray_runner import SEGMENTS_WITHOUT_PROGRESS, RayRunner
+from autosegloss.search.ray_runner import RayRunner
 from autosegloss.search.runners import Runner, SerialRunner
-from tests.toys import TOY, Clumsy, drive, run_toy
+from tests.toys import TOY, Clocked, Clumsy, drive, run_toy
 
 ROOT = Path(__file__).parents[2]
 RUNNERS: dict[str, Runner] = {"serial": SerialRunner(), "ray": RayRunner(2)}
@@ -98,41 +98,18 @@ def test_workers_are_reused_and_one_that_dies_is_replaced(tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_when_tune_breaks_another_segment_goes_on(
-    tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ray.tune.execution.tune_controller import TuneController
-
-    step: Any = TuneController.step
-    broken = False
-
-    def breaks_once(self: TuneController) -> None:
-        nonlocal broken
-        if len(trials_of(tmp_path)) >= 5 and not broken:
-            broken = True
-            raise MemoryError("the monitor ended it")
-        step(self)
-
-    monkeypatch.setattr(TuneController, "step", breaks_once)
-    assert run_toy(tmp_path, RayRunner(2)) == undisturbed
-    assert broken
-
-
-@pytest.mark.usefixtures("ray_address")
-def test_when_tune_breaks_again_and_again_the_search_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.tune.execution.tune_controller import TuneController
-
-    calls = 0
-
-    def breaks(self: TuneController) -> None:
-        nonlocal calls
-        calls += 1
-        raise MemoryError("the monitor ended it")
-
-    monkeypatch.setattr(TuneController, "step", breaks)
-    with pytest.raises(SearchError, match=r"Ray broke 3 times in a row .*: the monitor ended it\n.*--resume"):
-        run_toy(tmp_path, RayRunner(2))
-    assert calls == SEGMENTS_WITHOUT_PROGRESS
+def test_every_worker_works_in_every_step(tmp_path: Path) -> None:
+    """Trials overlap in the steps and in the finals, and no worker is ended between them."""
+    run_toy(tmp_path / "study", RayRunner(2), Clocked(tmp_path))
+    spans: dict[tuple[str, int], list[tuple[int, float, float]]] = {}
+    for line in (tmp_path / "spans").read_text().splitlines():
+        stage, step, *span = json.loads(line)
+        spans.setdefault((stage, step if stage == "search" else 0), []).append(tuple(span))
+    assert len({pid for step in spans.values() for pid, _, _ in step}) == 2
+    assert [len(step) for step in spans.values()] == [8, 8, 8, 8]
+    for step in list(spans.values())[1:]:  # in the first, one worker may be up before the other
+        company = [any(a < end and start < b for _, a, b in step if a != start) for _, start, end in step]
+        assert sum(company) > 4, company
 
 
 @pytest.mark.usefixtures("ray_address")
