@@ -15,7 +15,7 @@ from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
 from autosegloss.metric.interpret import Classes
-from autosegloss.metric.labels import check_labels
+from autosegloss.metric.labels import check_labels, check_soft_labels
 
 
 class SurrogateLoss(nn.Module):
@@ -109,20 +109,22 @@ class SurrogateLoss(nn.Module):
         """The inner control points of each slot, in order."""
         return [list(curve.points) for curve in self.curves.values()]
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.
 
         Args:
             logits: Scores before the softmax, (N, C, *S), floating.
             target: Labels (N, *S) or (N, 1, *S) of an integer type, 0..C-1 or `ignore_index`; or soft labels (N, C,
-                *S), floating, in [0, 1].
+                *S), of any floating type, in [0, 1]; those of a pixel need not sum to 1.
+            mask: True where a pixel counts, boolean (N, *S) or (N, 1, *S); with either kind of target. Elsewhere it is
+                ignored, whatever the target holds there.
 
         Returns:
             A scalar tensor: float64 for float64 logits, else float32.
 
         Raises:
-            InputTypeError: The logits or the target have the wrong type.
-            InputError: Shapes do not match, or a label is outside the classes.
+            InputTypeError: The logits, the target or the mask have the wrong type.
+            InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1].
         """
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
             given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
@@ -135,24 +137,18 @@ class SurrogateLoss(nn.Module):
             )
         with torch.autocast(logits.device.type, enabled=False):
             scores = logits if logits.dtype == torch.float64 else logits.float()
-            maps = self._maps(scores.softmax(1), target)
+            maps = self._maps(scores.softmax(1), target, mask)
             return 1 - interpret.value(self.expr, interpret.sums(self._nodes, maps), self.classes)
 
-    def _maps(self, probability: Tensor, target: Tensor) -> RelaxedMaps:
-        num_classes, shape = probability.shape[1], (probability.shape[0], *probability.shape[2:])
+    def _maps(self, probability: Tensor, target: Tensor, mask: Tensor | None) -> RelaxedMaps:
+        num_classes, dtype = probability.shape[1], probability.dtype
         if isinstance(target, Tensor) and target.is_floating_point():
-            if target.shape != probability.shape:
-                raise InputError(
-                    f"soft labels have shape {tuple(target.shape)}; that of the logits, {tuple(probability.shape)}, "
-                    "is wanted. Labels as class indices are of an integer type."
-                )
-            soft = target.to(probability.dtype)
-            if not bool(((soft >= 0) & (soft <= 1)).all()):
-                raise InputError("soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class.")
-            return RelaxedMaps(probability, soft, None, self.curves, self.logic, hard_target=False)
-        labels = check_labels(target, shape, num_classes, self.ignore_index, "target")
+            soft, counted = check_soft_labels(target, tuple(probability.shape), dtype, mask)
+            return RelaxedMaps(probability, soft, counted, self.curves, self.logic, hard_target=False)
+        shape = (probability.shape[0], *probability.shape[2:])
+        labels = check_labels(target, shape, num_classes, self.ignore_index, "target", mask)
         valid = (labels != self.ignore_index).unsqueeze(1)
-        hard = one_hot(labels, num_classes, probability.dtype) * valid
+        hard = one_hot(labels, num_classes, dtype) * valid
         return RelaxedMaps(probability, hard, valid, self.curves, self.logic, hard_target=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
