@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autosegloss.errors import InputError, InputTypeError
 from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
+from autosegloss.loss.ranks import batch_sums
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
 from autosegloss.metric.interpret import Classes
@@ -36,6 +37,13 @@ class SurrogateLoss(nn.Module):
             absent scores 0), or those in the target ("present": of the batch for `total`, of each image for
             `per_image`).
         ignore_index: The label of ignored pixels in integer targets.
+        reduce_over_ranks: Whether the sums are those of the batches of all ranks of `torch.distributed`: k ranks of n
+            images have the loss of one process of k n images. Without it each rank scores its own batch, and the
+            average is another loss, nearer to a mean over images. The gradient by a rank's logits is then k times that
+            of the one process, and DistributedDataParallel, which averages over the ranks, gives the parameters the
+            gradients of the one process. Every rank calls the loss and its `backward`, also one that has no image
+            (logits (0, C, *S)). The losses of a step need not be averaged: they are equal. A setting of the training
+            run, like `ignore_index`: loss files do not hold it.
 
     Raises:
         InputError: An argument is out of range; curves are checked when they are given.
@@ -58,6 +66,7 @@ class SurrogateLoss(nn.Module):
         curve: CurveKind = "bezier",
         classes: Classes = "metric",
         ignore_index: int = 255,
+        reduce_over_ranks: bool = False,
     ) -> None:
         super().__init__()
         check_kind(curve)
@@ -66,11 +75,14 @@ class SurrogateLoss(nn.Module):
             raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
             raise InputTypeError(f"ignore_index is {ignore_index!r}; an integer label is wanted.")
+        if not isinstance(reduce_over_ranks, bool):
+            raise InputTypeError(f"reduce_over_ranks is {reduce_over_ranks!r}; True or False is wanted.")
         self.expr = metric(expr)
         self.logic: LogicKind = logic
         self.curve: CurveKind = curve
         self.classes: Classes = classes
         self.ignore_index = ignore_index
+        self.reduce_over_ranks = reduce_over_ranks
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}
         """Where the loss comes from: plain JSON values, written to and read from its file."""
@@ -88,6 +100,7 @@ class SurrogateLoss(nn.Module):
         curve: CurveKind = "bezier",
         classes: Classes = "metric",
         ignore_index: int = 255,
+        reduce_over_ranks: bool = False,
     ) -> SurrogateLoss:
         """The loss at a point of the search space.
 
@@ -100,9 +113,10 @@ class SurrogateLoss(nn.Module):
             curve: As for the class.
             classes: As for the class.
             ignore_index: As for the class.
+            reduce_over_ranks: As for the class.
         """
         points = SearchSpace(metric(expr), curve, pieces, share_curves).control_points(theta)
-        return cls(expr, points, logic, curve, classes, ignore_index)
+        return cls(expr, points, logic, curve, classes, ignore_index, reduce_over_ranks)
 
     @property
     def control_points(self) -> list[list[Point]]:
@@ -124,7 +138,8 @@ class SurrogateLoss(nn.Module):
 
         Raises:
             InputTypeError: The logits, the target or the mask have the wrong type.
-            InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1].
+            InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1]; or ranks
+                whose sums are added have different numbers of classes or dtypes.
         """
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
             given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
@@ -138,7 +153,10 @@ class SurrogateLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             scores = logits if logits.dtype == torch.float64 else logits.float()
             maps = self._maps(scores.softmax(1), target, mask)
-            return 1 - interpret.value(self.expr, interpret.sums(self._nodes, maps), self.classes)
+            sums = interpret.sums(self._nodes, maps)
+            if self.reduce_over_ranks:
+                sums = batch_sums(sums, *logits.shape[:2])
+            return 1 - interpret.value(self.expr, sums, self.classes)
 
     def _maps(self, probability: Tensor, target: Tensor, mask: Tensor | None) -> RelaxedMaps:
         num_classes, dtype = probability.shape[1], probability.dtype
@@ -159,7 +177,7 @@ class SurrogateLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The options, for `print(loss)`."""
-        options = ("logic", "curve", "classes", "ignore_index")
+        options = ("logic", "curve", "classes", "ignore_index", "reduce_over_ranks")
         return f"{self.expr}, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
 
 
