@@ -31,7 +31,11 @@ class SurrogateLoss(nn.Module):
         expr: The metric: an expression, a name of the catalogue or a text.
         control_points: For each slot in order (see `slots`), the inner control points (u, v) of its curve; None for
             identity curves everywhere.
-        logic: "product" (Auto Seg-Loss) or "godel" (min and max: the JDT losses; right for soft labels).
+        logic: "product" (Auto Seg-Loss) or "godel" (min and max: the JDT losses). With hard labels the two are equal,
+            unless `pred` meets a map of its own, as in a boundary. For soft labels only "godel" is right: it is
+            smallest where the softmax is the target, under any strictly increasing curves, for a metric that rises with
+            each AND, falls with each OR and sees `pred` nowhere else; `tversky` does so for alpha <= beta <= 1, `fbeta`
+            for a beta of 1 or more, `precision` with identity curves only.
         curve: "bezier" (piecewise quadratic), "linear" or "identity".
         classes: Which classes a class mean counts: those of its `where=` in the metric ("metric"), "all" (one that is
             absent scores 0), or those in the target ("present": of the batch for `total`, of each image for
