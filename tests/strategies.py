@@ -258,7 +258,7 @@ def labels(draw: st.DrawFn, dimensions: tuple[int, int] = (1, 3), images: tuple[
 
 @st.composite
 def soft_targets(draw: st.DrawFn) -> Tensor:
-    """Soft labels (N, C, *S) float64 that sum to 1 at each pixel."""
+    """Soft labels (N, C, *S) float64 that sum to 1 at each pixel; sometimes most of them are 0."""
     random = np.random.default_rng(draw(seeds))
     shape = (
         draw(st.integers(1, 3)),
@@ -266,7 +266,10 @@ def soft_targets(draw: st.DrawFn) -> Tensor:
         *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)),
     )
     sharpness = draw(st.sampled_from([0.3, 1.0, 3.0]))
-    return torch.from_numpy(random.normal(scale=sharpness, size=shape)).softmax(1)
+    scores = random.normal(scale=sharpness, size=shape)
+    if draw(st.booleans()):
+        scores = np.where((random.random(shape) < 0.6) & (scores < scores.max(1, keepdims=True)), -np.inf, scores)
+    return torch.from_numpy(scores).softmax(1)
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------

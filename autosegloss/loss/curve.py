@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -55,6 +54,7 @@ class Curve:
 
     kind: CurveKind
     points: tuple[Point, ...] = ()
+    _pieces: tuple[_Piece, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
@@ -70,6 +70,7 @@ class Curve:
                     f"control point {i + 1} ({u1:g}, {v1:g}) falls below control point {i} ({u0:g}, {v0:g}); "
                     "a curve never falls."
                 )
+        object.__setattr__(self, "_pieces", _quadratics(self.kind, self.points))
 
     @property
     def is_identity(self) -> bool:
@@ -82,20 +83,6 @@ class Curve:
             return x
         y: Tensor = _Evaluation.apply(x, self._pieces)[0]  # type: ignore[no-untyped-call]
         return y
-
-    @cached_property
-    def _pieces(self) -> tuple[_Piece, ...]:
-        """The quadratic pieces from left to right; a straight one is a quadratic too."""
-        knots = [(0.0, 0.0), *self.points, (1.0, 1.0)]
-        if self.kind == "linear":
-            pieces = [_Piece.straight(*ends) for ends in pairwise(knots)]
-        else:
-            pieces = [_Piece.quadratic(*knots[i : i + 3]) for i in range(0, len(knots) - 1, 2)]
-        # In a narrow piece lies no abscissa of note, and its slope would know no bound.
-        return tuple(piece for piece in pieces if piece.width >= _NARROW)
-
-
-IDENTITY = Curve("identity")
 
 
 def number_of_points(kind: CurveKind, pieces: int) -> int:
@@ -172,6 +159,17 @@ class _Piece(NamedTuple):
         return cls(p0[0], width, middle, p0[1], 2 * (p1[1] - p0[1]), p0[1] - 2 * p1[1] + p2[1])
 
 
+def _quadratics(kind: CurveKind, points: tuple[Point, ...]) -> tuple[_Piece, ...]:
+    """The pieces of a curve from left to right; a straight one is a quadratic too."""
+    knots = [(0.0, 0.0), *points, (1.0, 1.0)]
+    if kind == "linear" or not points:
+        pieces = [_Piece.straight(*ends) for ends in pairwise(knots)]
+    else:
+        pieces = [_Piece.quadratic(*knots[i : i + 3]) for i in range(0, len(knots) - 1, 2)]
+    # In a narrow piece lies no abscissa of note, and its slope would know no bound.
+    return tuple(piece for piece in pieces if piece.width >= _NARROW)
+
+
 class _Evaluation(torch.autograd.Function):
     """Ordinates and slopes together: the backward pass multiplies by a slope in place of retracing a dozen steps."""
 
@@ -225,3 +223,6 @@ def _point(point: Sequence[float], index: int) -> Point:
     if not (math.isfinite(u) and math.isfinite(v) and 0 <= u <= 1 and 0 <= v <= 1):
         raise InputError(f"control point {index} is ({u:g}, {v:g}); both are in [0, 1].")
     return u, v
+
+
+IDENTITY = Curve("identity")

@@ -167,7 +167,7 @@ class RelaxedMaps(Maps):
 
         With g on both sides, min(g(p), g(t)) is largest and max(g(p), g(t)) smallest at p = t whatever the increasing
         curve: this is what keeps soft labels the optimum. A hard label is left as it is by every curve, which saves
-            the work.
+        the work.
         """
         first = self._curves.get(Slot(operator, 0, node))
         second = self._curves.get(Slot(operator, 1, node))

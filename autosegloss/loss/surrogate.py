@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from autosegloss.errors import InputError, InputTypeError
 from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
+from autosegloss.loss.ranks import batch_sums
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
 from autosegloss.metric.interpret import Classes
-from autosegloss.metric.labels import check_labels
+from autosegloss.metric.labels import check_labels, check_soft_labels
 
 
 class SurrogateLoss(nn.Module):
@@ -30,12 +31,23 @@ class SurrogateLoss(nn.Module):
         expr: The metric: an expression, a name of the catalogue or a text.
         control_points: For each slot in order (see `slots`), the inner control points (u, v) of its curve; None for
             identity curves everywhere.
-        logic: "product" (Auto Seg-Loss) or "godel" (min and max: the JDT losses; right for soft labels).
+        logic: "product" (Auto Seg-Loss) or "godel" (min and max: the JDT losses). With hard labels the two are equal,
+            unless `pred` meets a map of its own, as in a boundary. For soft labels only "godel" is right: it is
+            smallest where the softmax is the target, under any strictly increasing curves, for a metric that rises with
+            each AND, falls with each OR and sees `pred` nowhere else; `tversky` does so for alpha <= beta <= 1, `fbeta`
+            for a beta of 1 or more, `precision` with identity curves only.
         curve: "bezier" (piecewise quadratic), "linear" or "identity".
         classes: Which classes a class mean counts: those of its `where=` in the metric ("metric"), "all" (one that is
             absent scores 0), or those in the target ("present": of the batch for `total`, of each image for
             `per_image`).
         ignore_index: The label of ignored pixels in integer targets.
+        reduce_over_ranks: Whether the sums are those of the batches of all ranks of `torch.distributed`: k ranks of n
+            images have the loss of one process of k n images. Without it each rank scores its own batch, and the
+            average is another loss, nearer to a mean over images. The gradient by a rank's logits is then k times that
+            of the one process, and DistributedDataParallel, which averages over the ranks, gives the parameters the
+            gradients of the one process. Every rank calls the loss and its `backward`, also one that has no image
+            (logits (0, C, *S)). The losses of a step need not be averaged: they are equal. A setting of the training
+            run, like `ignore_index`: loss files do not hold it.
 
     Raises:
         InputError: An argument is out of range; curves are checked when they are given.
@@ -58,6 +70,7 @@ class SurrogateLoss(nn.Module):
         curve: CurveKind = "bezier",
         classes: Classes = "metric",
         ignore_index: int = 255,
+        reduce_over_ranks: bool = False,
     ) -> None:
         super().__init__()
         check_kind(curve)
@@ -66,11 +79,14 @@ class SurrogateLoss(nn.Module):
             raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
             raise InputTypeError(f"ignore_index is {ignore_index!r}; an integer label is wanted.")
+        if not isinstance(reduce_over_ranks, bool):
+            raise InputTypeError(f"reduce_over_ranks is {reduce_over_ranks!r}; True or False is wanted.")
         self.expr = metric(expr)
         self.logic: LogicKind = logic
         self.curve: CurveKind = curve
         self.classes: Classes = classes
         self.ignore_index = ignore_index
+        self.reduce_over_ranks = reduce_over_ranks
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}
         """Where the loss comes from: plain JSON values, written to and read from its file."""
@@ -88,6 +104,7 @@ class SurrogateLoss(nn.Module):
         curve: CurveKind = "bezier",
         classes: Classes = "metric",
         ignore_index: int = 255,
+        reduce_over_ranks: bool = False,
     ) -> SurrogateLoss:
         """The loss at a point of the search space.
 
@@ -100,29 +117,33 @@ class SurrogateLoss(nn.Module):
             curve: As for the class.
             classes: As for the class.
             ignore_index: As for the class.
+            reduce_over_ranks: As for the class.
         """
         points = SearchSpace(metric(expr), curve, pieces, share_curves).control_points(theta)
-        return cls(expr, points, logic, curve, classes, ignore_index)
+        return cls(expr, points, logic, curve, classes, ignore_index, reduce_over_ranks)
 
     @property
     def control_points(self) -> list[list[Point]]:
         """The inner control points of each slot, in order."""
         return [list(curve.points) for curve in self.curves.values()]
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.
 
         Args:
             logits: Scores before the softmax, (N, C, *S), floating.
             target: Labels (N, *S) or (N, 1, *S) of an integer type, 0..C-1 or `ignore_index`; or soft labels (N, C,
-                *S), floating, in [0, 1].
+                *S), of any floating type, in [0, 1]; those of a pixel need not sum to 1.
+            mask: True where a pixel counts, boolean (N, *S) or (N, 1, *S); with either kind of target. Elsewhere it is
+                ignored, whatever the target holds there.
 
         Returns:
             A scalar tensor: float64 for float64 logits, else float32.
 
         Raises:
-            InputTypeError: The logits or the target have the wrong type.
-            InputError: Shapes do not match, or a label is outside the classes.
+            InputTypeError: The logits, the target or the mask have the wrong type.
+            InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1]; or ranks
+                whose sums are added have different numbers of classes or dtypes.
         """
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
             given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
@@ -135,24 +156,21 @@ class SurrogateLoss(nn.Module):
             )
         with torch.autocast(logits.device.type, enabled=False):
             scores = logits if logits.dtype == torch.float64 else logits.float()
-            maps = self._maps(scores.softmax(1), target)
-            return 1 - interpret.value(self.expr, interpret.sums(self._nodes, maps), self.classes)
+            maps = self._maps(scores.softmax(1), target, mask)
+            sums = interpret.sums(self._nodes, maps)
+            if self.reduce_over_ranks:
+                sums = batch_sums(sums, *logits.shape[:2])
+            return 1 - interpret.value(self.expr, sums, self.classes)
 
-    def _maps(self, probability: Tensor, target: Tensor) -> RelaxedMaps:
-        num_classes, shape = probability.shape[1], (probability.shape[0], *probability.shape[2:])
+    def _maps(self, probability: Tensor, target: Tensor, mask: Tensor | None) -> RelaxedMaps:
+        num_classes, dtype = probability.shape[1], probability.dtype
         if isinstance(target, Tensor) and target.is_floating_point():
-            if target.shape != probability.shape:
-                raise InputError(
-                    f"soft labels have shape {tuple(target.shape)}; that of the logits, {tuple(probability.shape)}, "
-                    "is wanted. Labels as class indices are of an integer type."
-                )
-            soft = target.to(probability.dtype)
-            if not bool(((soft >= 0) & (soft <= 1)).all()):
-                raise InputError("soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class.")
-            return RelaxedMaps(probability, soft, None, self.curves, self.logic, hard_target=False)
-        labels = check_labels(target, shape, num_classes, self.ignore_index, "target")
+            soft, counted = check_soft_labels(target, tuple(probability.shape), dtype, mask)
+            return RelaxedMaps(probability, soft, counted, self.curves, self.logic, hard_target=False)
+        shape = (probability.shape[0], *probability.shape[2:])
+        labels = check_labels(target, shape, num_classes, self.ignore_index, "target", mask)
         valid = (labels != self.ignore_index).unsqueeze(1)
-        hard = one_hot(labels, num_classes, probability.dtype) * valid
+        hard = one_hot(labels, num_classes, dtype) * valid
         return RelaxedMaps(probability, hard, valid, self.curves, self.logic, hard_target=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -163,7 +181,7 @@ class SurrogateLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The options, for `print(loss)`."""
-        options = ("logic", "curve", "classes", "ignore_index")
+        options = ("logic", "curve", "classes", "ignore_index", "reduce_over_ranks")
         return f"{self.expr}, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
 
 

@@ -2,7 +2,9 @@
 
 Written I = total(pred & target), U = total(pred | target), T = total(target), of each class; then TP = I, FP = U - T,
 FN = T - I. The scores of the pixels see `pred` through I and U only: so the relaxed ones are best where the prediction
-is the soft target, under the logic "godel". What all entries have in common:
+is the soft target, under the logic "godel". With identity curves that holds for all of them; with other increasing
+curves for those that still rise with I and fall with U, which are all but `precision`, `fbeta` of a beta below 1 and
+`tversky` outside alpha <= beta <= 1. What all entries have in common:
 
 - *Axes.* A name alone sums over all images, then averages over the classes (D). `..._i` averages over the classes of
   each image, then over the images (I). `..._c` averages over the images of each class, then over the classes (C).
@@ -152,7 +154,8 @@ def macc(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
 def precision(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
     """Mean precision, TP / (TP + FP) = I / (I + U - T).
 
-    D: a class that is never predicted has no precision and does not count.
+    D: a class that is never predicted has no precision and does not count. As a loss for soft labels: with identity
+    curves, since others may make U - T, a count of pixels, negative.
     """
     found = both + (either - size)
     return both / found, found
@@ -180,7 +183,8 @@ def dice(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
 def fbeta(both: Expr, either: Expr, size: Expr, beta: float = 1) -> tuple[Expr, Expr]:
     """Mean F-beta of the pixels, (1 + b^2) TP / ((1 + b^2) TP + FP + b^2 FN) = (1 + b^2) I / (I + U - T + b^2 T).
 
-    Recall counts `beta` times as much as precision; 1 is the Dice coefficient.
+    Recall counts `beta` times as much as precision; 1 is the Dice coefficient. As a loss for soft labels under other
+    than identity curves: 1 or more.
     Source: van Rijsbergen, Information Retrieval, 1979.
     """
     weight = _weight("fbeta", "beta", beta) ** 2
@@ -192,6 +196,7 @@ def fbeta(both: Expr, either: Expr, size: Expr, beta: float = 1) -> tuple[Expr, 
 def tversky(both: Expr, either: Expr, size: Expr, alpha: float = 0.3, beta: float = 0.7) -> tuple[Expr, Expr]:
     """Mean Tversky index, TP / (TP + alpha FP + beta FN) = I / (I + alpha (U - T) + beta (T - I)).
 
+    As a loss for soft labels under other than identity curves: alpha <= beta <= 1.
     Source: Salehi et al., MLMI 2017, whose best weights are the defaults.
     """
     errors = _weight("tversky", "alpha", alpha) * (either - size) + _weight("tversky", "beta", beta) * (size - both)

@@ -1,6 +1,8 @@
-"""Checks of label maps, masks and scores, the same for metrics and losses."""
+"""Checks of label maps, soft labels, masks and scores, the same for metrics and losses."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,23 +41,51 @@ def check_labels(
         raise InputTypeError(f"{name} has dtype {labels.dtype}; integer labels are wanted.")
     labels = _without_channel(labels, shape, name).to(torch.int64)
     if mask is not None and ignore_index is not None:
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise InputTypeError(f"mask is {given}; a boolean torch tensor is wanted, True where a pixel counts.")
-        counts = _without_channel(mask, shape, "mask").to(labels.device)
-        labels = labels.masked_fill(~counts, ignore_index)
+        labels = labels.masked_fill(~_checked_mask(mask, shape, labels.device), ignore_index)
     wrong = (labels < 0) | (labels >= num_classes)
     if ignore_index is not None:
-        wrong &= labels != ignore_index
-    if bool(wrong.any()):
-        found = sorted(set(labels[wrong].tolist()))
-        listed = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
-        ignored = f" and {ignore_index} (ignored)" if ignore_index is not None else ""
+        wrong = wrong & (labels != ignore_index)
+    ignored = f" and {ignore_index} (ignored)" if ignore_index is not None else ""
+    return _unless(
+        wrong,
+        labels,
+        f"{name} has labels outside the classes at {{wrong}} of {{all}} pixels: {{found}}; "
+        f"allowed: 0..{num_classes - 1}{ignored}.",
+    )
+
+
+def check_soft_labels(
+    target: Tensor, shape: tuple[int, ...], dtype: torch.dtype, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Soft labels in the dtype that is wanted, 0 in every class where the mask is False.
+
+    What they hold there is not looked at and has a zero gradient, NaN included.
+
+    Args:
+        target: (N, C, *S) of any floating type, in [0, 1]; those of a pixel need not sum to 1.
+        shape: (N, C, *S), that of the logits.
+        dtype: A floating type.
+        mask: True where a pixel counts: boolean, (N, *S) or (N, 1, *S).
+
+    Returns:
+        The soft labels, and the mask as (N, 1, *S), or None without one.
+
+    Raises:
+        InputTypeError: The mask is not boolean.
+        InputError: A shape is wrong, or a soft label that counts is outside [0, 1].
+    """
+    if tuple(target.shape) != shape:
         raise InputError(
-            f"{name} has labels outside the classes at {int(wrong.sum())} of {labels.numel()} pixels: {listed}; "
-            f"allowed: 0..{num_classes - 1}{ignored}."
+            f"soft labels have shape {tuple(target.shape)}; that of the logits, {shape}, is wanted. "
+            "Labels as class indices are of an integer type."
         )
-    return labels
+    soft, valid = target.to(dtype), None
+    if mask is not None:
+        valid = _checked_mask(mask, (shape[0], *shape[2:]), target.device).unsqueeze(1)
+        soft = soft.masked_fill(~valid, 0)
+    wrong = ~((soft >= 0) & (soft <= 1))  # NaN too
+    message = "soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class."
+    return _unless(wrong, soft, message), valid
 
 
 def best_class(scores: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -84,6 +114,13 @@ def best_class(scores: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     return highest, labels
 
 
+def _checked_mask(mask: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise InputTypeError(f"mask is {given}; a boolean torch tensor is wanted, True where a pixel counts.")
+    return _without_channel(mask, shape, "mask").to(device)
+
+
 def _without_channel(maps: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     with_channel = (shape[0], 1, *shape[1:])
     if tuple(maps.shape) == with_channel and tuple(maps.shape) != shape:
@@ -91,3 +128,44 @@ def _without_channel(maps: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     if tuple(maps.shape) != shape:
         raise InputError(f"{name} has shape {tuple(maps.shape)}; {shape} or {with_channel} is wanted.")
     return maps
+
+
+def _unless(wrong: Tensor, values: Tensor, message: str) -> Tensor:
+    """The values, unless one is wrong: then InputError, also where the code is compiled, exported or under `vmap`."""
+    # What traces a program sees no value, so there the look at them is an operator; it copies, which is for nothing
+    # anywhere else.
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(wrong):
+        traced: Tensor = _unless_operator(values, wrong, message)
+        return traced
+    _refuse(values, wrong, message)
+    return values
+
+
+def _refuse(values: Tensor, wrong: Tensor, message: str) -> None:
+    if bool(wrong.any()):
+        found = sorted(set(values[wrong].tolist()))
+        listed = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        raise InputError(message.format(wrong=int(wrong.sum()), all=wrong.numel(), found=listed))
+
+
+@torch.library.custom_op("autosegloss::unless", mutates_args=())
+def _unless_operator(values: Tensor, wrong: Tensor, message: str) -> Tensor:
+    _refuse(values, wrong, message)
+    return values.clone()
+
+
+@_unless_operator.register_fake
+def _(values: Tensor, wrong: Tensor, message: str) -> Tensor:
+    return torch.empty_like(values)
+
+
+@_unless_operator.register_vmap
+def _(info: Any, axes: tuple[int | None, ...], values: Tensor, wrong: Tensor, message: str) -> tuple[Tensor, int]:
+    both = [
+        x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
+        for x, axis in zip((values, wrong), axes[:2], strict=True)
+    ]
+    return _unless_operator(*both, message), 0
+
+
+_unless_operator.register_autograd(lambda _, gradient: (gradient, None, None))

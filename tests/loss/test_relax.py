@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from autosegloss.errors import InputError
 from autosegloss.loss import SearchSpace, SurrogateLoss, slots
@@ -210,62 +209,3 @@ def test_the_law_holds_for_one_hot_soft_targets_too(loss: SurrogateLoss, labels:
     exact.update(guess, truth)
     soft = strategies.Labels(counted.target, counted.target, labels.num_classes).scores(high=1).clamp(min=0)
     assert 1 - loss(counted.scores(), soft).item() == pytest.approx(exact.compute(), abs=1e-9, rel=1e-9)
-
-
-# Soft labels
-
-
-@settings(max_examples=60)
-@given(
-    data=st.data(),
-    truth=strategies.soft_targets(),
-    weights=st.tuples(st.floats(0, 1), st.floats(0.05, 1)).map(sorted),
-    seed=strategies.seeds,
-)
-def test_godel_is_smallest_where_the_prediction_is_the_soft_target(
-    data: st.DataObject, truth: torch.Tensor, weights: list[float], seed: int
-) -> None:
-    # Tversky rises with each AND under every curve only if alpha <= beta <= 1 (see the next test).
-    expr = data.draw(
-        st.sampled_from(
-            [
-                metric("jaccard"),
-                metric("dice"),
-                metric("tversky", alpha=weights[0], beta=weights[1]),
-                metric("fbeta", beta=1 + weights[0]),  # alpha = 1 / (1 + beta^2), and beta the rest
-            ]
-        )
-    )
-    space = SearchSpace(expr, data.draw(st.sampled_from(["bezier", "linear"])), data.draw(st.integers(1, 3)))
-    theta = data.draw(strategies.thetas(space, moderate=True))  # strictly increasing curves
-    classes = data.draw(st.sampled_from(["metric", "all", "present"]))
-    loss = SurrogateLoss.from_theta(expr, theta, space.pieces, curve=space.curve, logic="godel", classes=classes)
-    best = truth.log()
-    smallest = loss(best, truth).item()
-    generator = torch.Generator().manual_seed(seed)
-    for scale in (1e-3, 0.1, 1.0, 10.0):
-        other = best + scale * torch.randn(best.shape, generator=generator, dtype=torch.float64)
-        assert loss(other, truth).item() > smallest - 1e-12
-    assert loss(100 * best, truth).item() > smallest - 1e-12  # the arg-max of the target, made hard
-    if space.dimension == 0 or theta == list(space.identity):
-        assert smallest == pytest.approx(0, abs=1e-12)
-
-
-def test_with_identity_curves_the_smallest_godel_loss_is_0() -> None:
-    truth = torch.tensor([[[0.6, 0.1], [0.3, 0.1], [0.1, 0.8]]], dtype=torch.float64)
-    for expr in (
-        metric("jaccard"),
-        metric("dice"),
-        metric("tversky", alpha=1.5, beta=0.2),
-        metric("miou_i"),
-        metric("precision_c"),
-    ):
-        loss = SurrogateLoss(expr, logic="godel")
-        assert loss(truth.log(), truth).item() == pytest.approx(0, abs=1e-12)
-        assert loss(truth.log() + torch.eye(3)[0].view(1, 3, 1), truth).item() > 0.01
-
-
-def test_product_prefers_a_hard_prediction_to_the_soft_target() -> None:
-    truth = torch.tensor([[[0.6, 0.1], [0.4, 0.9]]], dtype=torch.float64)
-    loss = SurrogateLoss("jaccard", logic="product")
-    assert loss(100 * truth.log(), truth) < loss(truth.log(), truth) - 0.1

@@ -372,7 +372,7 @@ def per_image_accuracy() -> Any:
 def test_text_for_people() -> None:
     assert repr(SurrogateLoss("gacc", curve="linear", ignore_index=0)) == (
         "SurrogateLoss(class_sum(total(pred & target)) / class_sum(total(target)), logic='product', curve='linear', "
-        "classes='metric', ignore_index=0)"
+        "classes='metric', ignore_index=0, reduce_over_ranks=False)"
     )
 
 
@@ -495,6 +495,7 @@ AND, OR = "slot `and[0] of pred & target`", "slot `or[0] of pred | target`"
         ({"classes": "none"}, InputError, "classes is 'none'; allowed: metric, all, present."),
         ({"ignore_index": 1.5}, InputTypeError, "ignore_index is 1.5; an integer label is wanted."),
         ({"ignore_index": True}, InputTypeError, "ignore_index is True; an integer label is wanted."),
+        ({"reduce_over_ranks": 2}, InputTypeError, "reduce_over_ranks is 2; True or False is wanted."),
     ],
 )
 def test_mistakes_in_the_arguments(options: dict[str, Any], kind: type[Exception], expected: str) -> None:
