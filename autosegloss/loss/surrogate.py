@@ -15,7 +15,7 @@ from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
 from autosegloss.metric.interpret import Classes
-from autosegloss.metric.labels import check_labels, check_soft_labels
+from autosegloss.metric.labels import check_labels, check_logits, check_soft_labels
 
 
 class SurrogateLoss(nn.Module):
@@ -58,6 +58,7 @@ class SurrogateLoss(nn.Module):
         curve: CurveKind = "bezier",
         classes: Classes = "metric",
         ignore_index: int = 255,
+        reduce_over_ranks: bool = False,
     ) -> None:
         super().__init__()
         check_kind(curve)
@@ -71,6 +72,7 @@ class SurrogateLoss(nn.Module):
         self.curve: CurveKind = curve
         self.classes: Classes = classes
         self.ignore_index = ignore_index
+        self.reduce_over_ranks = reduce_over_ranks
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}
         """Where the loss comes from: plain JSON values, written to and read from its file."""
@@ -126,17 +128,8 @@ class SurrogateLoss(nn.Module):
             InputTypeError: The logits, the target or the mask have the wrong type.
             InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1].
         """
-        if not isinstance(logits, Tensor) or not logits.is_floating_point():
-            given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
-            raise InputTypeError(f"logits {given}; a floating-point tensor (N, C, *S) of scores is wanted.")
-        if logits.ndim < 2:
-            raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) is wanted.")
-        if isinstance(target, Tensor) and target.device != logits.device:
-            raise InputError(
-                f"logits are on {logits.device}, target on {target.device}; both are wanted on one device."
-            )
+        scores = check_logits(logits, target)
         with torch.autocast(logits.device.type, enabled=False):
-            scores = logits if logits.dtype == torch.float64 else logits.float()
             maps = self._maps(scores.softmax(1), target, mask)
             return 1 - interpret.value(self.expr, interpret.sums(self._nodes, maps), self.classes)
 
