@@ -13,7 +13,7 @@ from autosegloss.errors import (
     RefusedError,
     SearchError,
 )
-from autosegloss.loss import SurrogateLoss, load_loss, presets, slots
+from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets, slots
 from autosegloss.metric import (
     METRICS,
     Accumulator,
@@ -51,6 +51,7 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "LossFileError",
+    "MixedLoss",
     "ParseError",
     "RefusedError",
     "SearchError",

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from autosegloss.config import StudyConfig, json_schema, load_config
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
-from autosegloss.loss import SurrogateLoss, load_loss, presets
+from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
@@ -80,8 +80,10 @@ def _export(given: argparse.Namespace, console: Console) -> None:
 
 
 def _show(given: argparse.Namespace, console: Console) -> None:
-    loss = load_loss(given.loss)
-    console.print(f"loss      1 - {loss.expr}", markup=False)
+    loaded = load_loss(given.loss)
+    mix, loss = (loaded.cross_entropy, loaded.surrogate) if isinstance(loaded, MixedLoss) else (0, loaded)
+    formula = f"{mix:.4g} * cross-entropy + {1 - mix:.4g} * (1 - {loss.expr})" if mix else f"1 - {loss.expr}"
+    console.print(f"loss      {formula}", markup=False)
     console.print(f"logic     {loss.logic}\nclasses   {loss.classes}\ncurve     {loss.curve}")
     for slot, curve in loss.curves.items():
         console.print(f"\n{slot}", markup=False)

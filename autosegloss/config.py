@@ -43,6 +43,15 @@ def _metric(value: object) -> str | dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 
+def _weight(value: object) -> float | Literal["searched"]:
+    """A weight, or the word for one that is searched; one message for both kinds."""
+    if value == "searched":
+        return "searched"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"must be a number from 0 to 1 or `searched`, not {_show(value)}")
+    return float(value)
+
+
 def _no_guard_yet(value: dict[str, float]) -> dict[str, float]:
     """Refuse a guard, which the search does not honour yet: better no search than an unguarded one."""
     if value:
@@ -69,6 +78,13 @@ class Relaxation(_Section):
     """One curve an operator (as the paper's text has it) instead of one an operand (as its code has it)."""
     classes: Literal["metric", "all", "present"] = "metric"
     """The classes a class mean of the loss counts: those of the metric, `all`, or those `present` in the target."""
+    cross_entropy: Annotated[
+        float | Literal["searched"],
+        PlainValidator(_weight),
+        WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"const": "searched"}]}),
+    ] = 0.0
+    """The weight of cross-entropy beside the surrogate, from 0 to 1, or `searched`: one more coordinate of the search,
+    which starts at 0.25, the weight that the JDT papers advise."""
 
 
 class Data(_Section):
@@ -231,9 +247,24 @@ def dump_config(config: StudyConfig) -> str:
     return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, width=120)
 
 
+_LATER = (("relaxation", "cross_entropy"),)
+"""Keys that joined the configuration after version 0.1, whose defaults do what was done before there was the key."""
+
+
 def fingerprint(config: StudyConfig) -> dict[str, Any]:
-    """What determines the result of a study: the resolved configuration less its resources."""
-    return config.model_dump(exclude={"resources"})
+    """What determines the result of a study: the resolved configuration less its resources.
+
+    A key of `_LATER` stands in it only where it is not at its default, so that results and journals of before go on to
+    name the configuration that they come from.
+    """
+    content = config.model_dump(exclude={"resources"})
+    for *sections, key in _LATER:
+        settings, inner = config, content
+        for name in sections:
+            settings, inner = getattr(settings, name), inner[name]
+        if inner[key] == type(settings).model_fields[key].default:
+            del inner[key]
+    return content
 
 
 def json_schema() -> dict[str, Any]:

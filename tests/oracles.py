@@ -538,3 +538,86 @@ def _target_maps(target: npt.NDArray[np.integer] | Array, shape: tuple[int, ...]
     if target.ndim == len(shape):
         return np.asarray(target, float), np.ones((shape[0], 1, *shape[2:]))
     return one_hot(target, shape[1]), (target != ignored)[:, None].astype(float)
+
+
+# The classics ---------------------------------------------------------------------------------------------------------
+
+
+def counted_pixels(
+    logits: Array, target: npt.NDArray[np.integer], ignored: int
+) -> list[tuple[Array, int, tuple[int, ...]]]:
+    """The pixels that count, one by one: probabilities (C,), label, place (image, *S)."""
+    p = softmax(np.asarray(logits, float))
+    return [
+        (p[(at[0], slice(None), *at[1:])], int(target[at]), at)
+        for at in np.ndindex(*target.shape)
+        if target[at] != ignored
+    ]
+
+
+def weighted_pixel_loss(
+    logits: Array,
+    target: npt.NDArray[np.integer],
+    value: Callable[[float], float],
+    weight: Callable[[int, tuple[int, ...]], float],
+    ignored: int = IGNORED,
+) -> float:
+    """The weighted mean over the pixels that count of a value of the true class's probability; 0 over none."""
+    pixels = counted_pixels(logits, target, ignored)
+    weights = [weight(label, at) for _, label, at in pixels]
+    values = [value(p[label]) for p, label, _ in pixels]
+    return float(ratio(np.dot(weights, values), np.sum(weights)))
+
+
+def has_other_class_near(target: npt.NDArray[np.integer], at: tuple[int, ...], radius: int, ignored: int) -> bool:
+    """Whether a pixel of another class lies within a Chebyshev distance of the pixel `at` (image, *S)."""
+    ranges = [
+        range(max(0, x - radius), min(side, x + radius + 1)) for x, side in zip(at[1:], target.shape[1:], strict=True)
+    ]
+    return any(target[(at[0], *q)] not in (ignored, target[at]) for q in itertools.product(*ranges))
+
+
+def lovasz_softmax(
+    logits: Array, target: npt.NDArray[np.integer], per_image: bool = False, ignored: int = IGNORED
+) -> float:
+    """Lovász-softmax by its definition, over the classes in the target; 0 where no pixel counts.
+
+    The Lovász extension of a set function D at a vector of errors m: with the pixels in an order of falling m, the sum
+    over i of m_i (D(first i pixels) - D(first i - 1)). For class c, D(wrong) = |wrong| / |{y = c} or wrong|, the
+    Jaccard loss if the pixels in `wrong` are mislabelled, and m = |[y = c] - p_c|.
+
+    Reference: Berman et al., CVPR 2018, definition 1, equations 6 and 8.
+    """
+    pixels = counted_pixels(logits, target, ignored)
+    images = [[pixel for pixel in pixels if pixel[2][0] == n] for n in range(len(target))] if per_image else [pixels]
+    values = []
+    for image in images:
+        of_classes = []
+        for c in sorted({label for _, label, _ in image}):
+            mine = {i for i, (_, label, _) in enumerate(image) if label == c}
+            errors = [abs(float(label == c) - p[c]) for p, label, _ in image]
+            wrong: set[int] = set()
+            value = before = 0.0
+            for i in sorted(range(len(image)), key=lambda i: -errors[i]):
+                wrong.add(i)
+                now = len(wrong) / len(mine | wrong)
+                value += errors[i] * (now - before)
+                before = now
+            of_classes.append(value)
+        if of_classes:
+            values.append(float(np.mean(of_classes)))
+    return float(np.mean(values)) if values else 0.0
+
+
+def generalized_dice_loss(logits: Array, target: npt.NDArray[np.integer] | Array, ignored: int = IGNORED) -> float:
+    """1 - 2 sum_c w_c sum(r p) / sum_c w_c sum(r + p) with w_c = 1 / (sum r)^2, and 0 where a class has no r.
+
+    Reference: Sudre et al., DLMIA 2017.
+    """
+    p = softmax(np.asarray(logits, float))
+    r, valid = _target_maps(target, p.shape, ignored)
+    axes = (0, *range(2, p.ndim))
+    size = (r * valid).sum(axes)
+    weight = ratio(np.ones_like(size), size**2) * (size > 0)
+    both, sizes = (r * p * valid).sum(axes), ((r + p) * valid).sum(axes)
+    return 1 - float(ratio(2 * (weight * both).sum(), (weight * sizes).sum()))

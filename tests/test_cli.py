@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autosegloss import METRICS, load_loss
+from autosegloss import METRICS, MixedLoss, SurrogateLoss, load_loss
 from autosegloss.cli import main
 
 TINY = """\
@@ -78,6 +78,17 @@ def test_show_draws_a_published_curve(capsys: pytest.CaptureFixture[str]) -> Non
     assert len(rows) == 13
     assert rows[0].rstrip().endswith("*")  # the curve ends at (1, 1)
     assert rows[-1].split("|")[1].startswith("*")  # and begins at (0, 0)
+
+
+def test_show_says_what_is_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, picture = tmp_path / "mixed.json", tmp_path / "curves.png"
+    MixedLoss(SurrogateLoss("gacc"), 0.3).save(path)
+    status, text, _ = run("show", str(path), "--plot", str(picture), capsys=capsys)
+    assert status == 0
+    assert text.startswith(
+        "loss      0.3 * cross-entropy + 0.7 * (1 - class_sum(total(pred & target)) / class_sum(total(target)))\n"
+    )
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_metrics_lists_every_formula(capsys: pytest.CaptureFixture[str]) -> None:

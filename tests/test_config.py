@@ -49,6 +49,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "logic": "product",
             "share_curves": False,
             "classes": "metric",
+            "cross_entropy": 0.0,
         },
         "proxy": {
             "data": {"name": "shapes"},
@@ -133,6 +134,16 @@ def test_fingerprint_changes_with_what_determines_the_result_only() -> None:
     assert json.loads(json.dumps(base)) == base
 
 
+def test_a_later_key_stands_in_the_fingerprint_only_where_it_is_not_at_its_default() -> None:
+    base = fingerprint(as_config({"metric": "miou"}))
+    assert "cross_entropy" not in base["relaxation"]
+    assert base == fingerprint(as_config({"metric": "miou", "relaxation": {"cross_entropy": 0}}))
+    for value in (0.25, "searched"):
+        given = fingerprint(as_config({"metric": "miou", "relaxation": {"cross_entropy": value}}))
+        assert given["relaxation"].pop("cross_entropy") == value
+        assert given == base
+
+
 # Overrides
 
 
@@ -201,6 +212,18 @@ def test_an_override_may_be_a_metric_with_an_equals_sign(study: Any) -> None:
             "study.yaml:2: proxy.data.option: must be a finite number, not `.inf`",
         ),
         ("metric: miou\nproxy:\n  train:", "study.yaml:3: proxy.train: must be a mapping with keys, not `null`"),
+        (
+            "metric: miou\nrelaxation: {cross_entropy: 1.5}",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, not `1.5`",
+        ),
+        (
+            "metric: miou\nrelaxation: {cross_entropy: search}",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, not `search`",
+        ),
+        (
+            "metric: miou\nrelaxation: {cross_entropy: true}",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, not `true`",
+        ),
         ("metric: miou\nguard: [1]", "study.yaml:2: guard: must be a mapping with keys, not `[1]`"),
         ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, not `1.5`"),
         (
@@ -361,6 +384,7 @@ configs = st.builds(
             logic=st.sampled_from(["product", "godel"]),
             share_curves=st.booleans(),
             classes=st.sampled_from(["metric", "all", "present"]),
+            cross_entropy=st.floats(0, 1) | st.just("searched"),
         ),
         proxy=section(
             data=st.dictionaries(texts.filter(lambda key: key != "name"), json_values, max_size=3),
@@ -404,6 +428,8 @@ def test_the_schema_is_one_and_refuses_mistakes() -> None:
         {"metric": "miou", "search": {"steps": 0}},
         {"metric": "miou", "relaxation": {"curve": "besier"}},
         {"metric": "miou", "guard": {"gacc": 2}},
+        {"metric": "miou", "relaxation": {"cross_entropy": 2}},
+        {"metric": "miou", "relaxation": {"cross_entropy": "search"}},
     ]
     assert SCHEMA.is_valid({"metric": "miou"})
     assert not any(SCHEMA.is_valid(config) for config in wrong)

@@ -11,31 +11,51 @@ from typing import Any, get_args
 
 from autosegloss.errors import ExprError, InputError, LossFileError
 from autosegloss.loss.curve import CurveKind
+from autosegloss.loss.mixed import MixedLoss
 from autosegloss.loss.relax import LogicKind, slots
 from autosegloss.loss.surrogate import SurrogateLoss
 from autosegloss.metric import metric
 from autosegloss.metric.interpret import Classes
 
 FORMAT = "autosegloss-loss"
-VERSION = 1
+VERSION = 2
+"""The newest version that is read. A file has the oldest that can say what it holds: 2 with a cross-entropy part."""
+_MIXED = 2
 _KEYS = {"format", "version", "metric", "logic", "classes", "curve", "slots", "provenance"}
 _PRESETS = Path(__file__).parent / "presets"
 
 
 def presets() -> list[str]:
-    """The names of the losses that come with the package, such as `asl/voc/miou`."""
+    """The names of the losses that come with the package, for `load_loss`.
+
+    - `asl/voc/...`: the losses of Auto Seg-Loss, searched on PASCAL VOC.
+    - `jml`, `dml`, `ctl`: the JDT losses of Jaccard, Dice and Tversky: the logic "godel" without curves, right for soft
+      labels.
+    - `soft_jaccard`, `soft_dice`, `soft_tversky`: the usual soft losses, the same with the logic "product". With
+      integer labels each equals its JDT twin.
+
+    The last six sum over the batch (form D of the metric). Their forms I (of each image) and C (of each class in each
+    image) and mixes of the forms are a line each, by the names of the catalogue: `jaccard_i`, `dice_c`, and so on.
+
+    Example:
+        >>> jml_i = SurrogateLoss("jaccard_i", logic="godel", curve="identity", classes="present")
+        >>> both = SurrogateLoss("0.5 * miou + 0.5 * miou_i", logic="godel", curve="identity", classes="present")
+    """
     return sorted(path.relative_to(_PRESETS).with_suffix("").as_posix() for path in _PRESETS.rglob("*.json"))
 
 
-def load_loss(source: str | os.PathLike[str], ignore_index: int = 255) -> SurrogateLoss:
+def load_loss(
+    source: str | os.PathLike[str], ignore_index: int = 255, reduce_over_ranks: bool = False
+) -> SurrogateLoss | MixedLoss:
     """The loss in a file, or one that comes with the package.
 
     Args:
         source: The path of a loss file, or the name of a preset (see `presets`).
         ignore_index: The label of ignored pixels in your data.
+        reduce_over_ranks: Whether sums run over the batches of all ranks of torch.distributed.
 
     Returns:
-        A loss to call with (logits, target).
+        A loss to call with (logits, target): mixed if the file gives cross-entropy a part.
 
     Raises:
         LossFileError: There is no such file or preset, or it is damaged, of a newer version, or impossible.
@@ -49,17 +69,19 @@ def load_loss(source: str | os.PathLike[str], ignore_index: int = 255) -> Surrog
         if path.is_dir():
             raise LossFileError(f"{name} is a folder; the loss of a finished search is its file {path / 'loss.json'}.")
         if path.exists():
-            return read_loss(path.read_bytes(), name, ignore_index)
+            return read_loss(path.read_bytes(), name, ignore_index, reduce_over_ranks)
     except OSError as error:
         raise LossFileError(f"{name}: can't be read: {error.strerror or error}.") from None
     if name in presets():
-        return read_loss((_PRESETS / f"{name}.json").read_bytes(), name, ignore_index)
+        return read_loss((_PRESETS / f"{name}.json").read_bytes(), name, ignore_index, reduce_over_ranks)
     close = difflib.get_close_matches(name, presets(), n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     raise LossFileError(f"{name}: no such file, nor a preset{guess}; presets: {', '.join(presets())}.")
 
 
-def read_loss(data: bytes, name: str, ignore_index: int = 255) -> SurrogateLoss:
+def read_loss(
+    data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks: bool = False
+) -> SurrogateLoss | MixedLoss:
     """The loss that the bytes of a file hold; `name` is what messages call it."""
     try:
         content = json.loads(
@@ -76,35 +98,40 @@ def read_loss(data: bytes, name: str, ignore_index: int = 255) -> SurrogateLoss:
         raise LossFileError(
             f"{name}: version {version} is newer than what this package reads ({VERSION}); upgrade autosegloss."
         )
-    if missing := sorted(_KEYS - {"provenance"} - content.keys()):
+    keys = _KEYS | {"cross_entropy"} if version >= _MIXED else _KEYS
+    if missing := sorted(keys - {"provenance"} - content.keys()):
         raise LossFileError(f"{name}: missing: {', '.join(missing)}.")
-    if unknown := sorted(content.keys() - _KEYS):
-        raise LossFileError(f"{name}: unknown: {', '.join(unknown)}; allowed: {', '.join(sorted(_KEYS))}.")
+    if unknown := sorted(content.keys() - keys):
+        raise LossFileError(f"{name}: unknown: {', '.join(unknown)}; allowed: {', '.join(sorted(keys))}.")
     for key, kind in (("logic", LogicKind), ("classes", Classes), ("curve", CurveKind)):
         if content[key] not in get_args(kind):
             raise LossFileError(f"{name}: {key} is {content[key]!r}; allowed: {', '.join(get_args(kind))}.")
     provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):
         raise LossFileError(f"{name}: provenance is {provenance!r}; a mapping is wanted.")
-    loss = _build(content, name, ignore_index)
+    loss = _build(content, name, ignore_index, reduce_over_ranks)
     loss.provenance = provenance
     return loss
 
 
-def write_loss(loss: SurrogateLoss, path: Path) -> None:
+def write_loss(loss: SurrogateLoss | MixedLoss, path: Path) -> None:
     """Write a loss file, replacing what is there only when all of it is written.
 
     Raises:
         LossFileError: The folder is missing or can't be written.
     """
+    if isinstance(loss, MixedLoss):
+        surrogate, head = loss.surrogate, {"version": _MIXED, "cross_entropy": loss.cross_entropy}
+    else:
+        surrogate, head = loss, {"version": 1}
     content = {
         "format": FORMAT,
-        "version": VERSION,
-        "metric": str(loss.expr),
-        "logic": loss.logic,
-        "classes": loss.classes,
-        "curve": loss.curve,
-        "slots": {str(slot): curve.points for slot, curve in loss.curves.items()},
+        **head,
+        "metric": str(surrogate.expr),
+        "logic": surrogate.logic,
+        "classes": surrogate.classes,
+        "curve": surrogate.curve,
+        "slots": {str(slot): curve.points for slot, curve in surrogate.curves.items()},
         "provenance": loss.provenance,
     }
     try:
@@ -132,7 +159,7 @@ def replace_text(path: Path, text: str) -> None:
         raise LossFileError(f"{path}: can't be written: {error.strerror or error}.") from error
 
 
-def _build(content: dict[str, Any], name: str, ignore_index: int) -> SurrogateLoss:
+def _build(content: dict[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> SurrogateLoss | MixedLoss:
     if not isinstance(content["metric"], str):
         raise LossFileError(f"{name}: metric is {content['metric']!r}; the text of an expression is wanted.")
     try:
@@ -155,14 +182,16 @@ def _build(content: dict[str, Any], name: str, ignore_index: int) -> SurrogateLo
                 f"{name}: slot `{slot}`: control points are a list of pairs of numbers [u, v]; given: {points!r}."
             )
     try:
-        return SurrogateLoss(
+        loss = SurrogateLoss(
             expr,
             [given[slot] for slot in names],
             logic=content["logic"],
             curve=content["curve"],
             classes=content["classes"],
             ignore_index=ignore_index,
+            reduce_over_ranks=reduce_over_ranks,
         )
+        return MixedLoss(loss, content["cross_entropy"]) if "cross_entropy" in content else loss
     except InputError as error:
         raise LossFileError(f"{name}: {error}") from None
 

@@ -24,6 +24,9 @@ from autosegloss.metric.interpret import Maps
 
 LogicKind = Literal["product", "godel"]
 
+ADVISED_WEIGHT = 0.25
+"""The part of cross-entropy that the JDT papers advise in a mix (Wang et al., arXiv 2302.05666)."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -61,7 +64,7 @@ def slots(expr: e.Expr) -> tuple[Slot, ...]:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The coordinates theta in which the curves of an expression are searched.
+    """The coordinates theta in which the curves of an expression are searched, and the weight of cross-entropy.
 
     Args:
         expr: The metric.
@@ -69,12 +72,14 @@ class SearchSpace:
         pieces: Pieces of every curve.
         share_curves: One curve for both operands of an operator (the text of the paper) in place of one each (its
             code).
+        cross_entropy: Whether there is one more coordinate, the last: the weight of cross-entropy in a `MixedLoss`.
     """
 
     expr: e.Expr
     curve: CurveKind = "bezier"
     pieces: int = 2
     share_curves: bool = False
+    cross_entropy: bool = False
 
     @property
     def curves(self) -> tuple[tuple[Slot, ...], ...]:
@@ -89,18 +94,19 @@ class SearchSpace:
     @property
     def dimension(self) -> int:
         """The length of theta."""
-        return len(self.curves) * 2 * number_of_points(self.curve, self.pieces)
+        return len(self.identity)
 
     @property
     def identity(self) -> tuple[float, ...]:
-        """The theta of identity curves, where a search starts."""
-        return identity_theta(self.curve, self.pieces) * len(self.curves)
+        """The theta of identity curves and of the weight that is advised for cross-entropy: where a search starts."""
+        curves = identity_theta(self.curve, self.pieces) * len(self.curves)
+        return (*curves, ADVISED_WEIGHT) if self.cross_entropy else curves
 
     def control_points(self, theta: Sequence[float]) -> list[tuple[Point, ...]]:
         """The control points of each slot, in the order of `slots`.
 
         Args:
-            theta: `dimension` numbers in [0, 1], curve after curve.
+            theta: `dimension` numbers in [0, 1], curve after curve, then the weight of cross-entropy if searched.
 
         Raises:
             InputError: The length or a coordinate is wrong.
@@ -108,7 +114,7 @@ class SearchSpace:
         if len(theta) != self.dimension:
             raise InputError(
                 f"theta has {len(theta)} coordinates; {len(self.curves)} {self.curve} curve(s) "
-                f"of {self.pieces} piece(s) have {self.dimension}."
+                f"of {self.pieces} piece(s) {'and a weight ' if self.cross_entropy else ''}have {self.dimension}."
             )
         size = 2 * number_of_points(self.curve, self.pieces)
         points = {

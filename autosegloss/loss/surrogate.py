@@ -16,7 +16,7 @@ from autosegloss.loss.ranks import batch_sums
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
 from autosegloss.metric.interpret import Classes
-from autosegloss.metric.labels import check_labels, check_soft_labels
+from autosegloss.metric.labels import check_labels, check_logits, check_soft_labels
 
 
 class SurrogateLoss(nn.Module):
@@ -145,17 +145,8 @@ class SurrogateLoss(nn.Module):
             InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1]; or ranks
                 whose sums are added have different numbers of classes or dtypes.
         """
-        if not isinstance(logits, Tensor) or not logits.is_floating_point():
-            given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
-            raise InputTypeError(f"logits {given}; a floating-point tensor (N, C, *S) of scores is wanted.")
-        if logits.ndim < 2:
-            raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) is wanted.")
-        if isinstance(target, Tensor) and target.device != logits.device:
-            raise InputError(
-                f"logits are on {logits.device}, target on {target.device}; both are wanted on one device."
-            )
+        scores = check_logits(logits, target)
         with torch.autocast(logits.device.type, enabled=False):
-            scores = logits if logits.dtype == torch.float64 else logits.float()
             maps = self._maps(scores.softmax(1), target, mask)
             sums = interpret.sums(self._nodes, maps)
             if self.reduce_over_ranks:

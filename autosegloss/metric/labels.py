@@ -88,6 +88,27 @@ def check_soft_labels(
     return _unless(wrong, soft, message), valid
 
 
+def check_logits(logits: Tensor, target: object) -> Tensor:
+    """Scores to compute with, in float32 or float64.
+
+    Args:
+        logits: Scores before the softmax, (N, C, *S), of any floating type.
+        target: What they are compared with; a tensor is on the same device.
+
+    Raises:
+        InputTypeError: The logits are no floating-point tensor.
+        InputError: They have no class axis, or are on another device than the target.
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
+        raise InputTypeError(f"logits {given}; a floating-point tensor (N, C, *S) of scores is wanted.")
+    if logits.ndim < 2:
+        raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) is wanted.")
+    if isinstance(target, Tensor) and target.device != logits.device:
+        raise InputError(f"logits are on {logits.device}, target on {target.device}; both are wanted on one device.")
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def best_class(scores: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """The highest score of each pixel and its class, the lowest such class where scores are equal.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autosegloss.config import StudyConfig
-from autosegloss.loss import SearchSpace, SurrogateLoss
+from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
 from autosegloss.metric import METRICS, Accumulators, Expr, metric
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.networks import build_network
@@ -132,13 +132,19 @@ class Proxy:
 def search_space(config: StudyConfig) -> SearchSpace:
     """The space of losses that a configuration describes."""
     relaxation = config.relaxation
-    return SearchSpace(metric(config.metric), relaxation.curve, relaxation.pieces, relaxation.share_curves)
+    return SearchSpace(
+        metric(config.metric),
+        relaxation.curve,
+        relaxation.pieces,
+        relaxation.share_curves,
+        cross_entropy=relaxation.cross_entropy == "searched",
+    )
 
 
-def surrogate(config: StudyConfig, theta: tuple[float, ...], ignore_index: int = 255) -> SurrogateLoss:
+def surrogate(config: StudyConfig, theta: tuple[float, ...], ignore_index: int = 255) -> SurrogateLoss | MixedLoss:
     """The loss at a point of a configuration's search space."""
     space, relaxation = search_space(config), config.relaxation
-    return SurrogateLoss(
+    loss = SurrogateLoss(
         space.expr,
         space.control_points(theta),
         logic=relaxation.logic,
@@ -146,6 +152,9 @@ def surrogate(config: StudyConfig, theta: tuple[float, ...], ignore_index: int =
         classes=relaxation.classes,
         ignore_index=ignore_index,
     )
+    if relaxation.cross_entropy == 0:
+        return loss
+    return MixedLoss(loss, theta[-1] if relaxation.cross_entropy == "searched" else relaxation.cross_entropy)
 
 
 def measured(config: StudyConfig) -> Mapping[str, Expr]:

@@ -16,7 +16,7 @@ import torch
 
 from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint, load_config
 from autosegloss.errors import InputError, RefusedError
-from autosegloss.loss import SurrogateLoss
+from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import replace_text
 from autosegloss.proxy.trial import Proxy, search_space, surrogate
 from autosegloss.search.algorithms import ALGORITHMS
@@ -53,7 +53,7 @@ class Result:
         findings: The course of the search and its finals in full.
     """
 
-    loss: SurrogateLoss
+    loss: SurrogateLoss | MixedLoss
     folder: Path
     scores: Mapping[str, Mapping[str, Score]]
     findings: Findings

@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 
 import autosegloss as asl
 from autosegloss.errors import LossFileError
-from autosegloss.loss import SurrogateLoss, load_loss, presets
+from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS
 from tests import strategies
 
 ROOT = Path(__file__).parents[2]
-NAMES = "asl/voc/bf1, asl/voc/biou, asl/voc/fwiou, asl/voc/gacc, asl/voc/macc, asl/voc/miou"
+NAMES = (
+    "asl/voc/bf1, asl/voc/biou, asl/voc/fwiou, asl/voc/gacc, asl/voc/macc, asl/voc/miou, ctl, dml, jml, soft_dice, "
+    "soft_jaccard, soft_tversky"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -120,13 +123,32 @@ def test_the_file_is_that_of_the_format() -> None:
     )
 
 
+def test_a_mix_is_a_file_of_version_2() -> None:
+    MixedLoss(example(), 0.1 + 0.2).save("mixed.json")
+    example().save("loss.json")
+    lines = Path("loss.json").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[2] = '  "version": 2,\n  "cross_entropy": 0.30000000000000004,\n'
+    assert Path("mixed.json").read_text(encoding="utf-8") == "".join(lines)
+    loss = load_loss("mixed.json", ignore_index=7, reduce_over_ranks=True)
+    assert isinstance(loss, MixedLoss)
+    assert loss.cross_entropy == 0.1 + 0.2
+    assert (loss.surrogate.ignore_index, loss.surrogate.reduce_over_ranks) == (7, True)
+    assert loss.provenance == example().provenance
+    loss.save("again.json")
+    assert Path("again.json").read_bytes() == Path("mixed.json").read_bytes()
+
+
 @pytest.mark.parametrize("name", presets())
 def test_presets_load_and_are_written_as_we_write(name: str) -> None:
     loss = load_loss(name)
     loss.save("loss.json")
     stored = ROOT / "autosegloss" / "loss" / "presets" / f"{name}.json"
     assert Path("loss.json").read_bytes() == stored.read_bytes()
-    assert asl.load_loss(name, ignore_index=0).ignore_index == 0
+    again = asl.load_loss(name, ignore_index=0, reduce_over_ranks=True)
+    assert isinstance(again, SurrogateLoss)
+    assert (again.ignore_index, again.reduce_over_ranks) == (0, True)
+    assert isinstance(loss, SurrogateLoss)
+    assert (loss.ignore_index, loss.reduce_over_ranks) == (255, False)
 
 
 def test_paths_may_be_paths() -> None:
@@ -181,15 +203,33 @@ def slot(points: Any) -> dict[str, Any]:
     [
         ({"format": "other"}, 'loss.json: not a loss file; it has no "format": "autosegloss-loss".'),
         (
-            {"version": 2},
-            "loss.json: version 2 is newer than what this package reads (1); upgrade autosegloss.",
+            {"version": 3},
+            "loss.json: version 3 is newer than what this package reads (2); upgrade autosegloss.",
+        ),
+        ({"version": 2}, "loss.json: missing: cross_entropy."),
+        (
+            {"cross_entropy": 0.25},
+            "loss.json: unknown: cross_entropy; allowed: classes, curve, format, logic, metric, provenance, slots, "
+            "version.",
+        ),
+        (
+            {"version": 2, "cross_entropy": 1.5},
+            "loss.json: cross_entropy is 1.5; a number from 0 to 1 is wanted.",
+        ),
+        (
+            {"version": 2, "cross_entropy": "searched"},
+            "loss.json: cross_entropy is 'searched'; a number from 0 to 1 is wanted.",
+        ),
+        (
+            {"version": 2, "cross_entropy": True},
+            "loss.json: cross_entropy is True; a number from 0 to 1 is wanted.",
         ),
         ({"version": "1"}, "loss.json: version is '1'; a whole number of 1 or more is wanted."),
         ({"version": 0}, "loss.json: version is 0; a whole number of 1 or more is wanted."),
         ({"version": True}, "loss.json: version is True; a whole number of 1 or more is wanted."),
         (
             {"version": 3, "shape": "new"},
-            "loss.json: version 3 is newer than what this package reads (1); upgrade autosegloss.",
+            "loss.json: version 3 is newer than what this package reads (2); upgrade autosegloss.",
         ),
         (
             {"shape": 1, "colour": 2},

@@ -61,7 +61,8 @@ def test_float32_is_close_to_the_published_figures(case: reference.Case, key: st
 
 
 def test_the_presets_are_the_published_losses() -> None:
-    assert presets() == [f"asl/voc/{name}" for name in ("bf1", "biou", "fwiou", "gacc", "macc", "miou")]
+    published = [f"asl/voc/{name}" for name in ("bf1", "biou", "fwiou", "gacc", "macc", "miou")]
+    assert presets() == [*published, "ctl", "dml", "jml", "soft_dice", "soft_jaccard", "soft_tversky"]
     for name in ("bf1", "biou", "fwiou", "gacc", "macc", "miou"):
         loss = load_loss(f"asl/voc/{name}")
         assert loss.expr is metric(name)
@@ -85,6 +86,42 @@ def test_the_presets_of_boundaries_are_those_of_the_oracle(case: reference.Case,
     curves = [partial(oracles.bezier, points=points) for points in reference.control_points(name)]
     expected = oracles.surrogate_loss(name, case.logits, case.target, curves, radius=5, background=False)
     reference.assert_agrees(value.item(), expected)
+
+
+JDT_PRESETS = {"jml": "jaccard", "dml": "dice", "ctl": "tversky"}
+TWINS = {"soft_jaccard": "jml", "soft_dice": "dml", "soft_tversky": "ctl"}
+
+
+@CASES
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+@pytest.mark.parametrize("name", JDT_PRESETS)
+def test_the_jdt_presets_give_the_published_figures(case: reference.Case, name: str, labels: str) -> None:
+    logits = torch.tensor(case.logits, requires_grad=True)
+    key = f"jdt_{JDT_PRESETS[name]}_{labels}"
+    value = load_loss(name)(logits, torch.tensor(case.soft_target if labels == "soft" else case.target))
+    reference.assert_agrees(value.item(), case.loss(key))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert case.gradient_error(key, gradient.numpy()) < 1e-5
+
+
+@CASES
+@pytest.mark.parametrize("name", [*JDT_PRESETS, *TWINS])
+def test_the_presets_of_the_seeds_are_one_line_each(case: reference.Case, name: str) -> None:
+    loss = load_loss(name)
+    logic: Any = "product" if name in TWINS else "godel"
+    ours = SurrogateLoss(JDT_PRESETS[TWINS.get(name, name)], logic=logic, curve="identity", classes="present")
+    assert loss.expr is ours.expr
+    assert (loss.logic, loss.curve, loss.classes) == (ours.logic, ours.curve, ours.classes)
+    assert loss.provenance["name"] == name
+    assert loss.provenance["source"]
+    logits = torch.tensor(case.logits)
+    for target in (torch.tensor(case.target), torch.tensor(case.soft_target)):
+        assert torch.equal(loss(logits, target), ours(logits, target))
+    if name in TWINS:  # alike on integer labels, and there only
+        twin = load_loss(TWINS[name])
+        hard, soft = torch.tensor(case.target), torch.tensor(case.soft_target)
+        assert loss(logits, hard).item() == pytest.approx(twin(logits, hard).item(), rel=1e-12)
+        assert loss(logits, soft).item() != pytest.approx(twin(logits, soft).item(), rel=1e-2)
 
 
 def test_a_wrong_loss_does_not_pass() -> None:

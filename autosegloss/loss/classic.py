@@ -1,0 +1,393 @@
+"""The losses people compare with: cross-entropy and its variants, focal, Lovász-softmax and generalised Dice.
+
+Each is called like `SurrogateLoss`: `loss(logits, target, mask=None)`. What they share:
+
+- It runs in float32 (float64 for float64 logits), also under autocast. A scalar comes out.
+- Pixels that are ignored, by `ignore_index` or where `mask` is False, do not count. If none counts the loss is 0 with a
+  zero gradient (1 for `generalized_dice`, whose score of nothing is 0).
+- A loss that has no meaning for soft labels refuses them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autosegloss.errors import InputError, InputTypeError
+from autosegloss.loss.ranks import sum_over_ranks
+from autosegloss.loss.surrogate import SurrogateLoss
+from autosegloss.metric import class_sum, pred, target, total
+from autosegloss.metric.interpret import divide
+from autosegloss.metric.labels import check_labels, check_logits, check_soft_labels
+from autosegloss.metric.morphology import maximum_filter
+
+Weighting = Literal["inverse", "sqrt_inverse", "uniform"]
+Builder = Callable[[int, "Sequence[int] | None"], nn.Module]
+LabelMap = npt.NDArray[np.integer] | Tensor
+
+
+class _PixelLoss(nn.Module):
+    """A loss of checked pixels, computed in full precision."""
+
+    def __init__(self, ignore_index: int) -> None:
+        super().__init__()
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+            raise InputTypeError(f"ignore_index is {ignore_index!r}; an integer label is wanted.")
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            logits: Scores before the softmax, (N, C, *S), floating.
+            target: Labels (N, *S) or (N, 1, *S) of an integer type, 0..C-1 or `ignore_index`; or soft labels (N, C,
+                *S), of any floating type, in [0, 1], where the loss has a meaning for them.
+            mask: True where a pixel counts, boolean (N, *S) or (N, 1, *S); with either kind of target.
+
+        Returns:
+            A scalar tensor: float64 for float64 logits, else float32.
+
+        Raises:
+            InputTypeError: The logits, the target or the mask have the wrong type; or soft labels have no meaning here.
+            InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1].
+        """
+        scores = check_logits(logits, target)
+        with torch.autocast(logits.device.type, enabled=False):
+            if isinstance(target, Tensor) and target.is_floating_point():
+                return self._soft(scores, check_soft_labels(target, tuple(scores.shape), scores.dtype, mask)[0])
+            shape = (scores.shape[0], *scores.shape[2:])
+            labels = check_labels(target, shape, scores.shape[1], self.ignore_index, "target", mask)
+            return self._hard(scores, labels, labels != self.ignore_index)
+
+    def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """The loss of scores (N, C, *S) and labels (N, *S), of which those that count are `valid`."""
+        raise NotImplementedError
+
+    def _soft(self, scores: Tensor, target: Tensor) -> Tensor:
+        """The loss of scores and soft labels, (N, C, *S) each; a pixel that does not count is 0 in every class."""
+        raise InputTypeError(
+            f"{type(self).__name__} has no meaning for soft labels; the target has dtype {target.dtype}, and integer "
+            "labels are wanted."
+        )
+
+
+class CrossEntropy(_PixelLoss):
+    """Cross-entropy, the mean over the pixels that count: torch's, for masks, soft labels and several ranks as well.
+
+    A pixel weighs as much as its class, and the mean is divided by the sum of these weights, as torch does for integer
+    labels. A soft label weighs the sum of its shares, each times the weight of its class: a one-hot soft label is the
+    same as an integer one, and a row of zeros does not count. (torch divides by the number of pixels there, which is
+    the same where rows sum to 1 and classes have no weights.)
+
+    Args:
+        weight: The weight of each class, (C,), 0 or more; None weighs all alike.
+        label_smoothing: Share of each label that is spread evenly over all classes, in [0, 1].
+        ignore_index: The label of ignored pixels in integer targets.
+        reduce_over_ranks: Whether the mean is that over the pixels of all ranks of torch.distributed.
+
+    Raises:
+        InputError: An argument is out of range.
+
+    Example:
+        >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]])  # (N, C, pixels)
+        >>> round(CrossEntropy()(logits, torch.tensor([[0, 255]])).item(), 6)
+        0.126928
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Sequence[float] | Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = 255,
+        reduce_over_ranks: bool = False,
+    ) -> None:
+        super().__init__(ignore_index)
+        self.register_buffer("weight", _weights(weight), persistent=False)
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, 1)
+        self.reduce_over_ranks = reduce_over_ranks
+
+    def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        weight = _for_classes(self.weight, scores)
+        values = functional.cross_entropy(
+            scores,
+            labels,
+            weight,
+            ignore_index=self.ignore_index,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+        return self._mean(values, _of_labels(weight, labels, valid, scores))
+
+    def _soft(self, scores: Tensor, target: Tensor) -> Tensor:
+        weight = _for_classes(self.weight, scores)
+        mass = target.sum(1, keepdim=True)
+        smooth = (1 - self.label_smoothing) * target + self.label_smoothing / target.shape[1] * mass
+        values = functional.cross_entropy(scores, smooth, weight, reduction="none")
+        return self._mean(values, mass if weight is None else target.movedim(1, -1) @ weight)
+
+    def _mean(self, values: Tensor, weights: Tensor) -> Tensor:
+        """The mean of values that have their weights in them, 0 where the weight is."""
+        sums = torch.stack([values.sum(), weights.sum()])
+        numerator, denominator = sum_over_ranks(sums) if self.reduce_over_ranks else sums
+        return divide(numerator, denominator)
+
+
+class Focal(_PixelLoss):
+    """Focal loss, -(1 - p)^gamma log p of the probability p of the true class: easy pixels count less.
+
+    The mean over the pixels that count is weighted like that of `CrossEntropy`, which is the focal loss of gamma 0.
+    (The source sums over anchors of a detector and divides by the number of those with an object.) Integer labels only:
+    for gamma above 0 a prediction equal to the soft label does not have the smallest loss.
+
+    Args:
+        gamma: How much less easy pixels count, 0 or more; 2 is the source's choice.
+        weight: The weight of each class, (C,), 0 or more (the source's alpha); None weighs all alike.
+        ignore_index: The label of ignored pixels.
+
+    Raises:
+        InputError: An argument is out of range.
+
+    Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, equation 5.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self, gamma: float = 2.0, weight: Sequence[float] | Tensor | None = None, ignore_index: int = 255
+    ) -> None:
+        super().__init__(ignore_index)
+        self.gamma = check_number("gamma", gamma)
+        self.register_buffer("weight", _weights(weight), persistent=False)
+
+    def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        values = functional.cross_entropy(scores, labels, ignore_index=self.ignore_index, reduction="none")
+        # 1 - p without cancellation; the bound keeps the slope of a power below 1 finite at p = 1.
+        easiness = (-torch.expm1(-values)).clamp(min=1e-12) ** self.gamma
+        weights = _of_labels(_for_classes(self.weight, scores), labels, valid, scores)
+        return _weighted_mean(easiness * values, weights)
+
+
+class LovaszSoftmax(_PixelLoss):
+    """Lovász-softmax: the convex extension of 1 - IoU to errors |target - probability|, over the classes in the target.
+
+    A class that is absent from the target does not count, whatever is predicted. Integer labels only.
+
+    Args:
+        per_image: Whether the loss is that of each image, then the mean over the images that have a pixel that counts;
+            else the batch is one image.
+        ignore_index: The label of ignored pixels.
+
+    Source: Berman et al., The Lovász-Softmax loss, CVPR 2018, equations 8, 9 and 11.
+    """
+
+    def __init__(self, per_image: bool = False, ignore_index: int = 255) -> None:
+        super().__init__(ignore_index)
+        self.per_image = per_image
+
+    def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        probability = scores.softmax(1).movedim(1, -1)
+        images = (
+            list(zip(probability, labels, valid, strict=True)) if self.per_image else [(probability, labels, valid)]
+        )
+        losses = [_lovasz(p[v], t[v]) for p, t, v in images if bool(v.any())]
+        return torch.stack(losses).mean() if losses else scores[:0].sum()
+
+
+def _lovasz(probability: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the classes present; probabilities (P, C), labels (P,)."""
+    losses = []
+    for label in torch.unique(labels).tolist():
+        true = (labels == label).to(probability.dtype)
+        errors, order = (true - probability[:, label]).abs().sort(descending=True)
+        mine = labels[order] == label
+        # If the first i pixels were wrong, the IoU would be inner / outer. What each pixel takes from it is written so
+        # that nothing cancels: the difference of two IoUs of a million pixels has two digits left in float32.
+        inner, outer = mine.sum() - mine.cumsum(0), (mine.sum() + (~mine).cumsum(0)).to(errors.dtype)
+        losses.append((errors * torch.where(mine, 1 / outer, inner / (outer * (outer - 1)))).sum())
+    return torch.stack(losses).mean()
+
+
+class BoundaryCrossEntropy(_PixelLoss):
+    """Cross-entropy in which pixels near a boundary of the target weigh more.
+
+    A pixel is near a boundary if a pixel of another class lies within `radius`, by Chebyshev distance. Ignored pixels
+    are of no class and make no boundary; nor does the image border. Integer labels only.
+
+    This is a plain form of an old idea, not a published loss: U-Net's weight map rises smoothly, to 1 + 10 with a
+    length of 5 pixels, in the gaps between touching cells; here the weight is one step. The defaults are that 10 and
+    that 5, for images of 500 pixels; on small ones 5 pixels are near to everything.
+
+    Args:
+        factor: The weight of a pixel near a boundary; that of others is 1.
+        radius: How near, in pixels, 0 or more.
+        ignore_index: The label of ignored pixels.
+
+    Raises:
+        InputError: An argument is out of range.
+
+    Source of the idea: Ronneberger et al., U-Net, MICCAI 2015, equation 2.
+    """
+
+    def __init__(self, factor: float = 10.0, radius: int = 5, ignore_index: int = 255) -> None:
+        super().__init__(ignore_index)
+        if isinstance(radius, bool) or not isinstance(radius, int) or radius < 0:
+            raise InputError(f"radius is {radius!r}; a whole number of pixels, 0 or more, is wanted.")
+        self.factor = check_number("factor", factor)
+        self.radius = radius
+
+    def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        values = functional.cross_entropy(scores, labels, ignore_index=self.ignore_index, reduction="none")
+        highest = maximum_filter(torch.where(valid, labels, -1).unsqueeze(1), self.radius)
+        lowest = -maximum_filter(torch.where(valid, -labels, -scores.shape[1]).unsqueeze(1), self.radius)
+        near = (highest > lowest).squeeze(1) & valid
+        return _weighted_mean(values, torch.where(near, self.factor, 1.0).to(values.dtype) * valid)
+
+
+def generalized_dice(ignore_index: int = 255) -> SurrogateLoss:
+    """Generalised Dice loss: one Dice ratio of sums over the classes, a class weighing 1 / |target|^2.
+
+    A class that is absent from the target weighs 0. (With the source's formula it weighs infinitely; libraries differ
+    in what they put there.) If no pixel counts the loss is 1, with a zero gradient.
+
+    Args:
+        ignore_index: The label of ignored pixels in integer targets.
+
+    Source: Sudre et al., Generalised Dice overlap as a deep learning loss function, DLMIA 2017.
+    """
+    weight = total(target) * total(target)
+    both, sizes = total(pred & target), total(pred & target) + total(pred | target)
+    dice = 2 * class_sum(both / weight) / class_sum(sizes / weight)
+    return SurrogateLoss(dice, curve="identity", ignore_index=ignore_index)
+
+
+def class_counts(labels: Iterable[LabelMap], num_classes: int, ignore_index: int = 255) -> list[int]:
+    """The pixels of each class in label maps, such as some images of a data set.
+
+    Args:
+        labels: Integer label maps, each of its own shape, from NumPy or torch.
+        num_classes: C; labels are 0..C-1 or `ignore_index`.
+        ignore_index: The label of pixels that do not count.
+
+    Raises:
+        InputError: A label is outside the classes, or a map is not of an integer type.
+
+    Example:
+        >>> class_counts([np.array([[0, 0], [2, 255]]), np.array([0, 2])], num_classes=4)
+        [3, 0, 2, 0]
+    """
+    counts = torch.zeros(num_classes, dtype=torch.int64)
+    for i, given in enumerate(labels):
+        one = torch.as_tensor(given)
+        checked = check_labels(one, tuple(one.shape), num_classes, ignore_index, f"label map {i}")
+        counts += torch.bincount(checked[checked != ignore_index], minlength=num_classes).cpu()
+    return [int(count) for count in counts]
+
+
+def class_weights(
+    labels: Iterable[LabelMap], num_classes: int, kind: Weighting = "inverse", ignore_index: int = 255
+) -> Tensor:
+    """Weights for `CrossEntropy` and `Focal` from how often each class occurs in label maps.
+
+    Args:
+        labels: Integer label maps, as for `class_counts`; a few hundred images of a data set are enough.
+        num_classes: C.
+        kind: A class weighs the inverse of its share of the pixels ("inverse"), the square root of that
+            ("sqrt_inverse"), or as much as any other ("uniform").
+        ignore_index: The label of pixels that do not count.
+
+    Returns:
+        (C,) float32, with mean 1 over the classes that occur; one that does not occur, of which nothing is known,
+        weighs 1.
+
+    Raises:
+        InputError: As for `class_counts`; or the kind is unknown.
+
+    Example:
+        >>> class_weights([np.array([0, 0, 0, 1])], num_classes=3)
+        tensor([0.5000, 1.5000, 1.0000])
+    """
+    return weights_of_counts(class_counts(labels, num_classes, ignore_index), kind)
+
+
+def weights_of_counts(counts: Sequence[int], kind: Weighting) -> Tensor:
+    """`class_weights` of pixels that are counted already."""
+    if kind not in get_args(Weighting):
+        raise InputError(f"kind is {kind!r}; allowed: {', '.join(get_args(Weighting))}.")
+    occurs = [count for count in counts if count > 0]
+    power = {"inverse": -1.0, "sqrt_inverse": -0.5, "uniform": 0.0}[kind]
+    mean = math.fsum(count**power for count in occurs) / max(1, len(occurs))
+    return torch.tensor([count**power / mean if count > 0 else 1.0 for count in counts], dtype=torch.float32)
+
+
+def _weighted(kind: Weighting) -> Builder:
+    def build(ignore_index: int, counts: Sequence[int] | None) -> nn.Module:
+        if counts is None:
+            raise InputError(
+                "a weighted cross-entropy needs `counts`, the pixels of each class; class_counts of "
+                "autosegloss.loss.classic finds them."
+            )
+        return CrossEntropy(weights_of_counts(counts, kind), ignore_index=ignore_index)
+
+    return build
+
+
+CLASSICS: Final[dict[str, Builder]] = {
+    "cross_entropy": lambda ignore_index, _: CrossEntropy(ignore_index=ignore_index),
+    "weighted_cross_entropy": _weighted("sqrt_inverse"),
+    "inverse_weighted_cross_entropy": _weighted("inverse"),
+    # 0.1 is the choice of Szegedy et al., Rethinking the Inception architecture, CVPR 2016.
+    "label_smoothing": lambda ignore_index, _: CrossEntropy(label_smoothing=0.1, ignore_index=ignore_index),
+    "focal": lambda ignore_index, _: Focal(ignore_index=ignore_index),
+    "lovasz": lambda ignore_index, _: LovaszSoftmax(ignore_index=ignore_index),
+    "boundary_cross_entropy": lambda ignore_index, _: BoundaryCrossEntropy(ignore_index=ignore_index),
+    "generalized_dice": lambda ignore_index, _: generalized_dice(ignore_index),
+}
+"""The classics by name: each builds its loss from `ignore_index` and the pixels of each class, or None."""
+
+
+def _weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
+    if weight is None:
+        return None
+    try:
+        given = torch.as_tensor(weight, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputTypeError(f"weight is {weight!r}; a number for each class is wanted.") from None
+    if given.ndim != 1 or not bool((given.isfinite() & (given >= 0)).all()):
+        raise InputError(f"weight is {given.tolist()}; a finite number of 0 or more for each class is wanted.")
+    return given
+
+
+def _for_classes(weight: Tensor | None, scores: Tensor) -> Tensor | None:
+    if weight is None:
+        return None
+    if len(weight) != scores.shape[1]:
+        raise InputError(f"weight has {len(weight)} numbers; the logits have {scores.shape[1]} classes.")
+    return weight.to(scores)
+
+
+def _of_labels(weight: Tensor | None, labels: Tensor, valid: Tensor, like: Tensor) -> Tensor:
+    """The weight of each pixel, 0 where it does not count."""
+    if weight is None:
+        return valid.to(like.dtype)
+    return weight[torch.where(valid, labels, 0)] * valid
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    return divide((values * weights).sum(), weights.sum())
+
+
+def check_number(name: str, value: float, highest: float = math.inf) -> float:
+    """A finite number from 0 to `highest`, or InputError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest or value == math.inf:
+        wanted = f"from 0 to {highest:g}" if highest < math.inf else "of 0 or more"
+        raise InputError(f"{name} is {value!r}; a number {wanted} is wanted.")
+    return float(value)

@@ -1,0 +1,75 @@
+"""Losses by name, for command lines and configurations."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from autosegloss.errors import InputError
+from autosegloss.loss.classic import CLASSICS
+from autosegloss.loss.file import load_loss, presets
+from autosegloss.loss.mixed import MixedLoss
+from autosegloss.loss.surrogate import SurrogateLoss
+
+_TERM = r"\s*([0-9.eE+-]+)\s*\*\s*(\S+)\s*"
+_MIX = re.compile(rf"{_TERM}\s\+\s{_TERM}")
+
+
+def named_loss(name: str, *, ignore_index: int = 255, counts: Sequence[int] | None = None) -> nn.Module:
+    """The loss of a name, to call with (logits, target).
+
+    Args:
+        name: One of `CLASSICS` or of `presets()`; the path of a loss file; or cross-entropy and one surrogate (a
+            preset, a file or `generalized_dice`) with weights that sum to 1, as in `0.25*cross_entropy + 0.75*jml`.
+        ignore_index: The label of ignored pixels.
+        counts: The pixels of each class, (C,), which the weighted losses need; see `class_counts`.
+
+    Raises:
+        InputError: There is no such loss, it lacks its counts, or the mix is not of that form.
+        LossFileError: The file is damaged.
+
+    Example:
+        >>> named_loss("0.25*cross_entropy + 0.75*jml").cross_entropy
+        0.25
+    """
+    mix = _MIX.fullmatch(name)
+    if mix is None:
+        return _single(name.strip(), ignore_index, counts)
+    weights = {mix[2]: _weight(mix[1], name), mix[4]: _weight(mix[3], name)}
+    if "cross_entropy" not in weights or len(weights) != 2:
+        raise InputError(f"`{name}`: a mix is one of cross_entropy and one surrogate, as in {_EXAMPLE}.")
+    if abs(sum(weights.values()) - 1) > 1e-9:
+        raise InputError(f"`{name}`: the weights sum to {sum(weights.values()):g}; they are wanted to sum to 1.")
+    weight = weights.pop("cross_entropy")
+    (other,) = weights
+    surrogate = _single(other, ignore_index, counts)
+    if not isinstance(surrogate, SurrogateLoss):
+        raise InputError(f"`{name}`: {other} is no surrogate; a preset or the file of one is, as in {_EXAMPLE}.")
+    return MixedLoss(surrogate, weight)
+
+
+_EXAMPLE = "`0.25*cross_entropy + 0.75*jml`"
+
+
+def _single(name: str, ignore_index: int, counts: Sequence[int] | None) -> nn.Module:
+    if name in CLASSICS:
+        return CLASSICS[name](ignore_index, counts)
+    known = [*CLASSICS, *presets()]
+    if name in known or name.endswith(".json") or (name and Path(name).exists()):
+        return load_loss(name, ignore_index)
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f" (did you mean {close[0]}?)" if close else ""
+    raise InputError(
+        f"`{name}` is no loss{guess}; known: {', '.join(known)}, the path of a loss file, or a mix such as {_EXAMPLE}."
+    )
+
+
+def _weight(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"`{name}`: {text} is no weight; a number from 0 to 1 is wanted.") from None

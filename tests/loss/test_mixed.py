@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from autosegloss.errors import InputError, InputTypeError, LossFileError
+from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss, load_loss, named_loss, presets
+from autosegloss.loss.classic import CLASSICS, CrossEntropy, LovaszSoftmax
+from autosegloss.metric import metric
+
+
+def batch(images: int = 2) -> tuple[Tensor, Tensor]:
+    """Logits (N, 3, 5, 7) and labels (N, 5, 7), a tenth of them ignored."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (images, 5, 7), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < 0.1] = 255
+    return torch.randn(images, 3, 5, 7, generator=generator, dtype=torch.float64), labels
+
+
+# The mix --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_mix_is_the_weighted_sum_of_its_parts(weight: float, soft: bool) -> None:
+    logits, labels = batch()
+    jml = load_loss("jml")
+    assert isinstance(jml, SurrogateLoss)
+    mask = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    target = torch.rand(logits.shape, generator=torch.Generator().manual_seed(2)).softmax(1) if soft else labels
+    for arguments in ((logits, target), (logits, target, mask)):
+        expected = weight * CrossEntropy()(*arguments) + (1 - weight) * jml(*arguments)
+        assert MixedLoss(jml, weight)(*arguments).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_what_is_ignored_is_that_of_the_surrogate() -> None:
+    logits, labels = batch()
+    loss = MixedLoss(SurrogateLoss("miou", curve="identity", ignore_index=7), 1)
+    expected = functional.cross_entropy(logits, labels, ignore_index=255)
+    assert loss(logits, torch.where(labels == 255, 7, labels)).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_mix_can_be_copied_pickled_and_told_from_another() -> None:
+    logits, labels = batch()
+    loss = MixedLoss(SurrogateLoss("miou", curve="identity"))
+    assert loss.cross_entropy == 0.25
+    for again in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert torch.equal(again(logits, labels), loss(logits, labels))
+    assert "cross_entropy=0.25" in repr(loss)
+    assert not loss.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "expected"),
+    [
+        (lambda: MixedLoss(SurrogateLoss("miou"), -0.1), InputError, "cross_entropy is -0.1; a number from 0 to 1 is"),
+        (lambda: MixedLoss(SurrogateLoss("miou"), "1"), InputError, "cross_entropy is '1'; a number from 0 to 1 is"),
+        (lambda: MixedLoss(CrossEntropy()), InputTypeError, "surrogate is a CrossEntropy; a SurrogateLoss is wanted."),
+    ],
+)
+def test_mistakes_in_the_arguments(build: Any, kind: type[Exception], expected: str) -> None:
+    with pytest.raises(kind) as caught:
+        build()
+    assert str(caught.value).startswith(expected)
+
+
+# Several ranks --------------------------------------------------------------------------------------------------------
+
+IMAGES = 5
+SHARES = (slice(0, 2), slice(2, IMAGES))
+
+
+def images_and_labels() -> tuple[Tensor, Tensor]:
+    _, labels = batch(IMAGES)
+    labels[:2][labels[:2] == 1] = 255  # unlike numbers of pixels
+    images = torch.rand(IMAGES, 2, 5, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return images, labels
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Conv2d(2, 3, 1).double()
+
+
+def one_rank(rank: int, folder: str) -> None:
+    """A process of two: its loss, and the gradients that DistributedDataParallel leaves."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    try:
+        images, labels = images_and_labels()
+        parallel = DistributedDataParallel(network())
+        loss = CrossEntropy([1.0, 2.0, 3.0], 0.1, reduce_over_ranks=True)
+        value = loss(parallel(images[SHARES[rank]]), labels[SHARES[rank]])
+        value.backward()
+        found = [value.detach(), *(weight.grad for weight in parallel.parameters())]
+        # The mixed loss asks its cross-entropy for the same.
+        mixed = MixedLoss(SurrogateLoss("miou", curve="identity", reduce_over_ranks=True), 1)
+        found.append(mixed(parallel(images[SHARES[rank]]), labels[SHARES[rank]]).detach())
+        torch.save(found, f"{folder}/{rank}.pt")
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_two_ranks_have_the_loss_and_the_gradients_of_one_process(tmp_path: Path) -> None:
+    multiprocessing.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
+    images, labels = images_and_labels()
+    alone = network()
+    value = CrossEntropy([1.0, 2.0, 3.0], 0.1)(alone(images), labels)
+    value.backward()
+    plain = functional.cross_entropy(alone(images), labels, ignore_index=255).detach()
+    expected = [value.detach(), *(weight.grad for weight in alone.parameters()), plain]
+    for rank in range(2):
+        for ours, wanted in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
+            torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-12)
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLASSICS)
+def test_a_classic_by_its_name(name: str) -> None:
+    logits, labels = batch()
+    loss = named_loss(name, ignore_index=7, counts=[30, 20, 5])
+    expected = CLASSICS[name](7, [30, 20, 5])
+    labels = torch.where(labels == 255, 7, labels)
+    assert torch.equal(loss(logits, labels), expected(logits, labels))
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_by_its_name(name: str) -> None:
+    loss = named_loss(name, ignore_index=7)
+    assert isinstance(loss, SurrogateLoss)
+    assert loss.expr is load_loss(name).expr
+    assert loss.ignore_index == 7
+
+
+def test_a_file_and_a_mix(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    SurrogateLoss("biou").save(path)
+    assert isinstance(named_loss(str(path)), SurrogateLoss)
+    for text in ("0.3*cross_entropy + 0.7*{}", "0.7 * {} + 0.3 * cross_entropy", " 7e-1*{}  +  .3*cross_entropy "):
+        loss = named_loss(text.format(path), ignore_index=3)
+        assert isinstance(loss, MixedLoss)
+        assert loss.cross_entropy == pytest.approx(0.3)
+        assert loss.surrogate.expr is metric("biou")
+        assert loss.surrogate.ignore_index == 3
+    loss.save(path)
+    assert isinstance(named_loss(str(path)), MixedLoss)
+    assert isinstance(named_loss("0.5*cross_entropy + 0.5*generalized_dice"), MixedLoss)
+    assert isinstance(named_loss("lovasz"), LovaszSoftmax)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "jmll",
+            "`jmll` is no loss (did you mean jml?); known: cross_entropy, weighted_cross_entropy, "
+            "inverse_weighted_cross_entropy, label_smoothing, focal, lovasz, boundary_cross_entropy, generalized_dice, "
+            "asl/voc/bf1, asl/voc/biou, asl/voc/fwiou, asl/voc/gacc, asl/voc/macc, asl/voc/miou, ctl, dml, jml, "
+            "soft_dice, soft_jaccard, soft_tversky, the path of a loss file, or a mix such as "
+            "`0.25*cross_entropy + 0.75*jml`.",
+        ),
+        ("", "`` is no loss; known: cross_entropy"),
+        ("0.3*jml", "`0.3*jml` is no loss"),
+        (
+            "0.25*cross_entropy + 0.5*jml",
+            "`0.25*cross_entropy + 0.5*jml`: the weights sum to 0.75; they are wanted to sum to 1.",
+        ),
+        (
+            "-0.5*cross_entropy + 1.5*jml",
+            "cross_entropy is -0.5; a number from 0 to 1 is wanted.",
+        ),
+        (
+            "1.2.3*cross_entropy + 0.75*jml",
+            "`1.2.3*cross_entropy + 0.75*jml`: 1.2.3 is no weight; a number from 0 to 1 is wanted.",
+        ),
+        (
+            "0.5*dml + 0.5*jml",
+            "`0.5*dml + 0.5*jml`: a mix is one of cross_entropy and one surrogate, as in "
+            "`0.25*cross_entropy + 0.75*jml`.",
+        ),
+        ("0.5*cross_entropy + 0.5*cross_entropy", "`0.5*cross_entropy + 0.5*cross_entropy`: a mix is one of"),
+        (
+            "0.5*cross_entropy + 0.5*lovasz",
+            "`0.5*cross_entropy + 0.5*lovasz`: lovasz is no surrogate; a preset or the file of one is, as in "
+            "`0.25*cross_entropy + 0.75*jml`.",
+        ),
+        ("0.5*cross_entropy + 0.5*jmll", "`jmll` is no loss (did you mean jml?)"),
+        (
+            "weighted_cross_entropy",
+            "a weighted cross-entropy needs `counts`, the pixels of each class; class_counts of "
+            "autosegloss.loss.classic finds them.",
+        ),
+    ],
+)
+def test_mistakes_in_a_name(name: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        named_loss(name)
+    assert str(caught.value).startswith(expected)
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(LossFileError, match=r"absent\.json: no such file, nor a preset"):
+        named_loss("absent.json")
+
+
+# The coordinate of a search -------------------------------------------------------------------------------------------
+
+
+def test_the_weight_is_the_last_coordinate() -> None:
+    without, space = SearchSpace(metric("miou")), SearchSpace(metric("miou"), cross_entropy=True)
+    assert space.dimension == without.dimension + 1
+    assert space.identity == (*without.identity, 0.25)
+    theta = [0.3] * without.dimension
+    assert space.control_points([*theta, 0.9]) == without.control_points(theta)
+    with pytest.raises(InputError) as caught:
+        space.control_points(theta)
+    assert str(caught.value) == ("theta has 12 coordinates; 2 bezier curve(s) of 2 piece(s) and a weight have 13.")

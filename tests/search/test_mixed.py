@@ -1,0 +1,64 @@
+"""A real search whose losses have a part of cross-entropy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import autosegloss as asl
+from autosegloss.config import as_config
+from autosegloss.proxy.trial import Proxy, search_space, surrogate
+
+TINY: dict[str, Any] = {
+    "metric": "miou",
+    "relaxation": {"pieces": 1},
+    "proxy": {"start": {"iterations": 3}, "train": {"iterations": 3, "batch_size": 4}},
+    "search": {"steps": 1, "samples": 2},
+    "finalists": {"candidates": 1, "seeds": 2},
+}
+
+
+def tiny(cross_entropy: Any) -> dict[str, Any]:
+    return {**TINY, "relaxation": {"pieces": 1, "cross_entropy": cross_entropy}}
+
+
+def test_a_searched_weight_is_that_of_the_loss_found(tmp_path: Path) -> None:
+    result = asl.search(tiny("searched"), runner="serial", out=tmp_path / "out")
+    theta = result.findings.theta
+    trials = [json.loads(line) for line in (tmp_path / "out" / "trials.jsonl").read_text().splitlines()]
+    sampled = [trial["theta"] for trial in trials if trial["stage"] == "search"]
+    assert len({len(point) for point in sampled} | {len(theta)}) == 1
+    assert len({point[-1] for point in sampled}) == len(sampled)  # the weight moves from sample to sample
+
+    loss = asl.load_loss(tmp_path / "out" / "loss.json")
+    assert isinstance(loss, asl.MixedLoss)
+    assert loss.cross_entropy == theta[-1]
+    configuration: Any = loss.provenance["configuration"]
+    assert configuration["relaxation"]["cross_entropy"] == "searched"
+    network = torch.nn.Conv2d(3, 6, 3, padding=1)
+    loss(network(torch.rand(2, 3, 8, 8)), torch.randint(0, 6, (2, 8, 8))).backward()
+    assert network.weight.grad is not None
+    assert network.weight.grad.abs().sum() > 0
+
+
+def test_the_loss_of_a_trial_is_the_mix_that_the_configuration_says() -> None:
+    fixed, searched, without = (as_config(tiny(value)) for value in (0.25, "searched", 0))
+    theta = search_space(without).identity
+    plain = surrogate(without, theta)
+    assert isinstance(plain, asl.SurrogateLoss)
+    assert search_space(fixed) == search_space(without)
+    logits, target = torch.randn(2, 6, 8, 8), torch.randint(0, 6, (2, 8, 8))
+    for config, weight, point in ((fixed, 0.25, theta), (searched, 0.7, (*theta, 0.7))):
+        loss = Proxy.load(config).loss(point)
+        assert isinstance(loss, asl.MixedLoss)
+        expected = weight * torch.nn.functional.cross_entropy(logits, target) + (1 - weight) * plain(logits, target)
+        assert loss(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_weight_alone_can_be_searched(tmp_path: Path) -> None:
+    config = as_config(tiny("searched") | {"relaxation": {"curve": "linear", "pieces": 1, "cross_entropy": "searched"}})
+    assert search_space(config).identity == (0.25,)
