@@ -102,6 +102,21 @@ class Start(_Section):
     """Iterations of the pretraining, done once a study; `scratch` has none."""
 
 
+class Labels(_Section):
+    """What proxies learn from in place of the plain labels; further keys are its options, which it checks itself."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    name: str = "hard"
+    """`hard` (the labels as they are), `smoothed`, `distilled`, `pseudo` (some images have none) or `averaged`."""
+
+    @property
+    def options(self) -> dict[str, JsonValue]:
+        """The keys beside `name`, passed on as keyword arguments."""
+        return dict(self.__pydantic_extra__)
+
+
 class Train(_Section):
     """How a proxy is trained."""
 
@@ -119,6 +134,7 @@ class Proxy(_Section):
     """The small task whose result is the reward of a loss."""
 
     data: Data = Data()
+    labels: Labels = Labels()
     network: Network = Network()
     start: Start = Start()
     train: Train = Train()
@@ -232,8 +248,12 @@ def dump_config(config: StudyConfig) -> str:
 
 
 def fingerprint(config: StudyConfig) -> dict[str, Any]:
-    """What determines the result of a study: the resolved configuration less its resources."""
-    return config.model_dump(exclude={"resources"})
+    """What determines the result of a study: the resolved configuration less its resources.
+
+    `proxy.labels` is left out at its default: the results kept from before there was a choice stay those of today.
+    """
+    plain = config.proxy.labels == Labels()
+    return config.model_dump(exclude={"resources": True, "proxy": {"labels": plain}})
 
 
 def json_schema() -> dict[str, Any]:
