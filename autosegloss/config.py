@@ -252,8 +252,10 @@ def fingerprint(config: StudyConfig) -> dict[str, Any]:
 
     `proxy.labels` is left out at its default: the results kept from before there was a choice stay those of today.
     """
-    plain = config.proxy.labels == Labels()
-    return config.model_dump(exclude={"resources": True, "proxy": {"labels": plain}})
+    content = config.model_dump(exclude={"resources"})
+    if config.proxy.labels == Labels():
+        del content["proxy"]["labels"]
+    return content
 
 
 def json_schema() -> dict[str, Any]:

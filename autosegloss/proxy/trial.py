@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn import functional
 from autosegloss.config import StudyConfig
 from autosegloss.loss import SearchSpace, SurrogateLoss
 from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr, metric
-from autosegloss.proxy.data import Dataset, Split, load_dataset
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, load_dataset
 from autosegloss.proxy.labels import Labels, Task, build_labels
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.pseudo import Unlabelled
@@ -91,9 +92,18 @@ class Proxy:
             TrainingDiverged: The loss or a weight is not finite.
         """
         network = self.trained(self.loss(theta), seed)
+        return self.evaluation(network, validate)
+
+    def evaluation(self, network: nn.Module, validate: bool) -> Evaluation:
+        """What a network scores, on the validation set too if that is asked for."""
         metrics = self._evaluate(network, self.dataset.heldout).values()
         reward = metrics.pop(TARGET)
-        return Evaluation(reward, metrics, self.validate(network) if validate else {})
+        if not validate:
+            return Evaluation(reward, metrics, {})
+        scores = self._evaluate(network, self.dataset.validation)
+        of_classes = zip(self.dataset.classes, scores.class_values("miou") or (), strict=True)
+        classes = {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
+        return Evaluation(reward, metrics, scores.values() | classes)
 
     def trained(self, loss: Loss, seed: int) -> nn.Module:
         """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
@@ -118,12 +128,6 @@ class Proxy:
         )
         return network
 
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """What a network scores on the validation set, see `Evaluation.validation`."""
-        scores = self._evaluate(network, self.dataset.validation)
-        of_classes = zip(self.dataset.classes, scores.class_values("miou") or (), strict=True)
-        return scores.values() | {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
-
     def calibration_error(self, network: nn.Module) -> float:
         """The expected calibration error of a network on the validation set, of its most probable classes."""
         split, error = self.dataset.validation, CalibrationError(len(self.dataset.classes))
@@ -137,13 +141,7 @@ class Proxy:
         """The loss at a point of the search space; None is cross-entropy."""
         ignore_index = self.dataset.ignore_index
         if theta is None:
-
-            def cross_entropy(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-                if target.is_floating_point():
-                    return _soft_cross_entropy(logits, target, mask)
-                return functional.cross_entropy(logits, target, ignore_index=ignore_index)
-
-            return cross_entropy
+            return partial(cross_entropy, ignore_index=ignore_index)
         return surrogate(self.config, theta, ignore_index)
 
     def _evaluate(self, network: nn.Module, split: Split) -> Accumulators:
@@ -159,8 +157,12 @@ def _labels(config: StudyConfig) -> Labels:
     return build_labels(config.proxy.labels.name, **config.proxy.labels.options)
 
 
-def _soft_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the pixels that count of the cross-entropy to soft labels; 0 if none counts."""
+def cross_entropy(
+    logits: Tensor, target: Tensor, mask: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Mean over the pixels that count of the cross-entropy to hard or soft labels; of soft ones 0 if none counts."""
+    if not target.is_floating_point():
+        return functional.cross_entropy(logits, target, ignore_index=ignore_index)
     of_pixels = functional.cross_entropy(logits, target, reduction="none")
     counts = torch.ones_like(of_pixels) if mask is None else mask.to(of_pixels.dtype)
     return (of_pixels * counts).sum() / counts.sum().clamp(min=1)
