@@ -130,10 +130,11 @@ class Proxy:
 
     def calibration_error(self, network: nn.Module) -> float:
         """The expected calibration error of a network on the validation set, of its most probable classes."""
-        split, error = self.dataset.validation, CalibrationError(len(self.dataset.classes))
-        with one_thread():
-            for start, logits in enumerate(logits_of(network, split.images, _EVALUATION_BATCH)):
-                labels = split.labels[start * _EVALUATION_BATCH :][: len(logits)]
+        split = self.dataset.validation
+        error = CalibrationError(len(self.dataset.classes), ignore_index=self.dataset.ignore_index)
+        with one_thread():  # the number of threads may change the last bit of an exponential
+            for number, logits in enumerate(logits_of(network, split.images, _EVALUATION_BATCH)):
+                labels = split.labels[number * _EVALUATION_BATCH :][: len(logits)]
                 error.update(logits, torch.from_numpy(labels))
         return error.compute()
 

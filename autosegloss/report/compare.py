@@ -263,7 +263,8 @@ def compare(
     modules = [named_loss(name, ignore_index=proxy.dataset.ignore_index, counts=counts) for name in losses]
     fresh = _seeds(settled.search.seed, seeds)
     plan = {
-        "losses": {name: _definition(module) for name, module in zip(losses, modules, strict=True)},
+        "losses": list(losses),
+        "definitions": {name: _definition(module) for name, module in zip(losses, modules, strict=True)},
         "seeds": fresh,
         "configuration": fingerprint(settled),
     }
@@ -331,7 +332,7 @@ def _refuse_another(folder: Path, plan: Mapping[str, Any]) -> None:
 
 
 def _table(comparison: Comparison, plan: dict[str, Any], command: str, proxy: Proxy) -> Table:
-    names = list(plan["losses"])
+    names = plan["losses"]
     runs = [
         tuple(None if run.reward is None else run.validation for run in comparison.outcomes(index))
         for index in range(len(names))
