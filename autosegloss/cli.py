@@ -1,10 +1,11 @@
-"""The command line: `autosegloss search | export | show | metrics | evaluate | bench | schema`."""
+"""The command line: `autosegloss search | compare | export | show | metrics | evaluate | bench | schema`."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import json
+import shlex
 import sys
 import textwrap
 import time
@@ -16,16 +17,17 @@ from typing import NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autosegloss.config import StudyConfig, json_schema, load_config
+from autosegloss.config import json_schema, load_config
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
 from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
+from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, compare
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
 from autosegloss.report.html import contact_sheet
 from autosegloss.report.plots import plot_loss, text_plot
-from autosegloss.report.tables import comparison
+from autosegloss.report.tables import comparison, metric_label
 from autosegloss.search import search
 from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE
 from autosegloss.search.study import Study
@@ -50,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _search(given: argparse.Namespace, console: Console) -> None:
-    overrides = [*given.set, *([f"resources.workers={given.workers}"] if given.workers is not None else [])]
-    config = load_config(given.config, overrides)
+    config = load_config(given.config, _overrides(given))
     folder = Path(given.out) if given.out else Path("results", Path(given.config).stem)
     target = metric_label(config)
     console.print(f"searching a loss for {target}; writing to {folder}/")
@@ -65,6 +66,44 @@ def _search(given: argparse.Namespace, console: Console) -> None:
         f"found loss {100 * gain['found'].mean:.1f} ({result.findings.label})."
     )
     console.print(f'loss: {folder / LOSS_FILE}; in a trainer: loss = autosegloss.load_loss("{folder / LOSS_FILE}")')
+
+
+def _overrides(given: argparse.Namespace) -> list[str]:
+    return [*given.set, *([f"resources.workers={given.workers}"] if given.workers is not None else [])]
+
+
+def _compare(given: argparse.Namespace, console: Console) -> None:
+    config = load_config(given.config, _overrides(given))
+    folder = Path(given.out) if given.out else Path("results", "compare", Path(given.config).stem)
+    # What decides the numbers, and nothing else: the same table wherever and however it is made.
+    command = ["autosegloss", "compare", given.config, *(part for name in given.loss for part in ("--loss", name))]
+    command += ["--seeds", str(given.seeds), *(part for override in given.set for part in ("--set", override))]
+    with Progress(
+        TextColumn("comparing"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("comparing", total=None)
+
+        def update(comparison: Comparison) -> None:
+            bar.update(task, total=comparison.total, completed=comparison.done)
+
+        table = compare(
+            config,
+            given.loss,
+            folder,
+            seeds=given.seeds,
+            runner=given.runner,
+            resume=given.resume,
+            command=shlex.join(command),
+            observer=update,
+        )
+    console.print(table.to_markdown(), markup=False)
+    console.print(f"wrote {folder / TABLE_FILE} and {folder / MARKDOWN_FILE}", markup=False)
 
 
 def _export(given: argparse.Namespace, console: Console) -> None:
@@ -180,15 +219,6 @@ def _schema(given: argparse.Namespace, console: Console) -> None:
     console.print(json.dumps(json_schema(), indent=2), markup=False)
 
 
-def metric_label(config: StudyConfig) -> str:
-    """The metric of a configuration in few words."""
-    spec = config.metric
-    if isinstance(spec, str):
-        return " ".join(spec.split())
-    options = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
-    return f"{spec['name']}({options})"
-
-
 class Display:
     """The progress of a search: a live line on a terminal, a line for each step elsewhere."""
 
@@ -256,20 +286,38 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}. See: {self.prog} --help")
 
 
+def _add_study(command: argparse.ArgumentParser, what: str, out: str) -> None:
+    """The arguments of a command that trains the proxy of a configuration."""
+    command.add_argument("config", metavar="CONFIG", help="a YAML file; see search_configs/")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key of the file"
+    )
+    command.add_argument("--out", metavar="DIR", help=f"where to write; default: {out}")
+    command.add_argument("--resume", action="store_true", help=f"continue the {what} in that folder")
+    command.add_argument("--workers", metavar="N", help="trials side by side (resources.workers)")
+    command.add_argument("--runner", choices=("ray", "serial"), default="ray", help="default: ray")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="autosegloss", description="Search losses for segmentation metrics, and use them.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser("search", help="search the loss that trains best for a metric")
-    command.add_argument("config", metavar="CONFIG", help="a YAML file; see search_configs/")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key of the file"
-    )
-    command.add_argument("--out", metavar="DIR", help="where to write; default: results/<name of the file>")
-    command.add_argument("--resume", action="store_true", help="continue the search in that folder")
-    command.add_argument("--workers", metavar="N", help="trials side by side (resources.workers)")
-    command.add_argument("--runner", choices=("ray", "serial"), default="ray", help="default: ray")
+    _add_study(command, "search", "results/<name of the file>")
     command.set_defaults(run=_search)
+
+    command = commands.add_parser(
+        "compare",
+        help="train with several losses on the same seeds, and tabulate every metric",
+        description="Train the proxy of a configuration with each loss on the same fresh seeds, and compare all with "
+        "the first on the validation set.",
+    )
+    command.add_argument(
+        "--loss", action="append", default=[], metavar="NAME", help="a loss by name, or a loss file; give it again"
+    )
+    command.add_argument("--seeds", type=int, default=5, metavar="K", help="runs of each loss; default: 5")
+    _add_study(command, "comparison", "results/compare/<name of the file>")
+    command.set_defaults(run=_compare)
 
     command = commands.add_parser("export", help="copy the loss of a finished search to a file")
     command.add_argument("folder", metavar="DIR", help="the folder of the search")

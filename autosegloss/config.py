@@ -118,6 +118,21 @@ class Start(_Section):
     """Iterations of the pretraining, done once a study; `scratch` has none."""
 
 
+class Labels(_Section):
+    """What proxies learn from in place of the plain labels; further keys are its options, which it checks itself."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    name: str = "hard"
+    """`hard` (the labels as they are), `smoothed`, `distilled`, `pseudo` (some images have none) or `averaged`."""
+
+    @property
+    def options(self) -> dict[str, JsonValue]:
+        """The keys beside `name`, passed on as keyword arguments."""
+        return dict(self.__pydantic_extra__)
+
+
 class Train(_Section):
     """How a proxy is trained."""
 
@@ -135,6 +150,7 @@ class Proxy(_Section):
     """The small task whose result is the reward of a loss."""
 
     data: Data = Data()
+    labels: Labels = Labels()
     network: Network = Network()
     start: Start = Start()
     train: Train = Train()
@@ -247,7 +263,7 @@ def dump_config(config: StudyConfig) -> str:
     return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, width=120)
 
 
-_LATER = (("relaxation", "cross_entropy"),)
+_LATER = (("relaxation", "cross_entropy"), ("proxy", "labels"))
 """Keys that joined the configuration after version 0.1, whose defaults do what was done before there was the key."""
 
 

@@ -53,6 +53,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         },
         "proxy": {
             "data": {"name": "shapes"},
+            "labels": {"name": "hard"},
             "network": {"name": "unet_small"},
             "start": {"regime": "encoder", "iterations": 200},
             "train": {"iterations": 100, "batch_size": 8, "optimizer": "sgd", "learning_rate": None},
@@ -131,6 +132,9 @@ def test_fingerprint_changes_with_what_determines_the_result_only() -> None:
     base = fingerprint(as_config({"metric": "miou"}))
     assert base == fingerprint(as_config({"metric": "miou", "resources": {"workers": 9}}))
     assert base != fingerprint(as_config({"metric": "miou", "search": {"seed": 1}}))
+    smoothed = fingerprint(as_config({"metric": "miou", "proxy": {"labels": {"name": "smoothed"}}}))
+    assert smoothed["proxy"].pop("labels") == {"name": "smoothed"}
+    assert smoothed == base, "results kept from before there were labels to choose stay valid"
     assert json.loads(json.dumps(base)) == base
 
 
@@ -467,4 +471,9 @@ def test_there_is_a_search_config_for_each_metric() -> None:
     for path in SEARCH_CONFIGS.glob("*.yaml"):
         chosen = load_config(path).metric
         named[path.stem] = chosen if isinstance(chosen, str) else chosen["name"]
-    assert named == {"quickstart": "miou", "nuclei_bf1": "bf1"} | {f"shapes_{name}": name for name in METRICS}
+    soft = ("smoothing", "boundary", "distillation", "semi", "annotators")
+    assert named == (
+        {"quickstart": "miou", "nuclei_bf1": "bf1"}
+        | {f"shapes_{name}": name for name in METRICS}
+        | {f"soft_{use}": "miou" for use in soft}
+    )

@@ -117,28 +117,28 @@ class CrossEntropy(_PixelLoss):
 
     def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         weight = _for_classes(self.weight, scores)
-        values = functional.cross_entropy(
+        summed = functional.cross_entropy(
             scores,
             labels,
             weight,
             ignore_index=self.ignore_index,
-            reduction="none",
+            reduction="sum",
             label_smoothing=self.label_smoothing,
         )
-        return self._mean(values, _of_labels(weight, labels, valid, scores))
+        return self._mean(summed, _of_labels(weight, labels, valid, scores).sum())
 
     def _soft(self, scores: Tensor, target: Tensor) -> Tensor:
         weight = _for_classes(self.weight, scores)
         mass = target.sum(1, keepdim=True)
         smooth = (1 - self.label_smoothing) * target + self.label_smoothing / target.shape[1] * mass
-        values = functional.cross_entropy(scores, smooth, weight, reduction="none")
-        return self._mean(values, mass if weight is None else target.movedim(1, -1) @ weight)
+        summed = functional.cross_entropy(scores, smooth, weight, reduction="sum")
+        return self._mean(summed, (mass if weight is None else target.movedim(1, -1) @ weight).sum())
 
-    def _mean(self, values: Tensor, weights: Tensor) -> Tensor:
-        """The mean of values that have their weights in them, 0 where the weight is."""
-        sums = torch.stack([values.sum(), weights.sum()])
-        numerator, denominator = sum_over_ranks(sums) if self.reduce_over_ranks else sums
-        return divide(numerator, denominator)
+    def _mean(self, summed: Tensor, weight: Tensor) -> Tensor:
+        """The mean of what has this sum and this weight: 0 where the weight is."""
+        if self.reduce_over_ranks:
+            summed, weight = sum_over_ranks(torch.stack([summed, weight]))
+        return divide(summed, weight)
 
 
 class Focal(_PixelLoss):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autosegloss.errors import InputError, TrainingDiverged
+from autosegloss.proxy.batches import Draws, batch, to_input
 from autosegloss.proxy.data import IGNORE_INDEX, Split
 from autosegloss.proxy.networks import build_network
+from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
+"""From logits (N, C, H, W) and a target to a scalar. The target is int64 labels (N, H, W) where 255 is ignored, or soft
+labels like the logits, then perhaps with a boolean mask (N, H, W), True where a pixel counts."""
 Optimizer = Literal["sgd", "adamw"]
 Regime = Literal["encoder", "scratch", "checkpoint"]
 State = dict[str, Tensor]
@@ -35,6 +40,7 @@ def train(
     batch_size: int = 8,
     optimizer: Optimizer = "sgd",
     learning_rate: float | None = None,
+    unlabelled: Unlabelled | None = None,
 ) -> None:
     """Train a network in place, on the device it is on.
 
@@ -44,13 +50,14 @@ def train(
 
     Args:
         network: From images (N, 3, H, W) to logits (N, C, H, W).
-        split: What to train on.
-        loss: From logits (N, C, H, W) and an int64 target (N, H, W), where 255 is ignored, to a scalar.
+        split: What to train on; its soft labels if it has them.
+        loss: Called with logits (N, C, H, W) and what the split's labels need, see `Loss`.
         seed: Decides the order of the images, the flips and whatever the network or the loss draws; non-negative.
         iterations: Number of steps, at least 1.
         batch_size: Images a step, at least 1.
         optimizer: "sgd" (Nesterov, momentum 0.9) or "adamw"; both with weight decay 1e-4.
         learning_rate: Its peak, or `None` for the optimizer's own: 0.1 for sgd, 0.003 for adamw.
+        unlabelled: Images to learn from besides, as many a step, with the labels of a `MeanTeacher`.
 
     Raises:
         TrainingDiverged: The loss, or in the end a weight, is not finite.
@@ -58,16 +65,19 @@ def train(
     device = next(network.parameters()).device
     rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
     steps = _optimizer(optimizer, network, rate)
-    rng = np.random.default_rng(seed)
-    order = _order(rng, len(split.images), iterations * batch_size).reshape(iterations, batch_size)
-    flips = rng.random(order.shape) < 0.5
+    draws = Draws.of(np.random.default_rng(seed), len(split.images), iterations, batch_size)
+    teacher = None
+    if unlabelled is not None:
+        teacher = MeanTeacher(network, unlabelled, seed=seed, iterations=iterations, batch_size=batch_size)
     network.train()
-    with _one_thread(), _seeded(seed, device):
+    with one_thread(), _seeded(seed, device):
         for iteration in range(iterations):
             for group in steps.param_groups:
                 group["lr"] = rate * _schedule(iteration, iterations)
-            images, target = _batch(split, order[iteration], flips[iteration], device)
-            value = loss(network(images), target)
+            images, *target = batch(split, draws, iteration, device)
+            value = loss(network(images), *target)
+            if teacher is not None:
+                value = value + teacher.loss(network, loss, iteration)
             if not math.isfinite(value.item()):
                 raise TrainingDiverged(
                     f"training diverged: the loss is {value.item()} at iteration {iteration} of {iterations}"
@@ -76,6 +86,8 @@ def train(
             steps.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             steps.step()
+            if teacher is not None:
+                teacher.follow(network, iteration)
     for name, weight in network.state_dict().items():
         if not bool(torch.isfinite(weight).all()):
             raise TrainingDiverged(
@@ -95,15 +107,19 @@ def predict(network: nn.Module, split: Split, batch_size: int = 64) -> NDArray[n
     Returns:
         Class numbers, shape (N, H, W).
     """
-    device = next(network.parameters()).device
-    network.eval()
-    with _one_thread(), torch.inference_mode():
-        labels = [
-            network(_to_input(split.images[start : start + batch_size], device)).argmax(dim=1).cpu()
-            for start in range(0, len(split.images), batch_size)
-        ]
+    labels = [logits.argmax(dim=1).cpu() for logits in logits_of(network, split.images, batch_size)]
     result: NDArray[np.int64] = torch.cat(labels).numpy()
     return result
+
+
+def logits_of(network: nn.Module, images: NDArray[np.uint8], batch_size: int = 64) -> Iterator[Tensor]:
+    """The logits of images, batch by batch, (n, C, H, W) each, on the device the network is on."""
+    device = next(network.parameters()).device
+    network.eval()
+    for start in range(0, len(images), batch_size):
+        with one_thread(), torch.inference_mode():
+            logits: Tensor = network(to_input(images[start : start + batch_size], device))
+        yield logits
 
 
 def pretrain(name: str, split: Split, num_classes: int, *, seed: int, iterations: int = 200) -> State:
@@ -114,7 +130,7 @@ def pretrain(name: str, split: Split, num_classes: int, *, seed: int, iterations
 
     Args:
         name: A network that `build_network` knows.
-        split: What to train on: the same the proxies train on.
+        split: What to train on: the labelled images the proxies train on, here always with their hard labels.
         num_classes: Number of classes.
         seed: Decides the initial weights and the run.
         iterations: Number of steps.
@@ -129,7 +145,7 @@ def pretrain(name: str, split: Split, num_classes: int, *, seed: int, iterations
     weights = torch.tensor(1 / np.sqrt(np.maximum(counts, 1)), dtype=torch.float32)
     network = _fresh(name, split.images.shape[1], num_classes, seed)
     loss = nn.CrossEntropyLoss(weight=weights / weights.mean(), ignore_index=IGNORE_INDEX)
-    train(network, split, loss, seed=seed, iterations=iterations)
+    train(network, replace(split, soft=None), loss, seed=seed, iterations=iterations)
     return network.state_dict()
 
 
@@ -173,34 +189,14 @@ def _optimizer(optimizer: Optimizer, network: nn.Module, rate: float) -> torch.o
     return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
 
 
-def _order(rng: np.random.Generator, images: int, draws: int) -> NDArray[np.intp]:
-    """Draw image numbers such that each comes once before any comes again."""
-    epochs = [rng.permutation(images) for _ in range(math.ceil(draws / images))]
-    return np.concatenate(epochs)[:draws]
-
-
 def _schedule(iteration: int, iterations: int) -> float:
     warm_up = max(1, iterations // 10)
     return float(min(1.0, (iteration + 1) / warm_up) * (1 - iteration / iterations) ** 0.9)
 
 
-def _batch(
-    split: Split, chosen: NDArray[np.intp], flip: NDArray[np.bool_], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    images, labels = split.images[chosen], split.labels[chosen]
-    images[flip] = images[flip, ..., ::-1]
-    labels[flip] = labels[flip, ..., ::-1]
-    return _to_input(images, device), torch.from_numpy(labels).to(device, torch.int64)
-
-
-def _to_input(images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    # Centred, so that the zeros a convolution pads with are grey and not black.
-    scaled = torch.tensor(images).to(device, torch.float32) / 127.5 - 1
-    return scaled.contiguous(memory_format=torch.channels_last)
-
-
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: results then do not depend on how many there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

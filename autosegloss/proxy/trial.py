@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import nn
 
 from autosegloss.config import StudyConfig
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
-from autosegloss.metric import METRICS, Accumulators, Expr, metric
+from autosegloss.loss.classic import CrossEntropy
+from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr, metric
 from autosegloss.proxy.data import Dataset, Split, load_dataset
+from autosegloss.proxy.labels import Labels, Task, build_labels
 from autosegloss.proxy.networks import build_network
-from autosegloss.proxy.train import Loss, State, initial_network, predict, pretrain, train
+from autosegloss.proxy.pseudo import Unlabelled
+from autosegloss.proxy.train import Loss, State, initial_network, logits_of, one_thread, predict, pretrain, train
 
 _EVALUATION_BATCH = 64  # images; bounds the memory of one evaluation step, without influence on its result
 
@@ -45,35 +47,37 @@ CLASS_PREFIX = "IoU of "
 class Proxy:
     """All that the trials of a study share: the configuration, the data and the pretrained weights.
 
-    Calling it runs a trial. It holds plain arrays, so that it can be sent to a worker process once.
+    Calling it runs a trial. It holds plain arrays, so that it can be sent to a worker process once. The training split
+    of its data is the labelled part only, with the soft labels that the configuration asks for once it is prepared.
     """
 
     config: StudyConfig
     dataset: Dataset
+    unlabelled: Unlabelled | None = None
     pretrained: State | None = None
 
     @classmethod
     def load(cls, config: StudyConfig) -> Proxy:
-        """Load the data and see that there is such a network.
+        """Load the data, put aside what is to be unlabelled, and see that there is such a network.
 
         Raises:
-            DataError: The data set is unknown or missing.
+            DataError: The data set or the kind of labels is unknown, missing or does not fit.
             InputError: The network is unknown.
         """
         dataset = load_dataset(config.proxy.data.name, **config.proxy.data.options)
         build_network(config.proxy.network.name, dataset.train.images.shape[1], len(dataset.classes))
-        return cls(config, dataset)
+        labelled, unlabelled = _labels(config).divide(Task(dataset, config.proxy.network.name, config.search.seed))
+        return cls(config, replace(dataset, train=labelled), unlabelled)
 
     def prepare(self) -> Proxy:
-        """This proxy with pretrained weights, made once a study unless its regime is `scratch`."""
-        start = self.config.proxy.start
+        """This proxy with what is made once a study: soft labels, and weights unless its regime is `scratch`."""
+        network, start, seed = self.config.proxy.network.name, self.config.proxy.start, self.config.search.seed
+        split, classes = self.dataset.train, len(self.dataset.classes)
+        split = replace(split, soft=_labels(self.config).soften(Task(self.dataset, network, seed)))
+        prepared = replace(self, dataset=replace(self.dataset, train=split))
         if start.regime == "scratch":
-            return self
-        network, classes = self.config.proxy.network.name, len(self.dataset.classes)
-        seed, iterations = self.config.search.seed, start.iterations
-        return replace(
-            self, pretrained=pretrain(network, self.dataset.train, classes, seed=seed, iterations=iterations)
-        )
+            return prepared
+        return replace(prepared, pretrained=pretrain(network, split, classes, seed=seed, iterations=start.iterations))
 
     def __call__(self, theta: tuple[float, ...] | None, seed: int, validate: bool = False) -> Evaluation:
         """Train with the loss at `theta` and evaluate.
@@ -86,6 +90,26 @@ class Proxy:
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
         """
+        network = self.trained(self.loss(theta), seed)
+        return self.evaluation(network, validate)
+
+    def evaluation(self, network: nn.Module, validate: bool) -> Evaluation:
+        """What a network scores, on the validation set too if that is asked for."""
+        metrics = self._evaluate(network, self.dataset.heldout).values()
+        reward = metrics.pop(TARGET)
+        if not validate:
+            return Evaluation(reward, metrics, {})
+        scores = self._evaluate(network, self.dataset.validation)
+        of_classes = zip(self.dataset.classes, scores.class_values("miou") or (), strict=True)
+        classes = {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
+        return Evaluation(reward, metrics, scores.values() | classes)
+
+    def trained(self, loss: Loss, seed: int) -> nn.Module:
+        """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
+
+        Raises:
+            TrainingDiverged: The loss or a weight is not finite.
+        """
         proxy, dataset = self.config.proxy, self.dataset
         network = initial_network(
             proxy.network.name, len(dataset.classes), proxy.start.regime, self.pretrained, seed=seed
@@ -93,40 +117,42 @@ class Proxy:
         train(
             network,
             dataset.train,
-            self.loss(theta),
+            loss,
             seed=seed,
             iterations=proxy.train.iterations,
             batch_size=proxy.train.batch_size,
             optimizer=proxy.train.optimizer,
             learning_rate=proxy.train.learning_rate,
+            unlabelled=self.unlabelled,
         )
-        metrics = self._evaluate(network, dataset.heldout).values()
-        reward = metrics.pop(TARGET)
-        if not validate:
-            return Evaluation(reward, metrics, {})
-        scores = self._evaluate(network, dataset.validation)
-        of_classes = zip(dataset.classes, scores.class_values("miou") or (), strict=True)
-        classes = {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
-        return Evaluation(reward, metrics, scores.values() | classes)
+        return network
+
+    def calibration_error(self, network: nn.Module) -> float:
+        """The expected calibration error of a network on the validation set, of its most probable classes."""
+        split = self.dataset.validation
+        error = CalibrationError(len(self.dataset.classes), ignore_index=self.dataset.ignore_index)
+        with one_thread():  # the number of threads may change the last bit of an exponential
+            for number, logits in enumerate(logits_of(network, split.images, _EVALUATION_BATCH)):
+                labels = split.labels[number * _EVALUATION_BATCH :][: len(logits)]
+                error.update(logits, torch.from_numpy(labels))
+        return error.compute()
 
     def loss(self, theta: tuple[float, ...] | None) -> Loss:
         """The loss at a point of the search space; None is cross-entropy."""
         ignore_index = self.dataset.ignore_index
-        if theta is None:
+        return CrossEntropy(ignore_index=ignore_index) if theta is None else surrogate(self.config, theta, ignore_index)
 
-            def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-                return functional.cross_entropy(logits, target, ignore_index=ignore_index)
-
-            return cross_entropy
-        return surrogate(self.config, theta, ignore_index)
-
-    def _evaluate(self, network: torch.nn.Module, split: Split) -> Accumulators:
+    def _evaluate(self, network: nn.Module, split: Split) -> Accumulators:
         accumulators = Accumulators(measured(self.config), len(self.dataset.classes), self.dataset.ignore_index)
         labels = predict(network, split, _EVALUATION_BATCH)
         for start in range(0, len(labels), _EVALUATION_BATCH):
             part = slice(start, start + _EVALUATION_BATCH)
             accumulators.update(torch.from_numpy(labels[part]), torch.from_numpy(split.labels[part]))
         return accumulators
+
+
+def _labels(config: StudyConfig) -> Labels:
+    return build_labels(config.proxy.labels.name, **config.proxy.labels.options)
 
 
 def search_space(config: StudyConfig) -> SearchSpace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from autosegloss.config import StudyConfig
 from autosegloss.metric import METRICS
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.search.api import Result, Score
@@ -39,6 +40,15 @@ def comparison(result: Result, target: str) -> Table:
         gain = f"{100 * (scores[-1].mean - scores[0].mean):+.1f}"
         table.add_row(name, *map(_score, scores), gain, style="bold" if section == TARGET else "")
     return table
+
+
+def metric_label(config: StudyConfig) -> str:
+    """The metric of a configuration in few words."""
+    spec = config.metric
+    if isinstance(spec, str):
+        return " ".join(spec.split())
+    options = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']}({options})"
 
 
 def _groups(names: list[str]) -> list[list[str]]:

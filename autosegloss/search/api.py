@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -114,8 +114,8 @@ def search(
             f"there is nothing to search: {settled.relaxation.curve} curves of {settled.relaxation.pieces} piece(s) on "
             f"{len(space.curves)} slot(s) have no coordinates. Give relaxation.pieces a larger value."
         )
-    chosen = _runner(runner, settled)
-    _refuse_to_overwrite(folder)
+    chosen = choose_runner(runner, settled)
+    refuse_to_overwrite(folder, (LOSS_FILE, CONFIG_FILE), "search")
     proxy = Proxy.load(settled)
     with Journal(folder / JOURNAL_FILE, resume=resume) as journal:
         if journal.trials:
@@ -154,7 +154,7 @@ def _result(config: StudyConfig, folder: Path, findings: Findings) -> Result:
         "validation": {name: {m: asdict(score) for m, score in row.items()} for name, row in scores.items()},
         "seeds": list(findings.seeds),
         "configuration": fingerprint(config),
-        "versions": {"autosegloss": VERSION, "torch": str(torch.__version__), "numpy": numpy.__version__},
+        "versions": versions(),
     }
     loss.save(folder / LOSS_FILE)
     return Result(loss, folder, scores, findings)
@@ -166,7 +166,17 @@ def _scores(final: Final) -> dict[str, Score]:
     return {name: Score.of([run[name] for run in runs]) for name in (runs[0] if runs else {})}
 
 
-def _runner(runner: Runner | str, config: StudyConfig) -> Runner:
+def versions() -> dict[str, str]:
+    """Of the packages that decide the numbers."""
+    return {"autosegloss": VERSION, "torch": str(torch.__version__), "numpy": numpy.__version__}
+
+
+def choose_runner(runner: Runner | str, config: StudyConfig) -> Runner:
+    """The runner of a name, with the resources of a configuration.
+
+    Raises:
+        InputError: There is no such runner.
+    """
     if runner == "serial":
         return SerialRunner()
     if runner == "ray":
@@ -189,16 +199,22 @@ def _folder(config: object, out: str | os.PathLike[str] | None) -> Path:
 
 def _refuse_another_configuration(folder: Path, config: StudyConfig) -> None:
     """Stop if the trials in the folder were run with a configuration that gives other results."""
-    there, here = (_leaves(fingerprint(c)) for c in (load_config(folder / CONFIG_FILE), config))
-    differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    refuse_differences(
+        f"{folder} holds a search with another configuration",
+        fingerprint(load_config(folder / CONFIG_FILE)),
+        fingerprint(config),
+    )
+
+
+def refuse_differences(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Stop if two nested mappings differ, and say in what."""
+    old, new = _leaves(dict(there)), _leaves(dict(here))
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if differing:
         table = "\n".join(
-            f"  {key}: {there.get(key, 'not set')} there, {here.get(key, 'not set')} now" for key in differing
+            f"  {key}: {old.get(key, 'not set')} there, {new.get(key, 'not set')} now" for key in differing
         )
-        raise RefusedError(
-            f"{folder} holds a search with another configuration:\n{table}\n"
-            "Restore these values to continue it, or choose another folder."
-        )
+        raise RefusedError(f"{what}:\n{table}\nRestore these values to continue it, or choose another folder.")
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
@@ -209,8 +225,8 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: json.dumps(value)}
 
 
-def _refuse_to_overwrite(folder: Path) -> None:
-    """Stop if the files of the search would replace files that are not a search's; of one, the journal decides."""
-    found = [name for name in (LOSS_FILE, CONFIG_FILE) if (folder / name).exists()]
+def refuse_to_overwrite(folder: Path, names: Sequence[str], what: str) -> None:
+    """Stop if files of these names are there without the journal of a search, which else decides what may be done."""
+    found = [name for name in names if (folder / name).exists()]
     if found and not (folder / JOURNAL_FILE).exists():
-        raise RefusedError(f"{folder} holds {' and '.join(found)} already, and no search. Choose another folder.")
+        raise RefusedError(f"{folder} holds {' and '.join(found)} already, and no {what}. Choose another folder.")

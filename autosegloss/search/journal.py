@@ -25,14 +25,15 @@ class Job:
     """One training to be done: which loss, with which seed, and what for.
 
     Args:
-        stage: "search" for a sample of the algorithm, "final" for a run that decides the winner.
-        step: Step of the search; in the finals, the ordinal of the seed. The jobs of a step share their seed.
+        stage: "search" for a sample of the algorithm, "final" for a run that decides the winner, "compare" for one of
+            a comparison.
+        step: Step of the search; in finals and comparisons, the ordinal of the seed. The jobs of a step share it.
         index: Place within the step.
-        theta: Parameters of the loss, in [0, 1]^d; None is cross-entropy.
+        theta: Parameters of the loss, in [0, 1]^d; None is cross-entropy, or in a comparison the loss of that index.
         seed: Seed of the training.
     """
 
-    stage: Literal["search", "final"]
+    stage: Literal["search", "final", "compare"]
     step: int
     index: int
     theta: tuple[float, ...] | None
@@ -44,9 +45,9 @@ class Outcome:
     """What came of a job: a reward, or an error.
 
     Args:
-        reward: What the search maximises, measured on the held-out part; None if the training failed.
+        reward: The target metric on the held-out part, which the search maximises; None if the training failed.
         metrics: Every metric on the held-out part.
-        validation: Every metric on the validation set; of final jobs only.
+        validation: Every metric on the validation set; not of a job of the search.
         error: Why there is no reward.
         seconds: Wall-clock time spent. The only field that differs from run to run.
     """
@@ -91,14 +92,16 @@ class Journal:
     Args:
         path: The file, usually `trials.jsonl` in the folder of the search; created with its folder if absent.
         resume: Whether to continue a journal that has begun.
+        what: What the trials are of, for messages.
 
     Raises:
         RefusedError: The journal is in use, or damaged; or it has begun and `resume` is not set.
     """
 
-    def __init__(self, path: Path, *, resume: bool = False) -> None:
+    def __init__(self, path: Path, *, resume: bool = False, what: str = "search") -> None:
         """Open, lock, check and mend the file."""
         self.path = path
+        self._what = what
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("a+b")
@@ -116,7 +119,8 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RefusedError(
-                f"{self.path.parent}: another search is running in this folder. Wait for it, or choose another folder."
+                f"{self.path.parent}: another {self._what} is running in this folder. Wait for it, or choose another "
+                "folder."
             ) from None
 
     def _open(self, resume: bool) -> list[tuple[Job, Outcome]]:
@@ -127,7 +131,7 @@ class Journal:
             lines.pop()  # by a kill; what else is no JSON is not ours to cut
         if lines and not resume:
             raise RefusedError(
-                f"{self.path.parent} holds a search already, with {len(lines)} finished trials. "
+                f"{self.path.parent} holds a {self._what} already, with {len(lines)} finished trials. "
                 "Continue it with --resume, or choose another folder."
             )
         trials = [self._parse(number, line) for number, line in enumerate(lines, start=1)]

@@ -20,8 +20,9 @@ import ray
 from ray.exceptions import RayError
 
 from autosegloss.errors import RefusedError
-from autosegloss.search.runners import attempt
-from autosegloss.search.study import Job, Objective, Outcome, Study
+from autosegloss.search.journal import Job, Outcome
+from autosegloss.search.runners import Trials, attempt
+from autosegloss.search.study import Objective
 
 OBJECT_STORE_BYTES = 256 * 2**20  # holds the objective with its data once; Ray spills more to disk
 TRIES = 2  # of a job whose worker died: the first death may be bad luck
@@ -46,7 +47,7 @@ class RayRunner:
         self.cpus = cpus
         self.gpus = gpus
 
-    def run(self, study: Study, objective: Objective) -> None:
+    def run(self, study: Trials, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
         with _ray():
             self._check_room()

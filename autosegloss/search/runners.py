@@ -1,21 +1,37 @@
-"""Who runs the trials of a study: the protocol, and the runner that needs nothing but this process."""
+"""Who runs trials, and of what: the protocols, and the runner that needs nothing but this process."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Protocol
 
-from autosegloss.search.study import Job, Objective, Outcome, Study
+from autosegloss.search.journal import Job, Outcome
+from autosegloss.search.study import Objective
+
+
+class Trials(Protocol):
+    """What a runner works through: a study, or a comparison."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+
+    def next_job(self, running: Collection[Job] = ()) -> Job | None:
+        """A job that is neither done nor running; None if there is none now."""
+
+    def record(self, job: Job, outcome: Outcome) -> None:
+        """Take the outcome of a job."""
 
 
 class Runner(Protocol):
     """Runs the trials of a study until it is finished."""
 
-    def run(self, study: Study, objective: Objective) -> None:
+    def run(self, study: Trials, objective: Objective) -> None:
         """Take jobs from the study, run the objective on each, and record the outcomes.
 
         Args:
-            study: The study; finished when this returns.
+            study: The study, or whatever has trials; finished when this returns.
             objective: A deterministic function of the job. What it raises becomes a failed outcome.
 
         Raises:
@@ -27,7 +43,7 @@ class Runner(Protocol):
 class SerialRunner:
     """Runs one trial after another in this process."""
 
-    def run(self, study: Study, objective: Objective) -> None:
+    def run(self, study: Trials, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
         while (job := study.next_job()) is not None:
             study.record(job, attempt(objective, job))

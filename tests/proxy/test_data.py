@@ -68,6 +68,8 @@ def test_a_seed_that_is_none_is_refused(seed):
     with pytest.raises(DataError) as error:
         load_dataset("shapes", seed=seed)
     assert str(error.value) == f"data set `shapes`: seed is {seed!r}; it is an integer of at least 0."
+    with pytest.raises(DataError, match="annotators is True; it is an integer of at least 0"):
+        load_dataset("shapes", annotators=True)
 
 
 def test_an_unknown_data_set_is_refused():
@@ -79,7 +81,10 @@ def test_an_unknown_data_set_is_refused():
 def test_an_unknown_option_is_refused():
     with pytest.raises(DataError) as error:
         load_dataset("shapes", sed=1)
-    assert str(error.value) == "data set `shapes`: unknown option `sed` (did you mean `seed`?); its options: seed."
+    assert (
+        str(error.value)
+        == "data set `shapes`: unknown option `sed` (did you mean `seed`?); its options: seed, annotators."
+    )
     with pytest.raises(DataError) as error:
         load_dataset("nuclei", tile=32)
     assert str(error.value) == "data set `nuclei`: unknown option `tile`; it has no options."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +28,15 @@ class Split:
     Args:
         images: Colours, uint8 of shape (N, 3, H, W).
         labels: Class numbers, uint8 of shape (N, H, W); `Dataset.ignore_index` marks pixels that do not count.
+        annotations: The maps of A annotators, like `labels`, (N, A, H, W); `labels` then is their majority vote.
+        soft: What training has for its target in place of `labels`: shares of each class, float16 of shape
+            (N, C, H, W). Pixels that do not count are those of `labels`.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    annotations: NDArray[np.uint8] | None = None
+    soft: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Dataset:
         train: What proxies train on.
         heldout: The part of the training set that rewards come from.
         validation: What final tables are about; a search never sees it.
+        note: What a table of results has to say about the data, in a sentence.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Dataset:
     train: Split
     heldout: Split
     validation: Split
+    note: str = ""
 
 
 def load_dataset(name: str, **options: object) -> Dataset:
@@ -69,16 +76,28 @@ def load_dataset(name: str, **options: object) -> Dataset:
         DataError: The name or an option is unknown, or the files of the data set are missing.
     """
     if name not in READERS:
-        raise DataError(f"unknown data set `{name}`{_did_you_mean(name, READERS)}; known: {', '.join(READERS)}.")
+        raise DataError(f"unknown data set `{name}`{did_you_mean(name, READERS)}; known: {', '.join(READERS)}.")
     load: Callable[..., Dataset] = importlib.import_module(READERS[name]).load
-    known = list(inspect.signature(load).parameters)
-    for option in options:
-        if option not in known:
-            allowed = f"its options: {', '.join(known)}" if known else "it has no options"
-            raise DataError(f"data set `{name}`: unknown option `{option}`{_did_you_mean(option, known)}; {allowed}.")
+    check_options(f"data set `{name}`", load, options)
     return load(**options)
 
 
-def _did_you_mean(given: str, known: dict[str, str] | list[str]) -> str:
+def check_options(owner: str, function: Callable[..., object], options: Iterable[str]) -> None:
+    """Raise DataError for an option that a function does not take.
+
+    Args:
+        owner: What the options are of, for the message.
+        function: Its parameters are the options.
+        options: The names given.
+    """
+    known = list(inspect.signature(function).parameters)
+    for option in options:
+        if option not in known:
+            allowed = f"its options: {', '.join(known)}" if known else "it has no options"
+            raise DataError(f"{owner}: unknown option `{option}`{did_you_mean(option, known)}; {allowed}.")
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The name that was probably meant, as the end of a message; nothing if none is alike."""
     close = difflib.get_close_matches(given, known, n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""

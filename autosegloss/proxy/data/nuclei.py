@@ -34,11 +34,11 @@ def load() -> Dataset:
     """
     image, nuclei = _read("img2d.tif"), _read("mask2d.tif")
     labels = _classes(nuclei)
-    splits = {
-        name: _tiles(image[:, start:stop], labels[:, start:stop], stride=TILE // 4 if name == "train" else TILE)
+    train, heldout, validation = (
+        _tiles(image[:, start:stop], labels[:, start:stop], stride=TILE // 4 if name == "train" else TILE)
         for name, (start, stop) in COLUMNS.items()
-    }
-    return Dataset("nuclei", ("background", "interior", "border"), IGNORE_INDEX, **splits)
+    )
+    return Dataset("nuclei", ("background", "interior", "border"), IGNORE_INDEX, train, heldout, validation)
 
 
 def _read(name: str) -> NDArray[np.uint16]:

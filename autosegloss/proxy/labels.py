@@ -1,0 +1,293 @@
+"""What proxies learn from in place of the plain labels: each way is one class whose fields are its options.
+
+Soft labels are computed once a study, for all training images, and shared by its trials as an array.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from autosegloss.errors import DataError
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, did_you_mean
+from autosegloss.proxy.networks import build_network
+from autosegloss.proxy.pseudo import Unlabelled
+from autosegloss.proxy.train import State, initial_network, logits_of, one_thread, train
+
+Soft = NDArray[np.float16]
+"""Shares of the classes, (N, C, H, W): half precision, which holds a share to 0.0005."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What labels are made for: a data set, of which only `train` changes, a network, and the seed of the study."""
+
+    dataset: Dataset
+    network: str
+    seed: int
+
+
+class Labels(ABC):
+    """A way to label the training images."""
+
+    def divide(self, task: Task) -> tuple[Split, Unlabelled | None]:
+        """The images whose labels may be seen, by the pretraining too, and those whose may not; trains nothing.
+
+        Raises:
+            DataError: The options don't fit the task.
+        """
+        return task.dataset.train, None
+
+    @abstractmethod
+    def soften(self, task: Task) -> Soft | None:
+        """Soft labels of the images of `task.dataset.train`, or None to take the labels as they are."""
+
+
+@dataclass(frozen=True)
+class Hard(Labels):
+    """The labels as they are."""
+
+    def soften(self, task: Task) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Smoothed(Labels):
+    """Label smoothing: (1 - amount) of the label's class and amount / C of each.
+
+    Args:
+        amount: In [0, 1].
+        where: "everywhere", or "boundary" for the pixels near a change of label; the others keep their labels.
+        radius: What is near: another label within this Chebyshev distance, in pixels. The border of the image is no
+            change of label, nor is an ignored pixel. Only read with "boundary".
+
+    Reference: Szegedy et al., Rethinking the Inception architecture, CVPR 2016; at boundaries: Wang et al., Jaccard
+    metric losses, NeurIPS 2023.
+    """
+
+    amount: float = 0.1
+    where: str = "everywhere"
+    radius: int = 1
+
+    def __post_init__(self) -> None:
+        _check("smoothed", "amount", self.amount, 0, 1)
+        if self.where not in ("everywhere", "boundary"):
+            raise DataError(f"labels `smoothed`: where is {self.where!r}; allowed: everywhere, boundary.")
+        _check("smoothed", "radius", self.radius, 1, whole=True)
+
+    def soften(self, task: Task) -> Soft:
+        labels, classes = task.dataset.train.labels, len(task.dataset.classes)
+        amount = np.full(labels.shape, self.amount)
+        if self.where == "boundary":
+            amount *= near_boundary(labels, self.radius)
+        return _half(
+            (1 - own) * hard + own / classes
+            for own, hard in zip(amount[:, None], _one_hot(labels, classes), strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Distilled(Labels):
+    """Knowledge distillation: (1 - share) of the label's class and share of what a teacher says.
+
+    Args:
+        teacher: A file of the teacher's weights, a state dictionary of the study's network as `torch.save` writes it.
+            None trains one at the start of the study: with cross-entropy, from scratch, so that it owes nothing to the
+            weights that the proxies start from and is the same in every regime.
+        iterations: Steps of that training; it is otherwise `train`'s default.
+        temperature: The teacher says softmax(logits / temperature).
+        share: In [0, 1].
+
+    Reference: Hinton et al., Distilling the knowledge in a neural network, 2015.
+    """
+
+    teacher: str | None = None
+    iterations: int = 600
+    temperature: float = 2.0
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.teacher, str | None):
+            raise DataError(f"labels `distilled`: teacher is {self.teacher!r}; it is the path of a file.")
+        _check("distilled", "iterations", self.iterations, 1, whole=True)
+        _check("distilled", "temperature", self.temperature, 0.01)  # below, it is the teacher's best class
+        _check("distilled", "share", self.share, 0, 1)
+
+    def divide(self, task: Task) -> tuple[Split, None]:
+        self._from_file(task)
+        return task.dataset.train, None
+
+    def soften(self, task: Task) -> Soft:
+        split, classes = task.dataset.train, len(task.dataset.classes)
+        network = self._from_file(task) or self._trained(task)
+        said = (
+            image
+            for logits in logits_of(network, split.images)
+            for image in (logits.cpu() / self.temperature).softmax(1).numpy()
+        )
+        with one_thread():  # the number of threads may change the last bit of a softmax
+            return _half(
+                (1 - self.share) * hard + self.share * soft
+                for hard, soft in zip(_one_hot(split.labels, classes), said, strict=True)
+            )
+
+    def _from_file(self, task: Task) -> nn.Module | None:
+        if self.teacher is None:
+            return None
+        network = build_network(task.network, task.dataset.train.images.shape[1], len(task.dataset.classes))
+        network.load_state_dict(self._weights(network))
+        return network
+
+    def _weights(self, network: nn.Module) -> State:
+        """The weights in the teacher's file, of the shapes that the network has."""
+        path = Path(str(self.teacher))
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise DataError(f"labels `distilled`: {path}: can't be read: {error.strerror or error}.") from None
+        except Exception as error:  # torch raises many kinds on files that are no weights
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"labels `distilled`: {path}: not a file of weights: {reason}") from None
+        if not isinstance(state, dict) or _shapes(state) != _shapes(network.state_dict()):
+            raise DataError(
+                f"labels `distilled`: {path} does not hold the weights of the study's network, for its classes; write "
+                "it with torch.save(network.state_dict(), path)."
+            )
+        return state
+
+    def _trained(self, task: Task) -> nn.Module:
+        network = initial_network(task.network, len(task.dataset.classes), "scratch", None, seed=task.seed)
+        loss = nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX)
+        train(network, task.dataset.train, loss, seed=task.seed, iterations=self.iterations)
+        return network
+
+
+@dataclass(frozen=True)
+class Pseudo(Labels):
+    """Semi-supervised: some images keep their labels; on the others a network learns from its own moving average.
+
+    Which ones is drawn by the study's seed, and all its trials have the same. Whatever is trained in the study, the
+    pretraining too, sees the labels of these only. A step takes a batch of each kind.
+
+    Args:
+        labelled: Share of the training images that keep their labels.
+        weight: See `Unlabelled`, as for the other two.
+        threshold: In [0, 1].
+        momentum: In [0, 1].
+    """
+
+    labelled: float = 0.125
+    weight: float = 1.0
+    threshold: float = 0.8
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        for option in ("labelled", "threshold", "momentum"):
+            _check("pseudo", option, getattr(self, option), 0, 1)
+        _check("pseudo", "weight", self.weight, 0)
+
+    def divide(self, task: Task) -> tuple[Split, Unlabelled]:
+        split = task.dataset.train
+        number = round(self.labelled * len(split.images))
+        if not 0 < number < len(split.images):
+            raise DataError(
+                f"labels `pseudo`: labelled is {self.labelled:g}, which leaves {number} of {len(split.images)} images "
+                "with labels; at least one with and one without are wanted."
+            )
+        drawn = np.random.default_rng((task.seed, 2)).permutation(len(split.images))
+        kept, others = np.sort(drawn[:number]), np.sort(drawn[number:])
+        without = Unlabelled(split.images[others], self.weight, self.threshold, self.momentum)
+        return Split(split.images[kept], split.labels[kept]), without
+
+    def soften(self, task: Task) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Averaged(Labels):
+    """Several annotators: the share of a class in a pixel is that of the annotators who say it.
+
+    An annotator who ignores a pixel has no say in it.
+    """
+
+    def divide(self, task: Task) -> tuple[Split, None]:
+        if task.dataset.train.annotations is None:
+            raise DataError(
+                f"labels `averaged`: data set `{task.dataset.name}` has no annotators; "
+                "for `shapes`, set proxy.data.annotators."
+            )
+        return task.dataset.train, None
+
+    def soften(self, task: Task) -> Soft:
+        annotations = task.dataset.train.annotations
+        assert annotations is not None  # `divide` has seen to it
+        votes = (np.sum([*_one_hot(maps, len(task.dataset.classes))], axis=0) for maps in annotations)
+        return _half(each / np.maximum(each.sum(axis=0), 1) for each in votes)
+
+
+LABELS: dict[str, type[Labels]] = {
+    "hard": Hard,
+    "smoothed": Smoothed,
+    "distilled": Distilled,
+    "pseudo": Pseudo,
+    "averaged": Averaged,
+}
+
+
+def build_labels(name: str, **options: Any) -> Labels:
+    """A way to label the training images, by name.
+
+    Args:
+        name: One of `LABELS`.
+        **options: The fields of the class.
+
+    Raises:
+        DataError: The name or an option is unknown or out of range.
+    """
+    if name not in LABELS:
+        raise DataError(f"unknown labels `{name}`{did_you_mean(name, LABELS)}; known: {', '.join(LABELS)}.")
+    check_options(f"labels `{name}`", LABELS[name], options)
+    return LABELS[name](**options)
+
+
+def near_boundary(labels: NDArray[np.uint8], radius: int) -> NDArray[np.bool_]:
+    """Pixels of label maps (N, H, W) with another label within a Chebyshev distance; ignored pixels are no label."""
+    size = (1, 2 * radius + 1, 2 * radius + 1)
+    ignored = labels == IGNORE_INDEX
+    # Either value loses against any label; beyond the image the nearest pixels are repeated, which are within reach.
+    highest = ndimage.maximum_filter(np.where(ignored, -1, labels.astype(np.int16)), size, mode="nearest")
+    lowest = ndimage.minimum_filter(np.where(ignored, 256, labels.astype(np.int16)), size, mode="nearest")
+    near: NDArray[np.bool_] = (highest > lowest) & ~ignored
+    return near
+
+
+def _shapes(state: dict[Any, Any]) -> dict[Any, Any]:
+    return {name: tuple(weight.shape) if isinstance(weight, Tensor) else None for name, weight in state.items()}
+
+
+def _one_hot(labels: NDArray[np.uint8], classes: int) -> Iterator[NDArray[np.float64]]:
+    """Each map's classes as maps of 0 and 1, (C, H, W); an ignored pixel has none."""
+    return ((own[None] == np.arange(classes)[:, None, None]).astype(np.float64) for own in labels)
+
+
+def _half(images: Iterable[NDArray[np.floating[Any]]]) -> Soft:
+    return np.stack([image.astype(np.float16) for image in images])
+
+
+def _check(name: str, option: str, value: object, least: float, most: float = math.inf, whole: bool = False) -> None:
+    """Raise DataError unless the value of an option is a number in a range."""
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise DataError(f"labels `{name}`: {option} is {value!r}; {kind} {limits} is wanted.")

@@ -1,0 +1,91 @@
+"""Learning from images without labels: the moving average of a network labels them for it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autosegloss.proxy.batches import Draws, to_input
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels, and how much a network listens to the teacher it has on them.
+
+    Args:
+        images: Colours, uint8 of shape (N, 3, H, W).
+        weight: Of their loss, beside 1 for that of the labelled images; it rises from 0 over the first half of a run.
+        threshold: A pixel counts where the teacher gives its best class at least this probability.
+        momentum: Share of the teacher's weights that it keeps in an iteration.
+    """
+
+    images: NDArray[np.uint8]
+    weight: float
+    threshold: float
+    momentum: float
+
+
+class MeanTeacher:
+    """The exponential moving average of a network, which labels unlabelled images while the network is trained.
+
+    The teacher sees the images as they are and the network sees half of them flipped, with the labels flipped along:
+    they learn to agree under flips. The teacher normalises with running statistics, which are averaged like weights.
+
+    Args:
+        network: The network that is about to be trained.
+        unlabelled: What it has no labels of.
+        seed: Decides the order of the images and the flips.
+        iterations: Steps of the run.
+        batch_size: Unlabelled images a step.
+
+    Reference: Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017; masked by confidence as in
+    Sohn et al., FixMatch, NeurIPS 2020, here with soft labels.
+    """
+
+    def __init__(
+        self, network: nn.Module, unlabelled: Unlabelled, *, seed: int, iterations: int, batch_size: int
+    ) -> None:
+        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        """The teacher."""
+        self._unlabelled = unlabelled
+        self._iterations = iterations
+        # A generator of its own: the labelled batches are those of a run without unlabelled images.
+        self._draws = Draws.of(np.random.default_rng((seed, 1)), len(unlabelled.images), iterations, batch_size)
+
+    def loss(self, network: nn.Module, loss: Callable[..., Tensor], iteration: int) -> Tensor:
+        """The weighted loss of an iteration's unlabelled images, a scalar.
+
+        Args:
+            network: The one that is trained.
+            loss: From logits (N, C, H, W), soft labels like them and a boolean mask (N, H, W) to a scalar.
+            iteration: From 0.
+        """
+        own = self._unlabelled
+        device = next(network.parameters()).device
+        images = to_input(own.images[self._draws.order[iteration]], device)
+        flip = torch.from_numpy(self._draws.flips[iteration]).to(device)[:, None, None, None]
+        with torch.no_grad():
+            soft = self.average(images).softmax(1)
+            images, soft = (torch.where(flip, maps.flip(-1), maps) for maps in (images, soft))
+        ramp = min(1.0, 2 * iteration / self._iterations)
+        return own.weight * ramp * loss(network(images), soft, soft.amax(1) >= own.threshold)
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, iteration: int) -> None:
+        """Move to a network that has taken its step: average = m average + (1 - m) network.
+
+        m is min(1 - 1 / (iteration + 1), momentum): in the beginning the plain mean of the networks so far, so that
+        the teacher does not carry the weights of the start for long.
+        """
+        momentum = min(1 - 1 / (iteration + 1), self._unlabelled.momentum)
+        for mine, theirs in zip(self.average.state_dict().values(), network.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.mul_(momentum).add_(theirs, alpha=1 - momentum)
+            else:
+                mine.copy_(theirs)  # a counter
