@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import DataError
+from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.batches import Draws, batch
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.labels import LABELS, Task, build_labels, near_boundary
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
 from autosegloss.proxy.train import train
-from autosegloss.proxy.trial import Proxy, cross_entropy
+from autosegloss.proxy.trial import Proxy
 
 HALF = 5e-4  # what half precision leaves of a share
 
@@ -188,17 +189,6 @@ def test_soft_labels_are_flipped_as_the_images_and_ignored_pixels_are_masked():
     np.testing.assert_array_equal(split.soft, soft)
 
 
-def test_soft_cross_entropy_counts_the_masked_pixels_only():
-    torch.manual_seed(0)
-    logits, hard = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
-    mask = torch.rand(2, 4, 4) > 0.5
-    target = torch.from_numpy(one_hot(hard.numpy(), 3)).float()
-    torch.testing.assert_close(cross_entropy(logits, target), cross_entropy(logits, hard))
-    expected = cross_entropy(logits, hard.masked_fill(~mask, 255))
-    torch.testing.assert_close(cross_entropy(logits, target, mask), expected)
-    assert cross_entropy(logits, target, torch.zeros_like(mask)) == 0
-
-
 @pytest.mark.parametrize("labels", [{"name": "smoothed"}, {"name": "distilled", "iterations": 3}, {"name": "averaged"}])
 def test_a_trial_learns_from_the_soft_labels_and_repeats(annotated, labels):
     # The whole way from the configuration, with fewer images.
@@ -339,7 +329,7 @@ def test_unlabelled_images_change_a_run_but_not_its_labelled_batches(shapes):
         def loss(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
             if mask is None:
                 targets.append(target.numpy().tobytes())
-            return cross_entropy(logits, target, mask)
+            return CrossEntropy()(logits, target, mask)
 
         torch.manual_seed(0)
         network = build_network("unet_small", 3, 6)
