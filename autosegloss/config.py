@@ -278,7 +278,7 @@ def fingerprint(config: StudyConfig) -> dict[str, Any]:
         settings, inner = config, content
         for name in sections:
             settings, inner = getattr(settings, name), inner[name]
-        if inner[key] == type(settings).model_fields[key].default:
+        if getattr(settings, key) == type(settings).model_fields[key].default:
             del inner[key]
     return content
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from autosegloss.errors import DataError
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, did_you_mean
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.pseudo import Unlabelled
-from autosegloss.proxy.train import State, initial_network, logits_of, one_thread, train
+from autosegloss.proxy.train import State, logits_of, one_thread
 
 Soft = NDArray[np.float16]
 """Shares of the classes, (N, C, H, W): half precision, which holds a share to 0.0005."""
@@ -37,6 +37,10 @@ class Task:
     seed: int
 
 
+Teach = Callable[[int], nn.Module]
+"""Trains a network as the study trains its proxies, but with cross-entropy, on hard labels, and for so many steps."""
+
+
 class Labels(ABC):
     """A way to label the training images."""
 
@@ -49,15 +53,20 @@ class Labels(ABC):
         return task.dataset.train, None
 
     @abstractmethod
-    def soften(self, task: Task) -> Soft | None:
-        """Soft labels of the images of `task.dataset.train`, or None to take the labels as they are."""
+    def soften(self, task: Task, teach: Teach) -> Soft | None:
+        """Soft labels of the images of `task.dataset.train`, or None to take the labels as they are.
+
+        Args:
+            task: With the split that `divide` gave.
+            teach: For labels that need a network.
+        """
 
 
 @dataclass(frozen=True)
 class Hard(Labels):
     """The labels as they are."""
 
-    def soften(self, task: Task) -> None:
+    def soften(self, task: Task, teach: Teach) -> None:
         return None
 
 
@@ -85,7 +94,7 @@ class Smoothed(Labels):
             raise DataError(f"labels `smoothed`: where is {self.where!r}; allowed: everywhere, boundary.")
         _check("smoothed", "radius", self.radius, 1, whole=True)
 
-    def soften(self, task: Task) -> Soft:
+    def soften(self, task: Task, teach: Teach) -> Soft:
         labels, classes = task.dataset.train.labels, len(task.dataset.classes)
         amount = np.full(labels.shape, self.amount)
         if self.where == "boundary":
@@ -102,9 +111,10 @@ class Distilled(Labels):
 
     Args:
         teacher: A file of the teacher's weights, a state dictionary of the study's network as `torch.save` writes it.
-            None trains one at the start of the study: with cross-entropy, from scratch, so that it owes nothing to the
-            weights that the proxies start from and is the same in every regime.
-        iterations: Steps of that training; it is otherwise `train`'s default.
+            None trains one at the start of the study, as its proxies are trained but with cross-entropy and for
+            longer. (From scratch a teacher would be worse than the students of a study that starts from a checkpoint:
+            on `shapes` a mean IoU of 63 after 600 steps, in place of 79.)
+        iterations: Steps of that training.
         temperature: The teacher says softmax(logits / temperature).
         share: In [0, 1].
 
@@ -127,9 +137,9 @@ class Distilled(Labels):
         self._from_file(task)
         return task.dataset.train, None
 
-    def soften(self, task: Task) -> Soft:
+    def soften(self, task: Task, teach: Teach) -> Soft:
         split, classes = task.dataset.train, len(task.dataset.classes)
-        network = self._from_file(task) or self._trained(task)
+        network = self._from_file(task) or teach(self.iterations)
         said = (
             image
             for logits in logits_of(network, split.images)
@@ -164,12 +174,6 @@ class Distilled(Labels):
                 "it with torch.save(network.state_dict(), path)."
             )
         return state
-
-    def _trained(self, task: Task) -> nn.Module:
-        network = initial_network(task.network, len(task.dataset.classes), "scratch", None, seed=task.seed)
-        loss = nn.CrossEntropyLoss(ignore_index=IGNORE_INDEX)
-        train(network, task.dataset.train, loss, seed=task.seed, iterations=self.iterations)
-        return network
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ class Pseudo(Labels):
         without = Unlabelled(split.images[others], self.weight, self.threshold, self.momentum)
         return Split(split.images[kept], split.labels[kept]), without
 
-    def soften(self, task: Task) -> None:
+    def soften(self, task: Task, teach: Teach) -> None:
         return None
 
 
@@ -228,7 +232,7 @@ class Averaged(Labels):
             )
         return task.dataset.train, None
 
-    def soften(self, task: Task) -> Soft:
+    def soften(self, task: Task, teach: Teach) -> Soft:
         annotations = task.dataset.train.annotations
         assert annotations is not None  # `divide` has seen to it
         votes = (np.sum([*_one_hot(maps, len(task.dataset.classes))], axis=0) for maps in annotations)

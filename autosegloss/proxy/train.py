@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -130,7 +129,7 @@ def pretrain(name: str, split: Split, num_classes: int, *, seed: int, iterations
 
     Args:
         name: A network that `build_network` knows.
-        split: What to train on: the labelled images the proxies train on, here always with their hard labels.
+        split: What to train on: the labelled images the proxies train on, with hard labels.
         num_classes: Number of classes.
         seed: Decides the initial weights and the run.
         iterations: Number of steps.
@@ -145,7 +144,7 @@ def pretrain(name: str, split: Split, num_classes: int, *, seed: int, iterations
     weights = torch.tensor(1 / np.sqrt(np.maximum(counts, 1)), dtype=torch.float32)
     network = _fresh(name, split.images.shape[1], num_classes, seed)
     loss = nn.CrossEntropyLoss(weight=weights / weights.mean(), ignore_index=IGNORE_INDEX)
-    train(network, replace(split, soft=None), loss, seed=seed, iterations=iterations)
+    train(network, split, loss, seed=seed, iterations=iterations)
     return network.state_dict()
 
 

@@ -70,14 +70,19 @@ class Proxy:
         return cls(config, replace(dataset, train=labelled), unlabelled)
 
     def prepare(self) -> Proxy:
-        """This proxy with what is made once a study: soft labels, and weights unless its regime is `scratch`."""
+        """This proxy with what is made once a study: weights unless its regime is `scratch`, then soft labels."""
         network, start, seed = self.config.proxy.network.name, self.config.proxy.start, self.config.search.seed
-        split, classes = self.dataset.train, len(self.dataset.classes)
-        split = replace(split, soft=_labels(self.config).soften(Task(self.dataset, network, seed)))
-        prepared = replace(self, dataset=replace(self.dataset, train=split))
-        if start.regime == "scratch":
-            return prepared
-        return replace(prepared, pretrained=pretrain(network, split, classes, seed=seed, iterations=start.iterations))
+        split, begun = self.dataset.train, self
+        if start.regime != "scratch":
+            classes = len(self.dataset.classes)
+            weights = pretrain(network, split, classes, seed=seed, iterations=start.iterations)
+            begun = replace(self, pretrained=weights)
+
+        def teach(iterations: int) -> nn.Module:
+            return begun.trained(self.loss(None), seed, iterations)
+
+        soft = _labels(self.config).soften(Task(self.dataset, network, seed), teach)
+        return replace(begun, dataset=replace(self.dataset, train=replace(split, soft=soft)))
 
     def __call__(self, theta: tuple[float, ...] | None, seed: int, validate: bool = False) -> Evaluation:
         """Train with the loss at `theta` and evaluate.
@@ -104,8 +109,13 @@ class Proxy:
         classes = {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
         return Evaluation(reward, metrics, scores.values() | classes)
 
-    def trained(self, loss: Loss, seed: int) -> nn.Module:
+    def trained(self, loss: Loss, seed: int, iterations: int | None = None) -> nn.Module:
         """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
+
+        Args:
+            loss: What to train with.
+            seed: As for a trial.
+            iterations: Steps; None is what the configuration says.
 
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
@@ -119,7 +129,7 @@ class Proxy:
             dataset.train,
             loss,
             seed=seed,
-            iterations=proxy.train.iterations,
+            iterations=proxy.train.iterations if iterations is None else iterations,
             batch_size=proxy.train.batch_size,
             optimizer=proxy.train.optimizer,
             learning_rate=proxy.train.learning_rate,

@@ -108,27 +108,30 @@ class Table:
         if TARGET in columns and metric(self.plan["configuration"]["metric"]) == metric("miou"):
             columns.remove(TARGET)
         titles = [self.target if name == TARGET else name for name in columns]
-        seeds = len(self.plan["seeds"])
-        scores = [[row.loss, *(_score(row.scores.get(name)) for name in columns)] for row in self.rows]
-        gains = [[row.loss, *(_gain(row.differences.get(name)) for name in columns)] for row in self.rows[1:]]
+        seeds = self.plan["seeds"]
+        # A mix of losses has asterisks in its name: as code they stay as they are.
+        scores = [[f"`{row.loss}`", *(_score(row.scores.get(name)) for name in columns)] for row in self.rows]
+        gains = [[f"`{row.loss}`", *(_gain(row.differences.get(name)) for name in columns)] for row in self.rows[1:]]
         failed = [
-            f"{row.loss}: {len(row.errors)} of {seeds} runs failed. {row.errors[0]}" for row in self.rows if row.errors
+            f"`{row.loss}`: {len(row.errors)} of {len(seeds)} runs failed. {row.errors[0]}"
+            for row in self.rows
+            if row.errors
         ]
         parts = [
-            f"Validation set, %: mean ± standard deviation of a run over {seeds} seeds. "
+            f"Validation set, %: mean ± standard deviation of a run over {len(seeds)} seeds. "
             f"Lower is better for {CALIBRATION}.",
             _markdown(["loss", *titles], scores),
         ]
         if gains:
-            first = self.rows[0].loss
             parts += [
-                f"Difference to {first} on the same seeds: mean [95% t-interval].",
+                f"Difference to `{self.rows[0].loss}` on the same seeds: mean [95% t-interval].",
                 _markdown(["loss", *titles], gains),
             ]
         parts += failed
         parts += [self.note] if self.note else []
         parts += [f"Command: `{self.command}`"] if self.command else []
-        parts += [", ".join(f"{name} {version}" for name, version in self.versions.items()) + "."]
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        parts += [f"Seeds {', '.join(map(str, seeds))}; {versions}."]
         return "\n\n".join(parts) + "\n"
 
 

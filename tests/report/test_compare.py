@@ -120,7 +120,7 @@ def test_a_failed_run_is_counted_and_left_out(done: Path, config: Path, tmp_path
     (tmp_path / "plan.json").write_bytes((done / "plan.json").read_bytes())
     assert run(config, tmp_path, "--resume") == 0
     text = capsys.readouterr().out
-    assert "asl/voc/miou: 1 of 2 runs failed. TrainingDiverged: the loss is nan" in text
+    assert "`asl/voc/miou`: 1 of 2 runs failed. TrainingDiverged: the loss is nan" in text
     whole, row = (json.loads((folder / "table.json").read_text())["rows"][1] for folder in (done, tmp_path))
     assert row["runs"] == [None, whole["runs"][1]]
     assert row["scores"]["miou"] == {"mean": whole["runs"][1]["miou"], "sd": 0.0}
@@ -133,7 +133,7 @@ def test_the_markdown_table(done: Path) -> None:
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[0] == "| loss | miou | miou_i | miou_c | ece |"  # the target is miou: one column
     score, gain = table["rows"][1]["scores"]["ece"], table["rows"][1]["differences"]["ece"]
-    assert rows[3].startswith("| asl/voc/miou | ")
+    assert rows[3].startswith("| `asl/voc/miou` | ")
     assert rows[3].endswith(f"| {100 * score['mean']:.2f} ± {100 * score['sd']:.2f} |")
     assert rows[-1].endswith(f"| {100 * gain['mean']:+.2f} [{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}] |")
     assert f"Command: `{table['command']}`" in text
