@@ -64,3 +64,12 @@ def test_the_exact_metrics_of_two_batches() -> None:
     exec(blocks("python")[2], scope)
     assert scope["everywhere"].keys() == {"miou", "worst 5%"}
     assert 0 < scope["calibration"].compute() < 1
+
+
+def test_the_trainers_are_those_of_the_tests() -> None:
+    section = README.partition("## Trainers")[2].partition("\n## ")[0]
+    shown = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    tested = "".join(path.read_text() for path in (ROOT / "tests/integrations").glob("test_*.py"))
+    assert len(shown) >= 4
+    for example in shown:
+        assert example in tested
