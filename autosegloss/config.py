@@ -19,10 +19,12 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from autosegloss.errors import AutoseglossError, ConfigError
+from autosegloss.metric.catalogue import METRICS
 from autosegloss.metric.expr import Expr
 from autosegloss.metric.parse import metric as build_metric
 
@@ -52,10 +54,13 @@ def _weight(value: object) -> float | Literal["searched"]:
     return float(value)
 
 
-def _no_guard_yet(value: dict[str, float]) -> dict[str, float]:
-    """Refuse a guard, which the search does not honour yet: better no search than an unguarded one."""
-    if value:
-        raise ValueError(f"guards are not available yet; leave `guard: {{}}`, not {_show(value)}")
+def _guard(value: dict[str, float]) -> dict[str, float]:
+    """Refuse what no trial measures."""
+    for name in value:
+        if name not in METRICS:
+            close = difflib.get_close_matches(name, METRICS, n=1)
+            hint = f" (did you mean `{close[0]}`?)" if close else f"; known: {', '.join(METRICS)}"
+            raise ValueError(f"`{name}` is not a metric of the catalogue{hint}")
     return value
 
 
@@ -156,11 +161,21 @@ class Proxy(_Section):
     train: Train = Train()
 
 
+_OPTIONS = {
+    "ppo2": ("std", "clip", "updates", "learning_rate", "ratio", "baseline"),
+    "random": (),
+    "cma_es": ("std",),
+    "tpe": (),
+    "tune": ("searcher",),
+}
+
+
 class Search(_Section):
     """The search over the curves: `steps` times `samples` trials."""
 
-    algorithm: Literal["ppo2"] = "ppo2"
-    """The search algorithm: `ppo2`, proximal policy optimisation of a truncated normal."""
+    algorithm: Literal["ppo2", "random", "cma_es", "tpe", "tune"] = "ppo2"
+    """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `random`, `cma_es`, `tpe`
+    (both need the extra `algorithms`), or `tune`, a searcher of Ray Tune."""
     steps: Count = 12
     """Updates of the policy."""
     samples: Annotated[int, Field(ge=2)] = 32
@@ -168,7 +183,7 @@ class Search(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the search and, with step and index, of each trial."""
     std: Positive = 0.2
-    """Standard deviation of the truncated normal, in units of theta's range [0, 1]; fixed."""
+    """Standard deviation of the truncated normal, in units of the range of theta; of `cma_es` the first one."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Clip range of the probability ratio."""
     updates: Count = 60
@@ -179,6 +194,24 @@ class Search(_Section):
     """Ratio and clip per `coordinate` (the published code) or on the `joint` density (the paper)."""
     baseline: Literal["mean", "mu"] = "mean"
     """What a reward is compared with: the `mean` of the step's rewards, or the reward of the policy's mean `mu`."""
+    searcher: str | None = None
+    """Of `tune`: `module:function`, a function from a seed to a searcher without space, metric or mode."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the algorithm takes beside its start."""
+        return self.model_dump(include={"samples", "seed", *_OPTIONS[self.algorithm]})
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Search:
+        """Refuse an option of another algorithm, which would do nothing."""
+        for name in set(type(self).model_fields) - {"algorithm", "steps", "samples", "seed"}:
+            if name not in _OPTIONS[self.algorithm] and getattr(self, name) != type(self).model_fields[name].default:
+                owners = " and ".join(f"`{owner}`" for owner, names in _OPTIONS.items() if name in names)
+                raise ValueError(f"`{name}` is an option of {owners}, not of `{self.algorithm}`")
+        if self.algorithm == "tune" and self.searcher is None:
+            raise ValueError("`tune` needs the option `searcher`, e.g. `searcher: my_module:my_function`")
+        return self
 
 
 class Finalists(_Section):
@@ -213,8 +246,9 @@ class StudyConfig(_Section):
     relaxation: Relaxation = Relaxation()
     proxy: Proxy = Proxy()
     search: Search = Search()
-    guard: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_no_guard_yet)] = {}
-    """Other metrics that must not fall below a share of the cross-entropy baseline; not available yet, leave empty."""
+    guard: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_guard)] = {}
+    """Metrics of the catalogue that must not fall below a share of what cross-entropy has, e.g. {miou: 0.9}: the reward
+    of a loss that lets them is reduced."""
     finalists: Finalists = Finalists()
     resources: Resources = Resources()
 
@@ -263,7 +297,7 @@ def dump_config(config: StudyConfig) -> str:
     return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, width=120)
 
 
-_LATER = (("relaxation", "cross_entropy"), ("proxy", "labels"))
+_LATER = (("relaxation", "cross_entropy"), ("proxy", "labels"), ("search", "searcher"))
 """Keys that joined the configuration after version 0.1, whose defaults do what was done before there was the key."""
 
 

@@ -69,6 +69,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "learning_rate": 0.2,
             "ratio": "coordinate",
             "baseline": "mean",
+            "searcher": None,
         },
         "guard": {},
         "finalists": {"candidates": 3, "seeds": 3},
@@ -231,8 +232,8 @@ def test_an_override_may_be_a_metric_with_an_equals_sign(study: Any) -> None:
         ("metric: miou\nguard: [1]", "study.yaml:2: guard: must be a mapping with keys, not `[1]`"),
         ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, not `1.5`"),
         (
-            "metric: miou\nguard: {gacc: 0.9}",
-            "study.yaml:2: guard: guards are not available yet; leave `guard: {}`, not `{gacc: 0.9}`",
+            "metric: miou\nguard: {gac: 0.9}",
+            "study.yaml:2: guard: `gac` is not a metric of the catalogue (did you mean `gacc`?)",
         ),
         (
             "metric: 3",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from autosegloss.search.history import CMAES, TPE, RandomSearch, TuneSearch
 from autosegloss.search.ppo import PPO2
 
 S = TypeVar("S")
@@ -34,4 +35,10 @@ class Algorithm(Protocol[S]):
         """The point this state stands for (a policy's centre), or None if there is none but the samples."""
 
 
-ALGORITHMS: Mapping[str, Callable[..., Algorithm[Any]]] = {"ppo2": PPO2}
+ALGORITHMS: Mapping[str, Callable[..., Algorithm[Any]]] = {
+    "ppo2": PPO2,
+    "random": RandomSearch,
+    "cma_es": CMAES,
+    "tpe": TPE,
+    "tune": TuneSearch,
+}

@@ -121,14 +121,14 @@ def search(
         if journal.trials:
             _refuse_another_configuration(folder, settled)
         replace_text(folder / CONFIG_FILE, dump_config(settled))
-        options = settled.search.model_dump(exclude={"algorithm", "steps"})
         study = Study(
-            ALGORITHMS[settled.search.algorithm](start=space.identity, **options),
+            ALGORITHMS[settled.search.algorithm](start=space.identity, **settled.search.options),
             journal,
             steps=settled.search.steps,
             candidates=settled.finalists.candidates,
             finalist_seeds=settled.finalists.seeds,
             seed=settled.search.seed,
+            guard=settled.guard,
             observer=observer,
         )
         if not study.finished:

@@ -104,6 +104,13 @@ class RayRunner:
         )
 
 
+def tune_space(dimensions: int) -> dict[str, Any]:
+    """The unit cube as a search space of Ray Tune."""
+    from ray import tune
+
+    return {f"x{i}": tune.uniform(0, 1) for i in range(dimensions)}
+
+
 class _Worker:
     """A worker process: holds the objective, runs one job after another."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from statistics import fmean
@@ -18,6 +18,7 @@ import numpy as np
 
 from autosegloss.errors import InputError, RefusedError, SearchError
 from autosegloss.search.algorithms import Algorithm
+from autosegloss.search.guard import guarded
 from autosegloss.search.journal import Job, Journal, Outcome
 
 __all__ = ["Final", "Findings", "Job", "Objective", "Outcome", "Step", "Study"]
@@ -110,6 +111,8 @@ class Study:
         candidates: Distinct thetas that enter the finals beside the identity curves.
         finalist_seeds: Fresh seeds each member of the finals is run on.
         seed: Source of every trial's seed.
+        guard: Shares of cross-entropy's metrics below which a reward is reduced (see `guarded`); every step then
+            trains with cross-entropy as well.
         observer: Called with the study after each record, for a display.
 
     Raises:
@@ -125,6 +128,7 @@ class Study:
         candidates: int,
         finalist_seeds: int,
         seed: int,
+        guard: Mapping[str, float] | None = None,
         observer: Callable[[Study], None] | None = None,
     ) -> None:
         """Begin the plan, and replay the journal."""
@@ -133,6 +137,7 @@ class Study:
         self._candidates = candidates
         self._finalist_seeds = finalist_seeds
         self._seed = seed
+        self._guard = dict(guard or {})
         self._observer = observer
 
         self.step_count = steps
@@ -144,10 +149,10 @@ class Study:
         self.failed = 0
         """Trials that ended without a reward."""
         self.best: Trial | None = None
-        """The trial of the search with the highest reward so far."""
+        """The trial of the search with the highest reward so far; with a guard, of the steps done."""
         self.seconds = 0.0
         """Time the finished trials took, added up over workers."""
-        step_size = len(algorithm.ask(algorithm.init()))
+        step_size = len(algorithm.ask(algorithm.init())) + bool(self._guard)
         self.total = steps * step_size + (2 + candidates) * finalist_seeds
         """Trials of the whole study; a few fewer if the search yields fewer candidates."""
 
@@ -169,7 +174,8 @@ class Study:
             # One seed for all trials of a step: they differ by their losses, not by their luck.
             seed = self._seed_of("search", step)
             jobs = [Job("search", step, index, theta, seed) for index, theta in enumerate(algorithm.ask(state))]
-            outcomes = yield jobs
+            baseline = [Job("search", step, len(jobs), None, seed)] if self._guard else []
+            outcomes = (yield jobs + baseline)[: len(jobs)]
             rewards = _failed_as_lowest(outcomes)
             self.steps.append(
                 Step(
@@ -190,7 +196,7 @@ class Study:
             *self._choose_candidates(trials),
         ]
         seeds = self._fresh_seeds()
-        self.total = len(trials) + len(seeds) * len(members)
+        self.total = self.done + len(seeds) * len(members)
         jobs = [
             Job("final", ordinal, index, theta, seed)
             for ordinal, seed in enumerate(seeds)
@@ -335,8 +341,8 @@ class Study:
         self.seconds += outcome.seconds
         if outcome.reward is None:
             self.failed += 1
-        elif job.stage == "search" and outcome.reward > self._best_reward:
-            self.best, self._best_reward = (job, outcome), outcome.reward
+        elif not self._guard:
+            self._notice(job, outcome)
         if len(self._outcomes) < len(self._jobs):
             return None
 
@@ -348,7 +354,10 @@ class Study:
             for job in failed:
                 del self._outcomes[job]
             return refusal
-        outcomes = [self._outcomes[job] for job in self._jobs]
+        decided = guarded(self._outcomes, self._guard)
+        outcomes = [decided[job] for job in self._jobs]
+        for job, outcome in zip(self._jobs, outcomes, strict=True):
+            self._notice(job, outcome)
         self._outcomes = {}
         try:
             self._jobs = self._plan.send(outcomes)
@@ -356,6 +365,12 @@ class Study:
             self._jobs = []
             self._findings = stop.value
         return None
+
+    def _notice(self, job: Job, outcome: Outcome) -> None:
+        """Remember the best trial of the search."""
+        sampled = job.stage == "search" and job.theta is not None
+        if sampled and outcome.reward is not None and outcome.reward > self._best_reward:
+            self.best, self._best_reward = (job, outcome), outcome.reward
 
     def _refusal(self) -> str | None:
         """Why the complete step cannot be used, if so."""
@@ -368,6 +383,12 @@ class Study:
             return (
                 f"step {first.step}: {len(failed)} of {len(self._jobs)} trials failed; the policy was not updated. "
                 f"First: trial {first.index} (seed {first.seed}): {error}."
+            )
+        compared = next((job for job in failed if job.theta is None and self._guard), None)
+        if compared is not None:
+            return (
+                f"step {compared.step}: the trial of cross-entropy, which the guard compares with, failed "
+                f"(seed {compared.seed}): {(self._outcomes[compared].error or '').rstrip('.')}."
             )
         in_contest = [job for job in self._jobs if job.theta is not None]
         if first.stage == "final" and all(self._outcomes[job].reward is None for job in in_contest):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import truncnorm
 
 from autosegloss.errors import InputError
-from autosegloss.search.algorithms import ALGORITHMS, Algorithm
+from autosegloss.search.algorithms import Algorithm
 from autosegloss.search.ppo import MARGIN, PPO2, State
 from tests.toys import Quadratic
 
@@ -28,48 +28,6 @@ def drive(algorithm: Algorithm[Any], reward: Callable[[Theta], float], steps: in
         course.append((algorithm.answer(state), float(np.mean(rewards))))
         state = algorithm.tell(state, rewards)
     return course
-
-
-# Every algorithm.
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_ask_and_tell_are_pure_and_stay_in_the_cube(name: str) -> None:
-    toy = Quadratic.random(5, seed=0)
-    algorithm, twin = (ALGORITHMS[name](start=(0.5,) * 5, seed=3) for _ in range(2))
-    state = algorithm.init()
-    for _ in range(3):
-        asked = algorithm.ask(state)
-        assert asked == algorithm.ask(state) == twin.ask(state)
-        assert all(0 <= x <= 1 for theta in asked for x in theta)
-        rewards = [-toy.regret(theta) for theta in asked]
-        told = algorithm.tell(state, rewards)
-        assert told == algorithm.tell(state, rewards) == twin.tell(state, rewards)
-        assert len(algorithm.ask(told)) == len(asked)
-        state = told
-    other = ALGORITHMS[name](start=(0.5,) * 5, seed=4)
-    assert other.ask(other.init()) != algorithm.ask(algorithm.init())
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("noise", [0.0, 0.2])
-def test_it_halves_the_regret_of_random_search(name: str, noise: float) -> None:
-    dimensions, steps, samples, seeds = 12, 12, 32, 3
-    ours, random = [], []
-    for seed in range(seeds):
-        toy = Quadratic.random(dimensions, seed=seed)
-        luck = np.random.default_rng(seed)
-
-        def reward(theta: Theta, toy: Quadratic = toy, luck: np.random.Generator = luck) -> float:
-            return -toy.regret(theta) + noise * float(luck.standard_normal())
-
-        course = drive(ALGORITHMS[name](start=(0.5,) * dimensions, seed=seed, samples=samples), reward, steps)
-        answer, _ = max(course, key=lambda step: step[1])
-        assert answer is not None
-        ours.append(toy.regret(answer))
-        points = [tuple(point) for point in luck.uniform(size=(steps * samples, dimensions)).tolist()]
-        random.append(toy.regret(max(points, key=reward)))
-    assert np.mean(ours) < 0.5 * np.mean(random), (ours, random)
 
 
 # PPO2.

@@ -1,0 +1,216 @@
+"""Search algorithms of other packages: random search, CMA-ES, TPE, and any searcher of Ray Tune.
+
+They look back on every trial, so their state is the history of the search, and what they ask for is a function of it:
+for every step the optimiser of the package is built anew, from its seed, and taken through the history. That costs
+milliseconds, and any state can be stopped, written down and gone on with.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autosegloss.errors import InputError, RefusedError
+
+Theta = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """The points of every step done, and their rewards."""
+
+    points: tuple[tuple[Theta, ...], ...] = ()
+    rewards: tuple[tuple[float, ...], ...] = ()
+
+    def to_json(self) -> str:
+        """Write the state as JSON; every float survives exactly."""
+        return json.dumps({"points": self.points, "rewards": self.rewards}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> History:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        points = tuple(tuple(tuple(theta) for theta in step) for step in fields["points"])
+        return cls(points, tuple(tuple(step) for step in fields["rewards"]))
+
+
+@dataclass(frozen=True)
+class _Historian(ABC):
+    """What these algorithms share.
+
+    Args:
+        start: Where the search begins, one number inside (0, 1) per coordinate.
+        samples: Points a step.
+        seed: Source of all randomness.
+    """
+
+    start: Theta
+    samples: int = 32
+    seed: int = 0
+
+    def init(self) -> History:
+        """State before the first step."""
+        return History()
+
+    @abstractmethod
+    def ask(self, state: History) -> list[Theta]:
+        """Points whose rewards `tell` wants."""
+
+    def tell(self, state: History, rewards: Sequence[float]) -> History:
+        """The state of the next step, from one finite reward for each point of `ask(state)`; more is better.
+
+        Raises:
+            InputError: The number of rewards is wrong, or one is not finite.
+        """
+        points = tuple(self.ask(state))
+        if len(rewards) != len(points) or not np.isfinite(rewards).all():
+            raise InputError(
+                f"tell needs a finite reward for each of the {len(points)} points asked; it got {list(rewards)}."
+            )
+        return History((*state.points, points), (*state.rewards, tuple(map(float, rewards))))
+
+    def answer(self, state: History) -> Theta | None:
+        """None: the samples are all there is."""
+        return None
+
+    def _seed_of_step(self, state: History) -> int:
+        return int(np.random.SeedSequence((self.seed, len(state.points))).generate_state(1)[0])
+
+
+class RandomSearch(_Historian):
+    """Uniform points: what every other algorithm has to beat."""
+
+    def ask(self, state: History) -> list[Theta]:
+        rng = np.random.default_rng((self.seed, len(state.points)))
+        return _thetas(rng.random((self.samples, len(self.start))))
+
+
+@dataclass(frozen=True)
+class CMAES(_Historian):
+    """Covariance matrix adaptation, by the package cmaes; a step is a generation.
+
+    Args:
+        start: Mean of the first generation.
+        samples: Points a generation.
+        seed: Source of all randomness.
+        std: Step size of the first generation.
+
+    Reference: Hansen, The CMA Evolution Strategy: A Tutorial, arXiv 1604.00772.
+    """
+
+    std: float = 0.2
+
+    def ask(self, state: History) -> list[Theta]:
+        optimizer = self._at(state)
+        return _thetas(np.stack([optimizer.ask() for _ in range(self.samples)]))
+
+    def answer(self, state: History) -> Theta:
+        """The mean of the distribution."""
+        return _thetas(self._at(state).mean[None])[0]
+
+    def _at(self, state: History) -> Any:
+        optimizer = _package("cmaes").CMA(
+            mean=np.array(self.start),
+            sigma=self.std,
+            bounds=np.tile([0.0, 1.0], (len(self.start), 1)),
+            population_size=self.samples,
+            seed=0,
+        )
+        for points, rewards in zip(state.points, state.rewards, strict=True):
+            optimizer.tell([(np.array(point), -reward) for point, reward in zip(points, rewards, strict=True)])
+        optimizer.reseed_rng(self._seed_of_step(state))
+        return optimizer
+
+
+class TPE(_Historian):
+    """Tree-structured Parzen estimators over all coordinates together, by Optuna; the first step is random.
+
+    Reference: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011.
+    """
+
+    def ask(self, state: History) -> list[Theta]:
+        optuna = _package("optuna")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        names = [f"x{i}" for i in range(len(self.start))]
+        space = {name: optuna.distributions.FloatDistribution(0, 1) for name in names}
+        sampler = optuna.samplers.TPESampler(
+            seed=self._seed_of_step(state), multivariate=True, n_startup_trials=self.samples
+        )
+        study = optuna.create_study(sampler=sampler, direction="maximize")
+        for points, rewards in zip(state.points, state.rewards, strict=True):
+            for point, reward in zip(points, rewards, strict=True):
+                params = dict(zip(names, point, strict=True))
+                study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=reward))
+        asked = [study.ask(space).params for _ in range(self.samples)]
+        return _thetas(np.array([[params[name] for name in names] for params in asked]))
+
+
+@dataclass(frozen=True)
+class TuneSearch(_Historian):
+    """Any searcher of Ray Tune.
+
+    Args:
+        start: Its length is the number of coordinates; where a searcher starts is its own affair.
+        samples: Points a step.
+        seed: Passed to the function.
+        searcher: "module:function"; the function takes a seed and returns a `ray.tune.search.Searcher` that has no
+            space, metric or mode yet. From one seed it always asks for the same points.
+
+    Raises:
+        InputError: There is no such function.
+        RefusedError: The searcher does not repeat itself, or has nothing more to ask for.
+    """
+
+    searcher: str = ""
+
+    def __post_init__(self) -> None:
+        """See that there is such a function."""
+        module, colon, name = self.searcher.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name) if module and colon else None
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"searcher is {self.searcher!r}: {error}.") from error
+        if not callable(found):
+            raise InputError(f"searcher is {self.searcher!r}; `module:function` is wanted.")
+        object.__setattr__(self, "_build", found)
+
+    def ask(self, state: History) -> list[Theta]:
+        from autosegloss.search.ray_runner import tune_space  # Ray is imported when it is asked for, not before
+
+        searcher = self._build(self.seed)  # type: ignore[attr-defined]
+        space = tune_space(len(self.start))
+        if not searcher.set_search_properties("reward", "max", space):
+            raise RefusedError(f"{self.searcher}: the searcher has a space, metric or mode already; leave them out.")
+        for step, (points, rewards) in enumerate(zip(state.points, state.rewards, strict=True)):
+            if self._suggested(searcher, step, list(space)) != list(points):
+                raise RefusedError(f"{self.searcher}: the searcher does not repeat itself; give it the seed.")
+            for index, reward in enumerate(rewards):
+                searcher.on_trial_complete(f"{step}-{index}", {"reward": reward})
+        return self._suggested(searcher, len(state.points), list(space))
+
+    def _suggested(self, searcher: Any, step: int, names: list[str]) -> list[Theta]:
+        asked = [searcher.suggest(f"{step}-{index}") for index in range(self.samples)]
+        if not all(isinstance(config, dict) for config in asked):
+            raise RefusedError(f"{self.searcher}: the searcher has nothing to ask for in step {step}; it gave {asked}.")
+        return _thetas(np.array([[config[name] for name in names] for config in asked]))
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RefusedError(
+            f'the package {name} is not installed; install it with: pip install "autosegloss[algorithms]"'
+        ) from error
+
+
+def _thetas(points: NDArray[np.float64]) -> list[Theta]:
+    clipped: list[list[float]] = np.clip(points, 0.0, 1.0).tolist()
+    return [tuple(point) for point in clipped]

@@ -1,0 +1,132 @@
+"""Guards: the rule by hand, a study that turns away from a collapse, and a real one on boundary F1."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autosegloss.config import as_config
+from autosegloss.errors import ConfigError, SearchError
+from autosegloss.proxy.trial import Proxy, search_space
+from autosegloss.search.api import Objective
+from autosegloss.search.guard import guarded
+from autosegloss.search.journal import Job, Journal, Outcome
+from autosegloss.search.ppo import PPO2
+from autosegloss.search.runners import SerialRunner
+from autosegloss.search.study import Findings, Study
+
+BASELINE = Job("search", 0, 1, None, 5)
+TRIAL = Job("search", 0, 0, (0.5,), 5)
+
+
+def outcome(reward: float | None, **metrics: float) -> Outcome:
+    return Outcome(reward, metrics, {}, None if reward is not None else "broken", 0.0)
+
+
+def reward(ours: Outcome, baseline: Outcome, **shares: float) -> float | None:
+    decided = guarded({TRIAL: ours, BASELINE: baseline}, shares)
+    assert list(decided) == [TRIAL, BASELINE]
+    assert decided[BASELINE] == baseline
+    return decided[TRIAL].reward
+
+
+def test_by_hand() -> None:
+    baseline = outcome(0.5, miou=0.5, gacc=0.9)
+    assert reward(outcome(0.8, miou=0.45, gacc=0.1), baseline, miou=0.9) == 0.8
+    # miou falls short by a tenth of what is wanted, gacc by a fifth.
+    assert reward(outcome(0.8, miou=0.405, gacc=0.9), baseline, miou=0.9) == pytest.approx(0.8 * math.exp(-1))
+    assert reward(outcome(0.8, miou=0.405, gacc=0.72), baseline, miou=0.9, gacc=1) == pytest.approx(0.8 * math.exp(-3))
+    # Below 0 as well, less is worse.
+    assert reward(outcome(-0.8, miou=0.405), baseline, miou=0.9) == pytest.approx(-0.8 - 0.8 * (1 - math.exp(-1)))
+    assert reward(outcome(None), baseline, miou=0.9) is None
+    assert reward(outcome(0.8, miou=0.0), outcome(0.5, miou=0.0), miou=0.9) == 0.8, "nothing was there to fall"
+    assert reward(outcome(0.8, miou=0.0), baseline) == 0.8
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1))
+def test_less_of_a_metric_never_pays(r: float, m: float, less: float, base: float, share: float) -> None:
+    baseline = outcome(0.5, miou=base)
+    high, low = (reward(outcome(r, miou=x), baseline, miou=share) for x in (m, m * less))
+    assert high is not None
+    assert low is not None
+    assert low <= high <= r
+
+
+def test_the_baseline_is_that_of_the_seed() -> None:
+    other = replace(BASELINE, seed=6, step=1)
+    outcomes = {
+        TRIAL: outcome(0.8, miou=0.3),
+        BASELINE: outcome(0.5, miou=0.3),
+        replace(TRIAL, seed=6, step=1): outcome(0.8, miou=0.3),
+        other: outcome(0.5, miou=0.6),
+    }
+    assert [x.reward < 0.8 for x in guarded(outcomes, {"miou": 1}).values() if x.reward != 0.5] == [False, True]  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Tempting:
+    """Its reward rises with theta; beyond 0.6 the other metric collapses."""
+
+    breaks: bool = False
+
+    def __call__(self, job: Job) -> Outcome:
+        if job.theta is None:
+            if self.breaks and job.step == 1:
+                raise RuntimeError("no memory")
+            return outcome(0.3, other=0.9)
+        (x,) = job.theta
+        return outcome(x, other=0.9 if x < 0.6 else 0.1)
+
+
+def tempted(folder: Path, guard: dict[str, float], objective: Tempting, *, resume: bool = False) -> Findings:
+    with Journal(folder / "trials.jsonl", resume=resume) as journal:
+        algorithm = PPO2(start=(0.5,), samples=8)
+        study = Study(algorithm, journal, steps=4, candidates=4, finalist_seeds=2, seed=1, guard=guard)
+        assert study.total == 4 * (8 + bool(guard)) + 2 * 6
+        SerialRunner().run(study, objective)
+        assert study.done == study.total
+        return study.findings()
+
+
+def test_without_a_guard_the_search_falls_for_it_and_with_one_it_does_not(tmp_path: Path) -> None:
+    assert tempted(tmp_path / "without", {}, Tempting()).theta[0] > 0.7
+    found = tempted(tmp_path / "with", {"other": 0.9}, Tempting())
+    assert 0.5 < found.theta[0] < 0.6
+    assert [step.failed for step in found.steps] == [0] * 4
+    assert max(step.best for step in found.steps) < 0.6, "what is reported has the guard in it"
+
+
+def test_without_its_baseline_a_step_is_refused_and_can_be_resumed(tmp_path: Path) -> None:
+    guard = {"other": 0.9}
+    with pytest.raises(SearchError, match=r"step 1: the trial of cross-entropy, which the guard .*no memory"):
+        tempted(tmp_path / "torn", guard, Tempting(breaks=True))
+    whole = tempted(tmp_path / "whole", guard, Tempting())
+    assert tempted(tmp_path / "torn", guard, Tempting(), resume=True) == whole
+
+
+def test_only_metrics_of_the_catalogue_can_be_guarded() -> None:
+    assert as_config({"metric": "bf1", "guard": {"miou": 0.9}}).guard == {"miou": 0.9}
+    with pytest.raises(ConfigError, match=r"guard: `mio` is not a metric of the catalogue \(did you mean `miou`\?\)"):
+        as_config({"metric": "bf1", "guard": {"mio": 0.9}})
+
+
+def test_boundary_f1_collapses_and_the_guard_sees_it() -> None:
+    """With this seed every loss of the search for BF1 ended inverted: the boundaries right, the regions wrong."""
+    config = as_config({"metric": {"name": "bf1", "radius": 2}, "relaxation": {"pieces": 1}})
+    objective = Objective(Proxy.load(config).prepare())
+    seed = 4088532484
+    jobs = [Job("search", 0, 0, search_space(config).identity, seed), Job("search", 0, 1, None, seed)]
+    outcomes = {job: objective(job) for job in jobs}
+    collapsed, baseline = (outcomes[job] for job in jobs)
+    assert collapsed.reward is not None
+    assert baseline.reward is not None
+    assert collapsed.metrics["gacc"] < 0.5 * baseline.metrics["gacc"]
+    assert collapsed.reward > baseline.reward, "it wins on its own metric"
+    decided = guarded(outcomes, {"miou": 0.9})[jobs[0]].reward
+    assert decided is not None
+    assert decided < 0.5 * baseline.reward
