@@ -215,6 +215,15 @@ def _bench_metrics(given: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {Path(given.out)}/metrics.json and metrics.md", markup=False)
 
 
+def _bench_search(given: argparse.Namespace, console: Console) -> None:
+    from autosegloss.report.bench_search import bench_search  # it imports Ray, which no other command needs
+
+    with console.status("searching, a minute or two", spinner="line"):
+        throughput = bench_search(Path(given.out))
+    console.print(throughput.to_markdown(), markup=False)
+    console.print(f"wrote {Path(given.out)}/search.json and search.md", markup=False)
+
+
 def _schema(given: argparse.Namespace, console: Console) -> None:
     console.print(json.dumps(json_schema(), indent=2), markup=False)
 
@@ -363,6 +372,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--side", type=int, default=512, metavar="PIXELS", help="size of the images; default: 512")
     command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
     command.set_defaults(run=_bench_metrics)
+    command = benches.add_parser("search", help="a search on Ray: workers busy, cost of a trial, memory")
+    command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
+    command.set_defaults(run=_bench_search)
 
     command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
     command.set_defaults(run=_schema)

@@ -496,8 +496,8 @@ def bench_metrics(repeats: int, side: int, out: Path) -> Benchmark:
         timings = {task.title: time_task(task, prediction, target, CLASSES, repeats) for task in tasks}
     benchmark = Benchmark(
         command=f"autosegloss bench metrics --repeats {repeats} --side {side}",
-        machine=_machine(),
-        packages=_packages(),
+        machine=machine() | {"threads used": "1"},
+        packages=packages("autosegloss", "torch", "numpy", "scipy", "torchmetrics", "monai"),
         left_out=left_out,
         setting=Setting(repeats, IMAGES, side, CLASSES, present, VOID, MEMORY_CLASSES),
         tasks=timings,
@@ -626,20 +626,21 @@ def _status(name: str) -> int:
     return int(found[1])
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
+    """What this machine is, for the record of a measurement."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
     return {
         "processor": model[1] if model else platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
-        "threads used": "1",
     }
 
 
-def _packages() -> dict[str, str]:
+def packages(*names: str) -> dict[str, str]:
+    """The versions of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}
-    for package in ("autosegloss", "torch", "numpy", "scipy", "torchmetrics", "monai"):
+    for package in names:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
