@@ -232,6 +232,9 @@ class Resources(_Section):
     """CPU cores a trial."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs a trial; a fraction shares one."""
+    time_limit: Positive | None = None
+    """Seconds a trial may take; one that takes longer is ended, tried once more, and then counts as failed. Not with
+    `--runner serial`."""
 
 
 class StudyConfig(_Section):

@@ -73,7 +73,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         },
         "guard": {},
         "finalists": {"candidates": 3, "seeds": 3},
-        "resources": {"workers": 2, "cpus": 1, "gpus": 0.0},
+        "resources": {"workers": 2, "cpus": 1, "gpus": 0.0, "time_limit": None},
     }
 
 

@@ -91,6 +91,22 @@ class Clumsy:
 
 
 @dataclass(frozen=True)
+class Hanging:
+    """A toy that hangs when it first meets the job (search, 1, 0), and whenever it meets (search, 2, 3)."""
+
+    folder: Path
+
+    def __call__(self, job: Job) -> Outcome:
+        """Objective of a study."""
+        flag = self.folder / "hung"
+        place = (job.stage, job.step, job.index)
+        if place == ("search", 2, 3) or (place == ("search", 1, 0) and not flag.exists()):
+            flag.touch()
+            time.sleep(3600)
+        return TOY(job)
+
+
+@dataclass(frozen=True)
 class Clocked:
     """A toy that takes a while, and notes where and when: the clock is one for all processes of a machine."""
 

@@ -183,7 +183,7 @@ def choose_runner(runner: Runner | str, config: StudyConfig) -> Runner:
         from autosegloss.search.ray_runner import RayRunner  # Ray is imported when it is asked for, not before
 
         resources = config.resources
-        return RayRunner(resources.workers, resources.cpus, resources.gpus)
+        return RayRunner(resources.workers, resources.cpus, resources.gpus, resources.time_limit)
     if isinstance(runner, str):
         raise InputError(f"runner is {runner!r}; allowed: ray, serial.")
     return runner

@@ -12,12 +12,13 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from autosegloss.errors import RefusedError
 from autosegloss.search.journal import Job, Outcome
@@ -32,20 +33,22 @@ class RayRunner:
     """Runs trials side by side in worker processes.
 
     It joins the cluster that `RAY_ADDRESS` names, or the Ray that this process has started already, or else starts one
-    on this machine and shuts it down at the end. A worker that dies (killed, crashed, out of memory) is replaced and
-    its trial tried once more; then the trial counts as failed.
+    on this machine and shuts it down at the end. A worker that dies (killed, crashed, out of memory) or exceeds the
+    time limit is replaced and its trial tried once more; then the trial counts as failed.
 
     Args:
         workers: Trials at a time.
         cpus: Processor cores a trial; fractions share a core.
         gpus: GPUs a trial; fractions share a GPU, whose memory Ray does not divide.
+        time_limit: Seconds a trial may take, a worker's start included; None is no limit.
     """
 
-    def __init__(self, workers: int, cpus: float = 1, gpus: float = 0) -> None:
+    def __init__(self, workers: int, cpus: float = 1, gpus: float = 0, time_limit: float | None = None) -> None:
         """Remember the resources; Ray starts with `run`."""
         self.workers = workers
         self.cpus = cpus
         self.gpus = gpus
+        self.time_limit = time_limit
 
     def run(self, study: Trials, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
@@ -64,25 +67,42 @@ class RayRunner:
                     while idle and (job := study.next_job(jobs)) is not None:
                         jobs.append(job)
                         worker = idle.pop()
-                        running[worker.run.remote(job)] = _Run(worker, job)
-                    (done,), _ = ray.wait(list(running))
-                    worker, job, deaths = running.pop(done)
+                        running[worker.run.remote(job)] = _Run(worker, job, time.monotonic())
+                    done = self._next(running)
+                    worker, job, _, deaths = running.pop(done)
                     try:
-                        outcome = ray.get(done)
+                        outcome = ray.get(done, timeout=0)  # it is there, or its time is up
                     except RayError as error:
                         ray.kill(worker)  # it may be out of reach but alive
                         workers.remove(worker)
                         worker = start_worker(shipped)
                         workers.append(worker)
                         if deaths + 1 < TRIES:
-                            running[worker.run.remote(job)] = _Run(worker, job, deaths + 1)
+                            running[worker.run.remote(job)] = _Run(worker, job, time.monotonic(), deaths + 1)
                             continue
-                        outcome = Outcome.failed(_why(error), 0.0)
+                        outcome = Outcome.failed(self._why(error), 0.0)
                     idle.append(worker)
                     study.record(job, outcome)
             finally:
                 for worker in workers:
                     ray.kill(worker)
+
+    def _next(self, running: Mapping[Any, _Run]) -> Any:
+        """The next run that ends, or the one whose time is up first."""
+        oldest = min(running, key=lambda run: running[run].start)
+        left = None
+        if self.time_limit is not None:
+            left = max(0.0, running[oldest].start + self.time_limit - time.monotonic())
+        ended, _ = ray.wait(list(running), timeout=left)
+        return ended[0] if ended else oldest
+
+    def _why(self, error: RayError) -> str:
+        """The last line of what Ray says; its advice on a dead process is a page."""
+        if isinstance(error, GetTimeoutError):
+            return f"the trial did not end within {self.time_limit:g} s, nor when tried once more"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[-1].partition(" Worker exit type:")[0].strip()
+        return f"the worker failed, and again when tried once more: {reason}"
 
     def _check_room(self) -> None:
         """Refuse what would wait for ever."""
@@ -122,18 +142,12 @@ class _Worker:
 
 
 class _Run(NamedTuple):
-    """A job at work, and how many workers have died of it."""
+    """A job at work: since when, by the monotonic clock, and how many workers have died of it."""
 
     worker: Any
     job: Job
+    start: float
     deaths: int = 0
-
-
-def _why(error: RayError) -> str:
-    """The last line of what Ray says; its advice on a dead process is a page."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    reason = lines[-1].partition(" Worker exit type:")[0].strip()
-    return f"the worker failed, and again when tried once more: {reason}"
 
 
 @contextmanager

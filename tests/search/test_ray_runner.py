@@ -17,7 +17,7 @@ import pytest
 from autosegloss.errors import RefusedError, SearchError
 from autosegloss.search.ray_runner import RayRunner
 from autosegloss.search.runners import Runner, SerialRunner
-from tests.toys import TOY, Clocked, Clumsy, drive, run_toy
+from tests.toys import TOY, Clocked, Clumsy, Hanging, drive, run_toy
 
 ROOT = Path(__file__).parents[2]
 RUNNERS: dict[str, Runner] = {"serial": SerialRunner(), "ray": RayRunner(2)}
@@ -95,6 +95,16 @@ def test_workers_are_reused_and_one_that_dies_is_replaced(tmp_path: Path, monkey
     assert len({pid for pid, _, _ in where}) <= 2 + 3
     assert {threads for _, threads, _ in where} == {"1"}
     assert {folder for _, _, folder in where} == {str(ROOT)}
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_a_trial_that_hangs_is_ended_and_tried_once_more(tmp_path: Path) -> None:
+    expected = run_toy(tmp_path / "expected", SerialRunner(), replace(TOY, break_at={("search", 2, 3): "raise"}))
+    # Long enough for a worker to start on a busy machine.
+    assert run_toy(tmp_path / "ours", RayRunner(2, time_limit=12), Hanging(tmp_path)) == expected
+    assert (tmp_path / "hung").exists()
+    (failed,) = (trial for trial in trials_of(tmp_path / "ours") if trial["reward"] is None)
+    assert failed["error"] == "the trial did not end within 12 s, nor when tried once more"
 
 
 @pytest.mark.usefixtures("ray_address")
