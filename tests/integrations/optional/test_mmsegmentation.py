@@ -15,6 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules
 
 
 @MODELS.register_module()
@@ -33,6 +34,7 @@ class AutosegLoss(nn.Module):
 
 
 def segmentor() -> nn.Module:
+    register_all_modules()  # what mmsegmentation's own train.py begins with
     norm = {"type": "BN"}
     return MODELS.build(
         {

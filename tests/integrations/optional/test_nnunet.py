@@ -1,7 +1,8 @@
-"""nnU-Net. The example is `AutosegLossMixin`: a trainer of your own beside nnU-Net's, named with `-tr`.
+"""nnU-Net. The example is `AutosegLossMixin` and a trainer with it: in a file in the folder $nnUNet_extTrainer, run as
+`nnUNetv2_train ... -tr ShapesTrainer`.
 
-The test drives nnU-Net's own trainer, network, optimizer, precision and deep supervision step by step. It hands it the
-batches, so nnU-Net's preprocessing and augmentation are not run.
+The test takes real steps of that trainer: nnU-Net's network, optimizer and deep supervision. The batches are handed to
+it, so nnU-Net's planning, preprocessing and augmentation are not run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import autosegloss
 from tests.integrations.task import CLASSES, LOSS_FILE, Images, assert_improved, score
 
 pytest.importorskip("nnunetv2")
-from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
@@ -38,7 +38,7 @@ class AutosegLossMixin:
             raise NotImplementedError("a surrogate loss takes one label a pixel, not regions that overlap")
         ignored = self.label_manager.ignore_label  # None where the data set has none
         options = {} if ignored is None else {"ignore_index": ignored}
-        mine = FloatLabels(autosegloss.load_loss(self.loss_file, reduce_over_ranks=self.is_ddp, **options))
+        mine = FloatLabels(autosegloss.load_loss(self.loss_file, reduce_over_ranks=True, **options))
         if not self.enable_deep_supervision:
             return mine
         theirs = super()._build_loss()  # a weighted sum over the scales, with nnU-Net's weights
@@ -87,6 +87,7 @@ def plans() -> dict:
     return {
         "dataset_name": "Dataset001_Shapes",
         "plans_name": "plans",
+        "continue_training": False,  # nnU-Net's run_training adds it
         "configurations": {"2d": configuration},
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
@@ -114,8 +115,11 @@ class FullSize(nn.Module):
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nnUNetTrainer:
-    monkeypatch.setattr(paths, "nnUNet_preprocessed", str(tmp_path))
-    monkeypatch.setattr(paths, "nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    cases = tmp_path / "Dataset001_Shapes" / "plans_2d"
+    cases.mkdir(parents=True)
+    (cases / "case.b2nd").touch()  # nnU-Net reads the format of the preprocessed cases off their names
     torch.manual_seed(0)
     return ShapesTrainer(plans(), "2d", 0, DATASET, device=torch.device("cpu"))
 

@@ -22,10 +22,9 @@ def train(network, loader, loss_file, epochs):
             optimizer.step()
 
 
-@pytest.mark.parametrize("architecture", ["Unet", "DeepLabV3Plus"])
-def test_it_learns(architecture: str) -> None:
+def test_it_learns() -> None:
     torch.manual_seed(0)
-    network = smp.create_model(architecture, "mobilenet_v2", encoder_weights=None, classes=CLASSES)
+    network = smp.Unet("mobilenet_v2", encoder_weights=None, classes=CLASSES)
     before = score(network)
     train(network, DataLoader(Images("train", 256), batch_size=8, shuffle=True), LOSS_FILE, epochs=2)
     assert_improved(before, score(network))
