@@ -24,7 +24,9 @@ def train(network, loader, loss_file, epochs):
 
 def test_it_learns() -> None:
     torch.manual_seed(0)
-    network = smp.Unet("mobilenet_v2", encoder_weights=None, classes=CLASSES)
+    network = smp.Unet(
+        "mobilenet_v2", encoder_depth=3, decoder_channels=(64, 32, 16), encoder_weights=None, classes=CLASSES
+    )
     before = score(network)
     train(network, DataLoader(Images("train", 256), batch_size=8, shuffle=True), LOSS_FILE, epochs=2)
     assert_improved(before, score(network))
