@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,27 @@ def test_the_trainers_are_those_of_the_tests() -> None:
     assert len(shown) >= 4
     for example in shown:
         assert example in tested
+
+
+SOFT = ROOT / "results/soft_labels"
+
+
+@pytest.mark.parametrize("use", ["annotators", "boundary", "distillation", "semi", "smoothing"])
+def test_the_tables_of_soft_labels_are_those_shown(use: str) -> None:
+    table = json.loads((SOFT / use / "table.json").read_text())
+    searched = autosegloss.load_loss(SOFT / use / "searched.json")
+    assert isinstance(searched, autosegloss.MixedLoss)
+    assert searched.provenance["configuration"] == table["plan"]["configuration"] == configured(f"soft_{use}")
+    assert table["plan"]["definitions"][table["rows"][3]["loss"]] == definition(searched)
+    assert len(table["plan"]["seeds"]) == 10
+    for metric in ("miou", "ece"):
+        scores = [row["scores"][metric] for row in table["rows"]]
+        cells = [f"{100 * score['mean']:.1f} ± {100 * score['sd']:.1f}" for score in scores]
+        best = f"**{cells[-1]}**" if metric == "miou" else cells[-1]
+        assert f"| {' | '.join([*cells[:-1], best])} |" in README
+
+
+def definition(loss: torch.nn.Module) -> dict[str, Any]:
+    from autosegloss.report.compare import definition as of
+
+    return json.loads(json.dumps(of(loss)))

@@ -268,7 +268,7 @@ def compare(
     fresh = _seeds(settled.search.seed, seeds)
     plan = {
         "losses": list(losses),
-        "definitions": {name: _definition(module) for name, module in zip(losses, modules, strict=True)},
+        "definitions": {name: definition(module) for name, module in zip(losses, modules, strict=True)},
         "seeds": fresh,
         "configuration": fingerprint(settled),
     }
@@ -303,7 +303,7 @@ def _seeds(seed: int, number: int) -> list[int]:
     return [int(sequence.generate_state(1)[0]) for sequence in sequences]
 
 
-def _definition(loss: nn.Module) -> dict[str, Any]:
+def definition(loss: nn.Module) -> dict[str, Any]:
     """What a loss is, beyond its name: it changes when the file of that name does."""
     curves = [part.control_points for part in loss.modules() if isinstance(part, SurrogateLoss)]
     return {"module": repr(loss), "control_points": curves}
