@@ -1,4 +1,4 @@
-"""The command line: `autosegloss search | compare | export | show | metrics | evaluate | bench | schema`."""
+"""The command line: `autosegloss search | status | compare | export | show | metrics | evaluate | bench | schema`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from autosegloss.report.html import contact_sheet
 from autosegloss.report.plots import plot_loss, text_plot
 from autosegloss.report.tables import comparison, metric_label
 from autosegloss.search import search
-from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE
+from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE, status
 from autosegloss.search.study import Study
 
 BAD_INPUT, FAILED = 2, 1
@@ -104,6 +104,30 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
         )
     console.print(table.to_markdown(), markup=False)
     console.print(f"wrote {folder / TABLE_FILE} and {folder / MARKDOWN_FILE}", markup=False)
+
+
+def _status(given: argparse.Namespace, console: Console) -> None:
+    found = status(given.folder)
+    study = found.study
+    state = (
+        "finished"
+        if study.finished
+        else "running"
+        if found.running
+        else "stopped; continue with: autosegloss search CONFIG --resume"
+    )
+    console.print(f"{metric_label(found.config)}: {state}", markup=False)
+    stage = "finals" if len(study.steps) == study.step_count else f"step {len(study.steps)} of {study.step_count}"
+    console.print(f"{stage}; {study.done} of {study.total} trials done, {study.failed} failed")
+    for step in study.steps:
+        console.print(f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, {step.failed} failed")
+    if study.best is not None:
+        job, outcome = study.best
+        console.print(f"best trial: sample {job.index} of step {job.step}, reward {outcome.reward:.4f}; it has")
+        console.print("  " + ", ".join(f"{name} {value:.3f}" for name, value in outcome.metrics.items()))
+    if study.finished:
+        findings = study.findings()
+        console.print(f"found: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
 
 
 def _export(given: argparse.Namespace, console: Console) -> None:
@@ -327,6 +351,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=5, metavar="K", help="runs of each loss; default: 5")
     _add_study(command, "comparison", "results/compare/<name of the file>")
     command.set_defaults(run=_compare)
+
+    command = commands.add_parser("status", help="where the search in a folder stands, running or not")
+    command.add_argument("folder", metavar="DIR", help="the folder a search writes to")
+    command.set_defaults(run=_status)
 
     command = commands.add_parser("export", help="copy the loss of a finished search to a file")
     command.add_argument("folder", metavar="DIR", help="the folder of the search")

@@ -9,6 +9,7 @@ import pytest
 
 from autosegloss import METRICS, MixedLoss, SurrogateLoss, load_loss
 from autosegloss.cli import main
+from autosegloss.search.journal import Journal
 
 TINY = """\
 metric: miou
@@ -52,6 +53,39 @@ def test_a_search_in_a_process_of_its_own_writes_a_loss_and_prints_every_metric(
     lines = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * 2 + 3 * 2  # steps x samples, (candidate and two baselines) x seeds
     assert all(set(METRICS) <= line["metrics"].keys() for line in lines)
+
+
+def test_status_of_a_search_finished_stopped_or_running(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("search", str(config), "--runner", "serial", "--out", str(out), capsys=capsys)[0] == 0
+    code, text, _ = run("status", str(out), capsys=capsys)
+    assert code == 0
+    assert text.startswith("miou: finished\nfinals; 10 of 10 trials done, 0 failed\nstep 0: mean reward 0.")
+    assert "best trial: sample " in text
+    assert "\nfound: " in text
+
+    # Stopped within the second step, in the middle of a line; nothing is mended here.
+    journal = out / "trials.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    torn = b"".join(lines[:3]) + lines[3][:20]
+    journal.write_bytes(torn)
+    code, text, _ = run("status", str(out), capsys=capsys)
+    assert code == 0
+    assert text.startswith(
+        "miou: stopped; continue with: autosegloss search CONFIG --resume\nstep 1 of 2; 3 of 10 trials"
+    )
+    assert journal.read_bytes() == torn
+
+    with Journal(journal, resume=True):
+        assert run("status", str(out), capsys=capsys)[1].startswith("miou: running\n")
+    code, _, error = run("status", str(tmp_path), capsys=capsys)
+    assert code == 2
+    assert (
+        error
+        == f"InputError: {tmp_path}: no trials.jsonl and config.yaml in this folder; it is not that of a search.\n"
+    )
 
 
 def test_export_and_show(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +22,7 @@ from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import replace_text
 from autosegloss.proxy.trial import Proxy, search_space, surrogate
 from autosegloss.search.algorithms import ALGORITHMS
-from autosegloss.search.journal import Job, Journal, Outcome
+from autosegloss.search.journal import Job, Journal, Outcome, in_use
 from autosegloss.search.runners import Runner, SerialRunner
 from autosegloss.search.study import Final, Findings, Study
 from autosegloss.version import VERSION
@@ -121,21 +123,61 @@ def search(
         if journal.trials:
             _refuse_another_configuration(folder, settled)
         replace_text(folder / CONFIG_FILE, dump_config(settled))
-        study = Study(
-            ALGORITHMS[settled.search.algorithm](start=space.identity, **settled.search.options),
-            journal,
-            steps=settled.search.steps,
-            candidates=settled.finalists.candidates,
-            finalist_seeds=settled.finalists.seeds,
-            seed=settled.search.seed,
-            guard=settled.guard,
-            observer=observer,
-        )
+        study = _study(settled, journal, observer)
         if not study.finished:
             if observer is not None:
                 observer(study)
             chosen.run(study, Objective(proxy.prepare()))
         return _result(settled, folder, study.findings())
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where the search in a folder stands.
+
+    Args:
+        config: Its configuration.
+        study: Its course so far, from a copy of its journal.
+        running: Whether a process is at work on it now.
+    """
+
+    config: StudyConfig
+    study: Study
+    running: bool
+
+
+def status(folder: str | os.PathLike[str]) -> Status:
+    """Where the search in a folder stands, running or not; nothing in the folder is touched.
+
+    Args:
+        folder: What a search writes to.
+
+    Raises:
+        InputError: There is no search in the folder.
+        RefusedError: Its journal is damaged.
+    """
+    path = Path(folder, JOURNAL_FILE)
+    if not path.exists() or not Path(folder, CONFIG_FILE).exists():
+        raise InputError(f"{folder}: no {JOURNAL_FILE} and {CONFIG_FILE} in this folder; it is not that of a search.")
+    config = load_config(Path(folder, CONFIG_FILE))
+    running = in_use(path)
+    with tempfile.TemporaryDirectory(prefix="autosegloss-status-") as draft:
+        copy = Path(shutil.copy(path, draft))
+        with Journal(copy, resume=True) as journal:
+            return Status(config, _study(config, journal, None), running)
+
+
+def _study(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None) -> Study:
+    return Study(
+        ALGORITHMS[config.search.algorithm](start=search_space(config).identity, **config.search.options),
+        journal,
+        steps=config.search.steps,
+        candidates=config.finalists.candidates,
+        finalist_seeds=config.finalists.seeds,
+        seed=config.search.seed,
+        guard=config.guard,
+        observer=observer,
+    )
 
 
 def _result(config: StudyConfig, folder: Path, findings: Findings) -> Result:

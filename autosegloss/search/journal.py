@@ -189,6 +189,16 @@ class Journal:
         self.close()
 
 
+def in_use(path: Path) -> bool:
+    """Whether a process has the journal open."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
