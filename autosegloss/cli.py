@@ -23,6 +23,7 @@ from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
+from autosegloss.report.bench_algorithms import CONTESTANTS, bench_algorithms
 from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, compare
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
 from autosegloss.report.html import contact_sheet
@@ -248,6 +249,13 @@ def _bench_search(given: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {Path(given.out)}/search.json and search.md", markup=False)
 
 
+def _bench_algorithms(given: argparse.Namespace, console: Console) -> None:
+    with console.status("searching", spinner="line"):
+        table = bench_algorithms(Path(given.out), given.seeds, given.algorithm or tuple(CONTESTANTS))
+    console.print(table, markup=False)
+    console.print(f"wrote {Path(given.out)}/toys.json and toys.md", markup=False)
+
+
 def _schema(given: argparse.Namespace, console: Console) -> None:
     console.print(json.dumps(json_schema(), indent=2), markup=False)
 
@@ -403,6 +411,11 @@ def _parser() -> argparse.ArgumentParser:
     command = benches.add_parser("search", help="a search on Ray: workers busy, cost of a trial, memory")
     command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
     command.set_defaults(run=_bench_search)
+    command = benches.add_parser("algorithms", help="search algorithms on toy rewards with known optima")
+    command.add_argument("--seeds", type=int, default=20, metavar="K", help="searches of each setting; default: 20")
+    command.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
+    command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
+    command.set_defaults(run=_bench_algorithms)
 
     command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
     command.set_defaults(run=_schema)
