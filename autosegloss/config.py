@@ -70,6 +70,18 @@ class _Section(BaseModel):
     )
 
 
+class _Named(_Section):
+    """A section with a name and further keys: the options of what has that name, which checks them itself."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    @property
+    def options(self) -> dict[str, JsonValue]:
+        """The keys beside `name`, passed on as keyword arguments."""
+        return dict(self.__pydantic_extra__)
+
+
 class Relaxation(_Section):
     """How the metric becomes a family of losses."""
 
@@ -92,19 +104,11 @@ class Relaxation(_Section):
     which starts at 0.25, the weight that the JDT papers advise."""
 
 
-class Data(_Section):
+class Data(_Named):
     """The data set that proxies train on; further keys are its options, which it checks itself."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
     name: str = "shapes"
     """The data set: `shapes` (made on the spot) or `nuclei` (a real image; needs the extra `samples`)."""
-
-    @property
-    def options(self) -> dict[str, JsonValue]:
-        """The keys beside `name`, passed on as keyword arguments."""
-        return dict(self.__pydantic_extra__)
 
 
 class Network(_Section):
@@ -123,19 +127,11 @@ class Start(_Section):
     """Iterations of the pretraining, done once a study; `scratch` has none."""
 
 
-class Labels(_Section):
+class Labels(_Named):
     """What proxies learn from in place of the plain labels; further keys are its options, which it checks itself."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
     name: str = "hard"
     """`hard` (the labels as they are), `smoothed`, `distilled`, `pseudo` (some images have none) or `averaged`."""
-
-    @property
-    def options(self) -> dict[str, JsonValue]:
-        """The keys beside `name`, passed on as keyword arguments."""
-        return dict(self.__pydantic_extra__)
 
 
 class Train(_Section):
@@ -174,8 +170,8 @@ class Search(_Section):
     """The search over the curves: `steps` times `samples` trials."""
 
     algorithm: Literal["ppo2", "random", "cma_es", "tpe", "tune"] = "ppo2"
-    """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `random`, `cma_es`, `tpe`
-    (both need the extra `algorithms`), or `tune`, a searcher of Ray Tune."""
+    """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `random`, `cma_es`, `tpe`,
+    or `tune`, a searcher of Ray Tune; the last three need the extra `algorithms`."""
     steps: Count = 12
     """Updates of the policy."""
     samples: Annotated[int, Field(ge=2)] = 32

@@ -98,3 +98,16 @@ def definition(loss: torch.nn.Module) -> dict[str, Any]:
     from autosegloss.report.compare import definition as of
 
     return json.loads(json.dumps(of(loss)))
+
+
+def test_the_table_of_searches_is_that_of_the_files() -> None:
+    rows = re.findall(r"^\| `((?:shapes|nuclei)_\w+)`.*? \| (.*) \|$", README, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for name, cells in rows:
+        of = autosegloss.load_loss(ROOT / f"results/searches/{name}.json").provenance["validation"]
+        wanted = [(loss, "target") for loss in ("cross-entropy", "identity", "found")]
+        wanted += [(loss, "miou") for loss in ("cross-entropy", "found")]
+        shown = [
+            f"{100 * of[loss][metric]['mean']:.1f} ± {100 * of[loss][metric]['sd']:.1f}" for loss, metric in wanted
+        ]
+        assert cells.replace("*", "").split(" | ") == shown, name

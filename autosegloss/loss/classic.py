@@ -11,6 +11,7 @@ Each is called like `SurrogateLoss`: `loss(logits, target, mask=None)`. What the
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, get_args
 
@@ -33,7 +34,7 @@ Builder = Callable[[int, "Sequence[int] | None"], nn.Module]
 LabelMap = npt.NDArray[np.integer] | Tensor
 
 
-class _PixelLoss(nn.Module):
+class _PixelLoss(nn.Module, ABC):
     """A loss of checked pixels, computed in full precision."""
 
     def __init__(self, ignore_index: int) -> None:
@@ -66,9 +67,9 @@ class _PixelLoss(nn.Module):
             labels = check_labels(target, shape, scores.shape[1], self.ignore_index, "target", mask)
             return self._hard(scores, labels, labels != self.ignore_index)
 
+    @abstractmethod
     def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """The loss of scores (N, C, *S) and labels (N, *S), of which those that count are `valid`."""
-        raise NotImplementedError
 
     def _soft(self, scores: Tensor, target: Tensor) -> Tensor:
         """The loss of scores and soft labels, (N, C, *S) each; a pixel that does not count is 0 in every class."""

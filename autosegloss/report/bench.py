@@ -7,17 +7,12 @@ import importlib
 import json
 import math
 import multiprocessing
-import os
-import platform
-import re
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +25,8 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.metric import METRICS, Accumulators, metric
+from autosegloss.proxy.train import one_thread
+from autosegloss.report.machine import PEAKS, machine, packages, peak_memory
 
 Evaluate = Callable[[Tensor, Tensor], dict[str, float]]
 """Values by the name of the metric, of predicted and true labels (N, H, W)."""
@@ -554,17 +551,6 @@ def agreed_values(task: Task, prediction: Tensor, target: Tensor, num_classes: i
     return values
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _unusable() -> dict[str, str]:
     """Packages that peers need and that can't be imported, with the reason."""
     left_out = {}
@@ -578,7 +564,7 @@ def _unusable() -> dict[str, str]:
 
 def _memory(tasks: Iterable[Task], side: int) -> dict[str, dict[str, float]]:
     """MiB that one update needs beyond its input, by task and job; empty where the system does not tell."""
-    if not _CLEAR.exists():
+    if not PEAKS.exists():
         return {}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -605,49 +591,6 @@ def _job_memory(title: str, name: str, side: int) -> float:
 
 _M_MMAP_THRESHOLD: Final = -3
 """Of glibc's `mallopt`: larger blocks go back to the system once free. Kept back, they would be used again unseen."""
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def peak_memory(work: Callable[[], object]) -> float:
-    """MiB by which the resident memory of this process rises during some work, at its highest; on Linux only.
-
-    The kernel's own high-water mark is set back to the present memory first (`ru_maxrss` can't be, and holds the peak
-    of the imports). It counts what PyTorch, NumPy and SciPy take alike.
-    """
-    _CLEAR.write_text("5", encoding="ascii")
-    before = _status("VmRSS")
-    work()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    assert found is not None  # every Linux has both
-    return int(found[1])
-
-
-def machine() -> dict[str, str]:
-    """What this machine is, for the record of a measurement."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return {
-        "processor": model[1] if model else platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def packages(*names: str) -> dict[str, str]:
-    """The versions of Python and of those packages that are installed."""
-    found = {"python": platform.python_version()}
-    for package in names:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 # Markdown -------------------------------------------------------------------------------------------------------------
 
 

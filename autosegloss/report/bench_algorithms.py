@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from autosegloss.errors import InputError
-from autosegloss.report.bench import packages
+from autosegloss.report.machine import packages
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.journal import Job, Journal, Outcome
 from autosegloss.search.runners import SerialRunner

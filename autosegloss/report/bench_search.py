@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from autosegloss.report.bench import machine, packages
+from autosegloss.report.machine import machine, packages
 from autosegloss.search.history import RandomSearch
 from autosegloss.search.journal import Job, Journal, Outcome
 from autosegloss.search.ray_runner import RayRunner

@@ -126,8 +126,12 @@ class RayRunner:
 
 def tune_space(dimensions: int) -> dict[str, Any]:
     """The unit cube as a search space of Ray Tune."""
-    from ray import tune
-
+    try:
+        from ray import tune
+    except ImportError as error:
+        raise RefusedError(
+            'Ray is installed without Tune; install it with: pip install "autosegloss[algorithms]"'
+        ) from error
     return {f"x{i}": tune.uniform(0, 1) for i in range(dimensions)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import pickle
 import warnings
 from pathlib import Path
@@ -19,9 +18,9 @@ from autosegloss.errors import InputError
 from autosegloss.loss import SearchSpace, SurrogateLoss
 from autosegloss.loss.ranks import sum_over_ranks
 from autosegloss.metric import image_worst, metric
+from tests.processes import seen_by_ranks
 
 CLASSES = 4
-SECONDS = 120  # far beyond what the processes need; a hang ends here
 SHARES = {
     "even": [[0, 1, 2], [3, 4, 5]],
     "uneven": [[0, 1, 2, 3], [4, 5]],
@@ -145,17 +144,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     world: int = request.param
     shares = {title: share for title, share in SHARES.items() if len(share) == world}
     folder = tmp_path_factory.mktemp(f"world{world}")
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=one_rank, args=(rank, world, folder, shares)) for rank in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(SECONDS)
-    codes = [process.exitcode for process in ranks]
-    for process in ranks:
-        process.kill()
-    assert codes == [0] * world, "a process failed, or hung (None)"
-    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(world)]
+    return seen_by_ranks(one_rank, world, folder, shares)
 
 
 def keys(seen: list[dict[Any, Any]], what: str) -> list[Any]:

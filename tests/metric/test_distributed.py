@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import pickle
 import warnings
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch.distributed as dist
 from autosegloss.errors import InputError
 from autosegloss.metric import METRICS, Accumulator, Accumulators, CalibrationError, class_sum, image_worst, pred, total
 from autosegloss.metric.accumulate import Tally
+from tests.processes import seen_by_ranks
 
 CLASSES = 4
-SECONDS = 120  # far beyond what the processes need; a hang ends here
 MASKED = 2  # this image is given with a mask
 SHARES = {
     "even": [[0, 1, 2], [3, 4, 5]],
@@ -126,17 +125,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     world: int = request.param
     shares = {title: share for title, share in SHARES.items() if len(share) == world}
     folder = tmp_path_factory.mktemp(f"world{world}")
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=one_rank, args=(rank, world, folder, shares)) for rank in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(SECONDS)
-    codes = [process.exitcode for process in ranks]
-    for process in ranks:
-        process.kill()
-    assert codes == [0] * world, "a process failed, or hung (None)"
-    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(world)]
+    return seen_by_ranks(one_rank, world, folder, shares)
 
 
 def test_ranks_are_one_process_to_the_last_bit(seen: list[dict[Any, Any]]) -> None:

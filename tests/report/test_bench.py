@@ -13,6 +13,7 @@ from autosegloss.cli import main
 from autosegloss.errors import AutoseglossError
 from autosegloss.report import bench
 from autosegloss.report.bench import Job, Spread, Task
+from autosegloss.report.machine import peak_memory
 from tests import oracles
 
 JOBS = [pytest.param(task, job, id=f"{task.title}: {job.name}") for task in bench.TASKS for job in task.jobs]
@@ -125,8 +126,8 @@ def test_peak_memory_is_what_is_held_at_once() -> None:
         for _ in range(3):
             torch.ones(64, 2**18)  # 64 MiB, freed each time
 
-    assert 63 < bench.peak_memory(work) < 70
-    assert bench.peak_memory(lambda: None) < 4
+    assert 63 < peak_memory(work) < 70
+    assert peak_memory(lambda: None) < 4
 
 
 def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

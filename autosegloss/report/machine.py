@@ -1,0 +1,52 @@
+"""What a measurement has to say about the machine, and the memory that some work takes on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_STATUS, PEAKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_memory(work: Callable[[], object]) -> float:
+    """MiB by which the resident memory of this process rises during some work, at its highest; on Linux only.
+
+    The kernel's own high-water mark is set back to the present memory first (`ru_maxrss` can't be, and holds the peak
+    of the imports). It counts what PyTorch, NumPy and SciPy take alike.
+    """
+    PEAKS.write_text("5", encoding="ascii")
+    before = _status("VmRSS")
+    work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    assert found is not None  # every Linux has both
+    return int(found[1])
+
+
+def machine() -> dict[str, str]:
+    """What this machine is, for the record of a measurement."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return {
+        "processor": model[1] if model else platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def packages(*names: str) -> dict[str, str]:
+    """The versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in names:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
