@@ -28,8 +28,17 @@ class Algorithm(Protocol[S]):
     def ask(self, state: S) -> list[tuple[float, ...]]:
         """Points in [0, 1]^d whose rewards `tell` wants; their number is the same in every step."""
 
-    def tell(self, state: S, rewards: Sequence[float]) -> S:
-        """State of the next step, from one finite reward for each point of `ask(state)`; more is better."""
+    def skip(self, state: S) -> S:
+        """State of the next step while the rewards of this one are out: asked, it gives new points from old knowledge.
+
+        A search that does not wait for the slowest trial of a step asks it, and hands it to `tell` with the rewards.
+        """
+
+    def tell(self, state: S, rewards: Sequence[float], asked: S | None = None) -> S:
+        """State of the next step, from one finite reward for each point of `ask(asked)`; more is better.
+
+        `asked` is `state` itself by default, or an older one, skipped to the number of steps that `state` has done.
+        """
 
     def answer(self, state: S) -> tuple[float, ...] | None:
         """The point this state stands for (a policy's centre), or None if there is none but the samples."""

@@ -24,7 +24,7 @@ Theta = tuple[float, ...]
 
 @dataclass(frozen=True)
 class History:
-    """The points of every step done, and their rewards."""
+    """The points of every step done, and their rewards; a step that was skipped has none."""
 
     points: tuple[tuple[Theta, ...], ...] = ()
     rewards: tuple[tuple[float, ...], ...] = ()
@@ -63,13 +63,22 @@ class _Historian(ABC):
     def ask(self, state: History) -> list[Theta]:
         """Points whose rewards `tell` wants."""
 
-    def tell(self, state: History, rewards: Sequence[float]) -> History:
-        """The state of the next step, from one finite reward for each point of `ask(state)`; more is better.
+    def skip(self, state: History) -> History:
+        """The state of the next step while the rewards of this one are out: it asks by what `state` knows."""
+        return History((*state.points, ()), (*state.rewards, ()))
+
+    def tell(self, state: History, rewards: Sequence[float], asked: History | None = None) -> History:
+        """The state of the next step, from one finite reward for each point of `ask(asked)`; more is better.
+
+        Args:
+            state: What is known so far.
+            rewards: In the order of the points.
+            asked: The state that gave the points; by default `state` itself.
 
         Raises:
             InputError: The number of rewards is wrong, or one is not finite.
         """
-        points = tuple(self.ask(state))
+        points = tuple(self.ask(state if asked is None else asked))
         if len(rewards) != len(points) or not np.isfinite(rewards).all():
             raise InputError(
                 f"tell needs a finite reward for each of the {len(points)} points asked; it got {list(rewards)}."
@@ -123,7 +132,7 @@ class CMAES(_Historian):
             population_size=self.samples,
             seed=0,
         )
-        for points, rewards in zip(state.points, state.rewards, strict=True):
+        for points, rewards in filter(all, zip(state.points, state.rewards, strict=True)):
             optimizer.tell([(np.array(point), -reward) for point, reward in zip(points, rewards, strict=True)])
         optimizer.reseed_rng(self._seed_of_step(state))
         return optimizer
@@ -180,6 +189,10 @@ class TuneSearch(_Historian):
         if not callable(found):
             raise InputError(f"searcher is {self.searcher!r}; `module:function` is wanted.")
         object.__setattr__(self, "_build", found)
+
+    def skip(self, state: History) -> History:
+        """Refuse: a searcher is replayed with every reward it was given before it is asked again."""
+        raise RefusedError(f"{self.searcher}: a searcher of Ray Tune waits for all rewards of a step before the next.")
 
     def ask(self, state: History) -> list[Theta]:
         from autosegloss.search.ray_runner import tune_space  # Ray is imported when it is asked for, not before

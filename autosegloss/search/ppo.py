@@ -104,12 +104,17 @@ class PPO2:
         asked = [tuple(point) for point in points]
         return [state.mu, *asked] if self.baseline == "mu" else asked
 
-    def tell(self, state: State, rewards: Sequence[float]) -> State:
+    def skip(self, state: State) -> State:
+        """The state of the next step while the rewards of this one are out: the same policy, other draws."""
+        return State(step=state.step + 1, mu=state.mu)
+
+    def tell(self, state: State, rewards: Sequence[float], asked: State | None = None) -> State:
         """Move mu towards the points that earned more than the baseline.
 
         Args:
-            state: The state that was asked.
-            rewards: One finite reward for each point of `ask(state)`, in its order; more is better.
+            state: Where mu starts from.
+            rewards: One finite reward for each point of `ask(asked)`, in its order; more is better.
+            asked: The state that gave the points, to whose density the ratios refer; by default `state` itself.
 
         Returns:
             The state of the next step.
@@ -117,7 +122,8 @@ class PPO2:
         Raises:
             InputError: The number of rewards is wrong, or one is not finite.
         """
-        theta = torch.tensor(self.ask(state), dtype=torch.float64)
+        asked = state if asked is None else asked
+        theta = torch.tensor(self.ask(asked), dtype=torch.float64)
         reward = torch.tensor(list(rewards), dtype=torch.float64)
         if reward.shape != theta.shape[:1] or not reward.isfinite().all():
             raise InputError(
@@ -130,9 +136,8 @@ class PPO2:
             advantage = reward - reward.mean()
         advantage = advantage[:, None]
 
-        old_mu = torch.tensor(state.mu, dtype=torch.float64)
-        old_log_prob = policy.log_prob(theta, old_mu, self.std)
-        logit = torch.logit(old_mu).requires_grad_()
+        old_log_prob = policy.log_prob(theta, torch.tensor(asked.mu, dtype=torch.float64), self.std)
+        logit = torch.logit(torch.tensor(state.mu, dtype=torch.float64)).requires_grad_()
         # A fresh Adam: its moments belong to the old objective, and a state of mu alone is easier to trust.
         adam = torch.optim.Adam([logit], lr=self.learning_rate)
         for _ in range(self.updates):

@@ -106,6 +106,33 @@ def test_what_was_told_decides_what_is_asked(name: str) -> None:
     assert up != down
 
 
+def test_a_step_may_be_asked_before_the_rewards_of_the_last_are_known(name: str) -> None:
+    algorithm = build(name, start=(0.5,) * 3, samples=8)
+    state = algorithm.init()
+    if name == "tune":
+        with pytest.raises(RefusedError, match="waits for all rewards of a step"):
+            algorithm.skip(state)
+        return
+    toy = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0))
+    asked = [state, algorithm.skip(state)]  # a lag of one step
+    for _ in range(4):
+        first, second = (algorithm.ask(old) for old in asked)
+        assert len(second) == len(first)
+        assert not set(first) & set(second)
+        assert all(0 <= x <= 1 for theta in second for x in theta)
+        rewards = [-toy.regret(theta) for theta in first]
+        told = algorithm.tell(state, rewards, asked[0])
+        assert told == algorithm.tell(state, rewards, type(state).from_json(asked[0].to_json()))
+        assert type(state).from_json(told.to_json()) == told
+        state, asked = told, [asked[1], algorithm.skip(told)]
+
+
+def test_what_was_just_asked_is_what_is_told_by_default(name: str) -> None:
+    algorithm = build(name, start=(0.4,) * 2, samples=4)
+    state = algorithm.tell(algorithm.init(), [0.1, 0.4, 0.2, 0.3])
+    assert algorithm.tell(state, [0.3, 0.1, 0.0, 0.2], state) == algorithm.tell(state, [0.3, 0.1, 0.0, 0.2])
+
+
 @pytest.mark.parametrize("rewards", [[1.0], [1.0, float("nan"), 0.0, 0.0]])
 def test_rewards_that_are_missing_or_not_finite_are_refused(name: str, rewards: list[float]) -> None:
     algorithm = build(name, start=(0.5,), samples=4)

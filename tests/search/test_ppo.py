@@ -40,22 +40,31 @@ def test_a_state_survives_json(step: int, mu: list[float]) -> None:
     assert json.loads(state.to_json()).keys() == {"step", "mu"}
 
 
-def test_the_first_update_follows_the_policy_gradient() -> None:
-    # Before mu has moved all ratios are 1, and Adam's first step is the learning rate in the gradient's direction.
+@pytest.mark.parametrize("older", [(0.2, 0.5, 0.8), (0.25, 0.5, 0.7)])
+def test_the_first_update_follows_the_gradient_of_the_objective(older: Theta) -> None:
+    # Adam's first step is the learning rate in the gradient's direction. All ratios are 1 but for older samples.
     algorithm = PPO2(start=(0.2, 0.5, 0.8), samples=16, updates=1, learning_rate=0.1)
-    state = algorithm.init()
-    theta = np.array(algorithm.ask(state))
+    state, asked = algorithm.init(), State(0, older)
+    theta = np.array(algorithm.ask(asked))
     rewards = np.random.default_rng(0).standard_normal(16)
+    advantage = (rewards - rewards.mean())[:, None]
 
     def log_prob(mu: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
         density = truncnorm.logpdf(theta, (0 - mu) / 0.2, (1 - mu) / 0.2, loc=mu, scale=0.2)
         return np.asarray(density, dtype=np.float64)
 
+    def objective(mu: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        ratio = np.exp(log_prob(mu) - log_prob(np.array(older)))
+        value: np.ndarray[Any, np.dtype[np.float64]] = np.minimum(
+            ratio * advantage, ratio.clip(0.8, 1.2) * advantage
+        ).sum(axis=0)
+        return value
+
     mu = np.array(algorithm.start)
-    slope = (log_prob(mu + 1e-6) - log_prob(mu - 1e-6)) / 2e-6
-    direction = np.sign(((rewards - rewards.mean())[:, None] * slope).sum(axis=0))
+    direction = np.sign(objective(mu + 1e-6) - objective(mu - 1e-6))
     logit = np.log(mu / (1 - mu)) + 0.1 * direction
-    assert algorithm.tell(state, rewards.tolist()).mu == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
+    told = algorithm.tell(state, rewards.tolist(), asked)
+    assert told.mu == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
 
 
 @pytest.mark.parametrize("ratio", ["coordinate", "joint"])
