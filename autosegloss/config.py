@@ -178,6 +178,9 @@ class Search(_Section):
     """Trials a step; they are compared with one another, so at least 2."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the search and, with step and index, of each trial."""
+    lag: Annotated[int, Field(ge=0)] = 0
+    """Steps that may be unfinished when the next one begins; above 0, no worker waits for the slowest trial of a step,
+    and the algorithm learns that many steps later."""
     std: Positive = 0.2
     """Standard deviation of the truncated normal, in units of the range of theta; of `cma_es` the first one."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -201,10 +204,12 @@ class Search(_Section):
     @model_validator(mode="after")
     def _fitting(self) -> Search:
         """Refuse an option of another algorithm, which would do nothing."""
-        for name in set(type(self).model_fields) - {"algorithm", "steps", "samples", "seed"}:
+        for name in set(type(self).model_fields) - {"algorithm", "steps", "samples", "seed", "lag"}:
             if name not in _OPTIONS[self.algorithm] and getattr(self, name) != type(self).model_fields[name].default:
                 owners = " and ".join(f"`{owner}`" for owner, names in _OPTIONS.items() if name in names)
                 raise ValueError(f"`{name}` is an option of {owners}, not of `{self.algorithm}`")
+        if self.algorithm == "tune" and self.lag:
+            raise ValueError("`tune` takes no `lag`: a searcher of Ray Tune is told of a step before it is asked again")
         if self.algorithm == "tune" and self.searcher is None:
             raise ValueError("`tune` needs the option `searcher`, e.g. `searcher: my_module:my_function`")
         return self
@@ -296,7 +301,7 @@ def dump_config(config: StudyConfig) -> str:
     return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, width=120)
 
 
-_LATER = (("relaxation", "cross_entropy"), ("proxy", "labels"), ("search", "searcher"))
+_LATER = (("relaxation", "cross_entropy"), ("proxy", "labels"), ("search", "lag"), ("search", "searcher"))
 """Keys that joined the configuration after version 0.1, whose defaults do what was done before there was the key."""
 
 

@@ -63,6 +63,8 @@ def test_defaults_are_those_of_the_contract() -> None:
             "steps": 12,
             "samples": 32,
             "seed": 0,
+            "lag": 0,
+            "lag": 0,
             "std": 0.2,
             "clip": 0.2,
             "updates": 60,

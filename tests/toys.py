@@ -121,10 +121,10 @@ class Clocked:
         return outcome
 
 
-def toy_study(journal: Journal, observer: Callable[[Study], None] | None = None) -> Study:
+def toy_study(journal: Journal, observer: Callable[[Study], None] | None = None, lag: int = 0) -> Study:
     """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 32 trials in all."""
     algorithm = PPO2(start=(0.5,) * 3, samples=8, updates=5)
-    return Study(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, observer=observer)
+    return Study(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag, observer=observer)
 
 
 TOY = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0), noise=0.02)

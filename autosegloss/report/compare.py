@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -167,6 +167,7 @@ class Comparison:
             if job not in self._jobs:
                 raise RefusedError(f"{journal.path}:{line}: this trial is not one of this comparison's.")
             self._outcomes[job] = outcome
+        self._waiting = iter([job for job in self._jobs if job not in self._outcomes])
 
     @property
     def total(self) -> int:
@@ -183,9 +184,9 @@ class Comparison:
         """Whether all are."""
         return self.done == self.total
 
-    def next_job(self, running: Collection[Job] = ()) -> Job | None:
-        """The first job that is neither done nor running."""
-        return next((job for job in self._jobs if job not in self._outcomes and job not in running), None)
+    def next_job(self) -> Job | None:
+        """The next job that is not done; each is handed out once."""
+        return next(self._waiting, None)
 
     def record(self, job: Job, outcome: Outcome) -> None:
         """Write down the outcome of a job.

@@ -176,6 +176,7 @@ def _study(config: StudyConfig, journal: Journal, observer: Callable[[Study], No
         finalist_seeds=config.finalists.seeds,
         seed=config.search.seed,
         guard=config.guard,
+        lag=config.search.lag,
         observer=observer,
     )
 

@@ -17,6 +17,9 @@ from typing import Any, BinaryIO, Literal
 
 from autosegloss.errors import RefusedError, SearchError
 
+Place = tuple[str, int, int]
+"""Stage, step and index of a job."""
+
 BEGINNING = b'{"stage": "'  # of every line
 
 
@@ -38,6 +41,11 @@ class Job:
     index: int
     theta: tuple[float, ...] | None
     seed: int
+
+    @property
+    def place(self) -> Place:
+        """What names it among all of a study."""
+        return self.stage, self.step, self.index
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,7 @@ class RayRunner:
                 idle = list(workers)
                 running: dict[Any, _Run] = {}
                 while not study.finished:
-                    jobs = [run.job for run in running.values()]
-                    while idle and (job := study.next_job(jobs)) is not None:
-                        jobs.append(job)
+                    while idle and (job := study.next_job()) is not None:
                         worker = idle.pop()
                         running[worker.run.remote(job)] = _Run(worker, job, time.monotonic())
                     done = self._next(running)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from typing import Protocol
 
 from autosegloss.search.journal import Job, Outcome
@@ -17,8 +16,8 @@ class Trials(Protocol):
     def finished(self) -> bool:
         """Whether nothing is left to do."""
 
-    def next_job(self, running: Collection[Job] = ()) -> Job | None:
-        """A job that is neither done nor running; None if there is none now."""
+    def next_job(self) -> Job | None:
+        """A job to be run, each handed out once; None if there is none now."""
 
     def record(self, job: Job, outcome: Outcome) -> None:
         """Take the outcome of a job."""

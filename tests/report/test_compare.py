@@ -155,7 +155,7 @@ def test_a_comparison_takes_outcomes_in_any_order_and_each_once(tmp_path: Path) 
     with Journal(tmp_path / "trials.jsonl") as journal:
         comparison = Comparison(["a", "b"], [7, 8], journal)
         jobs: list[Job] = []
-        while (job := comparison.next_job(jobs)) is not None:
+        while (job := comparison.next_job()) is not None:
             jobs.append(job)
         assert [(job.step, job.index, job.seed) for job in jobs] == [(0, 0, 7), (0, 1, 7), (1, 0, 8), (1, 1, 8)]
         for number, job in enumerate(reversed(jobs)):

@@ -204,6 +204,8 @@ def test_options_reach_their_algorithm_and_no_other() -> None:
         options(algorithm="cma_es", clip=0.1)
     with pytest.raises(ConfigError, match="`tune` needs the option `searcher`"):
         options(algorithm="tune")
+    with pytest.raises(ConfigError, match="`tune` takes no `lag`"):
+        options(algorithm="tune", searcher="m:f", lag=1)
 
 
 @pytest.mark.parametrize(

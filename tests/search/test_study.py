@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autosegloss.errors import InputError, RefusedError, SearchError
+from autosegloss.search.history import RandomSearch
 from autosegloss.search.journal import Journal
-from autosegloss.search.ppo import PPO2
+from autosegloss.search.plan import Plan
+from autosegloss.search.ppo import PPO2, State
 from autosegloss.search.runners import SerialRunner
 from autosegloss.search.study import Job, Outcome, Study
 from tests.toys import TOY, Quadratic, run_toy, toy_study
@@ -26,9 +29,9 @@ JOURNAL = "trials.jsonl"
 
 
 @contextmanager
-def opened(folder: Path, *, resume: bool = False) -> Iterator[Study]:
+def opened(folder: Path, *, resume: bool = False, lag: int = 0) -> Iterator[Study]:
     with Journal(folder / JOURNAL, resume=resume) as journal:
-        yield toy_study(journal)
+        yield toy_study(journal, lag=lag)
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -125,7 +128,7 @@ def test_candidates_are_distinct_and_of_both_kinds(tmp_path: Path, candidates: i
 
 
 def test_the_finals_avoid_every_seed_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Study, "_seed_of", lambda self, stage, ordinal: ordinal)  # seeds that would collide
+    monkeypatch.setattr(Plan, "_seed_of", lambda self, stage, ordinal: ordinal)  # seeds that would collide
     assert json.loads(run_toy(tmp_path, SerialRunner()))["seeds"] == [3, 4]
 
 
@@ -273,18 +276,27 @@ def test_an_interrupt_is_no_outcome(tmp_path: Path, undisturbed: str) -> None:
 # Order and resumption.
 
 
+@cache
+def lagging(lag: int) -> str:
+    """The result of the small study, one trial after another."""
+    with tempfile.TemporaryDirectory() as name, opened(Path(name), lag=lag) as study:
+        SerialRunner().run(study, TOY)
+        return study.findings().to_json()
+
+
 @settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_neither_order_nor_kills_change_the_result(undisturbed: str, data: st.DataObject) -> None:
+@given(lag=st.sampled_from([0, 1, 2]), data=st.data())
+def test_neither_order_nor_kills_change_the_result(lag: int, data: st.DataObject) -> None:
+    undisturbed = lagging(lag)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         finished, resume = False, False
         while not finished:
-            with opened(folder, resume=resume) as study:
+            with opened(folder, resume=resume, lag=lag) as study:
                 budget = data.draw(st.integers(1, 40), label="trials until the kill")
                 running: list[Job] = []
                 while not study.finished and budget:
-                    while len(running) < 4 and (job := study.next_job(running)) is not None:
+                    while len(running) < 4 and (job := study.next_job()) is not None:
                         running.append(job)
                     job = running.pop(data.draw(st.integers(0, len(running) - 1), label="next to finish"))
                     study.record(job, TOY(job))
@@ -292,10 +304,70 @@ def test_neither_order_nor_kills_change_the_result(undisturbed: str, data: st.Da
                 finished, resume = study.finished, True
                 result = study.findings().to_json() if finished else None
         assert result == undisturbed
-        with opened(folder, resume=True) as study:  # and a finished study is finished at once
+        with opened(folder, resume=True, lag=lag) as study:  # and a finished study is finished at once
             assert study.finished
             assert study.next_job() is None
             assert study.findings().to_json() == undisturbed
+
+
+def test_a_step_begins_when_all_but_the_lag_before_it_are_done(tmp_path: Path) -> None:
+    with opened(tmp_path, lag=1) as study:
+        first, second = ([study.next_job() for _ in range(8)] for _ in range(2))
+        assert [{job.step for job in step if job is not None} for step in (first, second)] == [{0}, {1}]
+        assert study.next_job() is None
+        assert (study.running, study.done) == (16, 0)
+        for job in [*second, *first[:-1]]:
+            assert job is not None
+            study.record(job, TOY(job))
+            assert study.next_job() is None, "step 2 needs all of step 0"
+        assert first[-1] is not None
+        study.record(first[-1], TOY(first[-1]))
+        assert (study.running, study.done, len(study.steps)) == (0, 16, 2)
+        third = study.next_job()
+        assert third is not None
+        assert (third.step, study.running) == (2, 1)
+
+    # What is asked ahead of the rewards is drawn from the same policy, but is not the same.
+    thetas = [[job.theta for job in step if job is not None] for step in (first, second)]
+    assert not set(thetas[0]) & set(thetas[1])
+    assert study.steps[0].mu == study.steps[1].mu == (0.5,) * 3
+
+
+def test_a_lag_changes_what_is_learned_and_nothing_else(tmp_path: Path) -> None:
+    """Random search learns nothing, so it finds the same; PPO2 does not."""
+    found = []
+    for lag in (0, 2):
+        with Journal(tmp_path / str(lag) / JOURNAL) as journal:
+            random = RandomSearch(start=(0.5,) * 3, samples=8)
+            study = Study(random, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag)
+            SerialRunner().run(study, TOY)
+            found.append(study.findings())
+    assert found[0] == found[1]
+    assert lagging(0) != lagging(1)
+
+
+def test_points_that_coincide_are_run_once(tmp_path: Path) -> None:
+    class Repeating(PPO2):
+        def ask(self, state: State) -> list[tuple[float, ...]]:
+            points = super().ask(state)
+            return [*points[:2], *points[:3], *points[3:]]
+
+    runs: Counter[tuple[int, tuple[float, ...] | None]] = Counter()
+
+    def counting(job: Job) -> Outcome:
+        runs[job.seed, job.theta] += 1
+        return TOY(job)
+
+    with Journal(tmp_path / JOURNAL) as journal:
+        algorithm = Repeating((0.5,) * 3, samples=8, updates=5)
+        study = Study(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
+        SerialRunner().run(study, counting)
+        assert set(runs.values()) == {1}
+        assert study.done == study.total == 32
+    trials = lines_of(tmp_path)
+    assert [trial["index"] for trial in trials[:8]] == [0, 1, 4, 5, 6, 7, 8, 9]
+    rewards = [trial["reward"] for trial in trials[:8]]
+    assert study.steps[0].mean == pytest.approx((sum(rewards) + rewards[0] + rewards[1]) / 10)
 
 
 def test_a_job_that_is_not_due_is_refused(tmp_path: Path) -> None:
@@ -406,9 +478,9 @@ def test_a_trial_is_on_disk_before_the_algorithm_is_told(tmp_path: Path) -> None
     written: list[int] = []
 
     class Watched(PPO2):
-        def tell(self, state: Any, rewards: Any) -> Any:
+        def tell(self, state: Any, rewards: Any, asked: Any = None) -> Any:
             written.append(len(lines_of(tmp_path)))
-            return super().tell(state, rewards)
+            return super().tell(state, rewards, asked)
 
     with Journal(tmp_path / JOURNAL) as journal:
         study = Study(Watched((0.5,) * 3, samples=8), journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
