@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +30,10 @@ class Draws:
         epochs = [rng.permutation(images) for _ in range(math.ceil(draws / images))]
         order = np.concatenate(epochs)[:draws].reshape(iterations, batch_size)
         return cls(order, rng.random(order.shape) < 0.5)
+
+    def share(self, rank: int, ranks: int) -> Draws:
+        """What one of several processes sees: of each batch, the images rank, rank + ranks, ..."""
+        return Draws(*(getattr(self, field.name)[:, rank::ranks] for field in fields(self)))
 
 
 def batch(split: Split, draws: Draws, iteration: int, device: torch.device) -> tuple[Tensor, ...]:

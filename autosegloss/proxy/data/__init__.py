@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autosegloss.errors import DataError
+from autosegloss.errors import AutoseglossError, DataError
 
 IGNORE_INDEX = 255
 
@@ -82,19 +82,25 @@ def load_dataset(name: str, **options: object) -> Dataset:
     return load(**options)
 
 
-def check_options(owner: str, function: Callable[..., object], options: Iterable[str]) -> None:
-    """Raise DataError for an option that a function does not take.
+def check_options(
+    owner: str,
+    takes: Callable[..., object] | Sequence[str],
+    options: Iterable[str],
+    error: type[AutoseglossError] = DataError,
+) -> None:
+    """Raise an error for an option that there is not.
 
     Args:
         owner: What the options are of, for the message.
-        function: Its parameters are the options.
+        takes: The names of all options, or a function whose parameters they are.
         options: The names given.
+        error: The kind of error.
     """
-    known = list(inspect.signature(function).parameters)
+    known = list(inspect.signature(takes).parameters) if callable(takes) else list(takes)
     for option in options:
         if option not in known:
             allowed = f"its options: {', '.join(known)}" if known else "it has no options"
-            raise DataError(f"{owner}: unknown option `{option}`{did_you_mean(option, known)}; {allowed}.")
+            raise error(f"{owner}: unknown option `{option}`{did_you_mean(option, known)}; {allowed}.")
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
