@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -48,8 +49,8 @@ def fitting(file: Mapping[str, Tensor], network: nn.Module, part: str, source: s
     """The weights in a file that are those of a network, or of a part of it, under the network's names.
 
     All of them must be there and have the network's shapes; others in the file are left out (the classifier of a
-    network that was trained on ImageNet). In the file their names are those of the network, or the same without what
-    is common to all names of the part (an encoder on its own).
+    network that was trained on ImageNet). In the file their names are those of the network, or the same without a
+    beginning that all names of the part share (of an encoder on its own).
 
     Args:
         file: See `read_weights`.
@@ -63,8 +64,8 @@ def fitting(file: Mapping[str, Tensor], network: nn.Module, part: str, source: s
     # The counts of batches are left to the network: old files lack them, and nothing reads them.
     state = {name: weight for name, weight in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     wanted = [name for name in state if name.startswith(part)]
-    common = os.path.commonpath([name.replace(".", "/") for name in wanted]).replace("/", ".") + "."
-    prefixes = dict.fromkeys(["", part, common])
+    common = os.path.commonpath([name.replace(".", "/") for name in wanted]).split("/")
+    prefixes = ["", *accumulate(f"{each}." for each in common)]
     prefix = max(prefixes, key=lambda each: sum(name.removeprefix(each) in file for name in wanted))
     found = {name: file[name.removeprefix(prefix)] for name in wanted if name.removeprefix(prefix) in file}
     what = f"the network's {part.removesuffix('.')}" if part else "the network"
