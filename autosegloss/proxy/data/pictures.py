@@ -75,11 +75,12 @@ def read_picture(path: Path) -> Image.Image:
         with Image.open(path) as image:
             if image.mode not in _EIGHT_BITS:
                 raise DataError(f"its pixels are of Pillow's mode {image.mode}; save it with 8 bits a channel")
-            return image.convert("RGB")
+            picture: Image.Image = image.convert("RGB")
     except DataError:
         raise
     except Exception as error:  # likewise
         raise DataError(why_unreadable(error, "picture")) from None
+    return picture
 
 
 def why_unreadable(error: Exception, wanted: str) -> str:
