@@ -108,7 +108,8 @@ class Data(_Named):
     """The data set that proxies train on; further keys are its options, which it checks itself."""
 
     name: str = "shapes"
-    """The data set: `shapes` (made on the spot) or `nuclei` (a real image; needs the extra `samples`)."""
+    """The data set: `shapes` (made on the spot), `nuclei` or `mni152` (real images; need the extra `samples`), `folder`
+    (images and masks of your own), `voc`, `cityscapes`, `ade20k` (in their official layouts), or `module:function`."""
 
 
 class Network(_Named):
@@ -163,6 +164,9 @@ class Train(_Section):
     """The weight of the loss of an auxiliary head, where the network has one."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the forward pass: `float32`, or autocast to `bfloat16`, or on a GPU to `float16`. Losses run in float32."""
+    augment: Literal["flip", "full"] = "flip"
+    """How images are changed at random: `flip` mirrors half of them; `full` also scales them by 0.5 to 2, crops them to
+    their size, and changes brightness, contrast, saturation and hue, in the ranges of the published search."""
 
 
 class Retrain(Train):
@@ -340,6 +344,7 @@ _LATER = (
     ("proxy", "train", "head_multiplier"),
     ("proxy", "train", "auxiliary_weight"),
     ("proxy", "train", "precision"),
+    ("proxy", "train", "augment"),
     ("search", "lag"),
     ("search", "searcher"),
 )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from autosegloss.errors import InputError, TrainingDiverged
-from autosegloss.proxy.batches import Draws, batch, to_input
+from autosegloss.proxy.batches import Augment, Draws, batch, to_input
 from autosegloss.proxy.data import IGNORE_INDEX, Split
 from autosegloss.proxy.networks import build_network, encoder_prefix
 from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
@@ -40,7 +40,7 @@ class Settings:
     """How a network is trained.
 
     The learning rate warms up over the first tenth of the iterations and falls as (1 - i / iterations) ** 0.9; images
-    are flipped left to right with probability 1/2.
+    are changed at random as `augment` says.
 
     Args:
         iterations: Number of steps, at least 1.
@@ -50,6 +50,7 @@ class Settings:
         head_multiplier: The learning rate of all that is not the encoder, as a multiple of the encoder's.
         precision: Of the network's forward pass; other than "float32" it is autocast. Losses run in float32 anyway.
         auxiliary_weight: Of the loss of auxiliary logits, where the network gives them.
+        augment: See `Augment`.
     """
 
     iterations: int = 100
@@ -59,6 +60,7 @@ class Settings:
     head_multiplier: float = 1.0
     precision: Precision = "float32"
     auxiliary_weight: float = 0.4  # of the published networks
+    augment: Augment = "flip"
 
     @property
     def rate(self) -> float:
@@ -114,7 +116,9 @@ class Training:
             raise InputError(f"{self._ranks} processes can't share a batch of {settings.batch_size} images evenly.")
         if self._ranks > 1 and unlabelled is not None:
             raise InputError("a network learns from images without labels in one process only.")
-        draws = Draws.of(np.random.default_rng(seed), len(split.images), settings.iterations, settings.batch_size)
+        draws = Draws.of(
+            np.random.default_rng(seed), len(split.images), settings.iterations, settings.batch_size, settings.augment
+        )
         self._draws = draws.share(self._rank, self._ranks)
         # In a static graph there may be weights that no loss reaches, as in some encoders.
         self._forward = DistributedDataParallel(network, static_graph=True) if self._ranks > 1 else network
@@ -290,7 +294,8 @@ def pretrain(
     Raises:
         TrainingDiverged: The loss is not finite.
     """
-    counts = np.bincount(split.labels.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes]
+    # Image by image, since counting takes eight bytes a pixel.
+    counts = sum(np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes] for labels in split.labels)
     weights = torch.tensor(1 / np.sqrt(np.maximum(counts, 1)), dtype=torch.float32)
     network = _fresh(name, split.images.shape[1], num_classes, seed, options)
     loss = nn.CrossEntropyLoss(weight=weights / weights.mean(), ignore_index=IGNORE_INDEX)
