@@ -118,7 +118,7 @@ def _recoloured(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
 def _moved(
     images: Tensor, labels: Tensor, soft: Tensor | None, numbers: NDArray[np.float64]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Scale images and their labels by numbers (N, 3) and crop them to their size, at a place that is drawn too.
+    """Scale images and their labels by numbers (N, 3) and crop them to their size: scale, and where across and down.
 
     Where an image becomes smaller, what is beside it is grey and does not count.
     """

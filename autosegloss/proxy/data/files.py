@@ -9,8 +9,9 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ Pair = tuple[Path, Path]
 
 _FORMAT = 1  # of what is in the cache; a new one leaves the old to be deleted
 _WRONG = -1
+UNUSABLE = "files that can't be used"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Source:
         Args:
             train: The training list, of which a part is held out.
             validation: The validation list.
-            size: See `Files`; or one number for squares.
+            size: Height and width in pixels, or one number for squares; None is the size that all images of the
+                training list have.
             heldout: How many training images are held out, or their share below 1.
             seed: Decides which ones.
             cache: Folder of the cache; None is the user's own.
@@ -104,13 +107,15 @@ class Source:
         Raises:
             DataError: An option is wrong, or files are missing or can't be used: all of them are listed.
         """
-        shape, folder = self._size(size), _cache(cache)
+        wanted, folder = self._size(size), _cache(cache)
         if absent := sorted({str(path) for pair in (*train, *validation) for path in pair if not path.is_file()}):
             raise self.missing(f"missing files ({len(absent)}):" + "".join(f"\n  {path}" for path in absent))
         both = {image for image, _ in train} & {image for image, _ in validation}
         self.refuse("images in the training and in the validation list", map(str, both))
-        others, drawn = self.draw(train, "heldout", heldout, seed)
-        kept, apart, unseen = (Files(self, tuple(pairs), shape, folder) for pairs in (others, drawn, validation))
+        parts = (*self.draw(train, "heldout", heldout, seed), validation)
+        shape = wanted or self._one_size(train)
+        kept, apart, unseen = (Files(self, tuple(pairs), shape, folder) for pairs in parts)
+        self.refuse(UNUSABLE, [*kept.make(), *apart.make()])
         return Dataset(self.name, self.classes, IGNORE_INDEX, kept.split(), apart.split(), unseen.split, note)
 
     def draw(self, pairs: Sequence[Pair], option: str, amount: object, seed: object) -> tuple[list[Pair], list[Pair]]:
@@ -136,6 +141,19 @@ class Source:
         if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int] and min(sides) > 0:
             return sides[0], sides[1]
         raise self.error(f"size is {size!r}; pixels are wanted, one number or [height, width].")
+
+    def _one_size(self, pairs: Sequence[Pair]) -> tuple[int, int]:
+        """The size that all pictures of a list have; those that can't be opened are left to be listed later."""
+        sizes: dict[tuple[int, int], Path] = {}
+        for path, _ in pairs:
+            with suppress(Exception), Image.open(path) as picture:  # Pillow raises many kinds
+                sizes.setdefault(picture.size[::-1], path)
+        if len(sizes) > 1:
+            examples = "".join(f"\n  {_shape(size)}, as {path}" for size, path in sorted(sizes.items()))
+            raise self.error(
+                f"the pictures are of {len(sizes)} sizes; say by the option `size` to which they are brought:{examples}"
+            )
+        return next(iter(sizes), (1, 1))
 
 
 def drawn(total: int, amount: object, seed: int) -> tuple[list[int], list[int]]:
@@ -165,57 +183,69 @@ class Files:
     Args:
         source: What the files are of.
         pairs: The files.
-        size: Height and width in pixels; None takes the pictures as they are, which then must have one size.
+        size: Height and width in pixels.
         cache: Folder of the cache.
     """
 
     source: Source
     pairs: tuple[Pair, ...]
-    size: tuple[int, int] | None
+    size: tuple[int, int]
     cache: Path
 
+    @cached_property
+    def folder(self) -> Path:
+        """Where the arrays are, or will be."""
+        try:
+            stats = [(str(path), path.stat()) for pair in self.pairs for path in pair]
+        except OSError as error:
+            raise self.source.missing(f"{error.filename}: can't be read: {error.strerror}.") from None
+        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        text = json.dumps([_FORMAT, self.size, sorted(self.source.labels.items()), files])
+        return self.cache / f"{self.source.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
     def split(self) -> Split:
-        """The arrays, mapped from the cache.
+        """The arrays, mapped from the cache; they are made if they are not there.
 
         Raises:
             DataError: Files can't be used; all of them are listed.
         """
-        folder = self.cache / f"{self.source.name}-{self._key()}"
-        if not folder.is_dir():
-            try:
-                self._build(folder)
-            except OSError as error:
-                raise self.source.error(
-                    f"the cache folder {self.cache} can't be written: {error.strerror}; choose another by the option "
-                    "`cache`."
-                ) from None
-        return Split(open_array(folder / "images.npy"), open_array(folder / "labels.npy"))
+        self.source.refuse(UNUSABLE, self.make())
+        return Split(open_array(self.folder / "images.npy"), open_array(self.folder / "labels.npy"))
 
-    def _key(self) -> str:
-        stats = [(str(path), path.stat()) for pair in self.pairs for path in pair]
-        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        text = json.dumps([_FORMAT, self.size, sorted(self.source.labels.items()), files])
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+    def make(self) -> list[str]:
+        """Make the arrays unless they are there; what is wrong with which file, and nothing is made if there is any.
 
-    def _build(self, folder: Path) -> None:
-        self.cache.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
-            if folder.is_dir():
-                return  # another process made it meanwhile
-            unfinished = folder.with_suffix(".tmp")
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was ended
-            unfinished.mkdir()
-            try:
-                self._write(unfinished)
+        Raises:
+            DataError: The cache can't be written.
+        """
+        folder = self.folder
+        if folder.is_dir():
+            return []
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with _locked(folder.with_suffix(".lock")):
+                # Another process may have made it meanwhile.
+                return [] if folder.is_dir() else self._make(folder)
+        except OSError as error:
+            raise self.source.error(
+                f"the cache {self.cache} can't be written: {error.strerror}. Choose another by the option `cache`."
+            ) from None
+
+    def _make(self, folder: Path) -> list[str]:
+        unfinished = folder.with_suffix(".tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was ended
+        unfinished.mkdir()
+        try:
+            if not (mistakes := self._write(unfinished)):
                 unfinished.rename(folder)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+            return mistakes
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _write(self, folder: Path) -> None:
-        """Decode all files into two arrays in a folder."""
-        size = self.size or self._one_size()
+    def _write(self, folder: Path) -> list[str]:
+        """Decode all files into two arrays in a folder; the mistakes found."""
         images, labels = (
-            np.lib.format.open_memmap(folder / name, "w+", np.uint8, (len(self.pairs), *channels, *size))
+            np.lib.format.open_memmap(folder / name, "w+", np.uint8, (len(self.pairs), *channels, *self.size))
             for name, channels in (("images.npy", (3,)), ("labels.npy", ()))
         )
         known = np.full(2**16, _WRONG, np.int16)
@@ -226,7 +256,7 @@ class Files:
             mistakes = []
             try:
                 picture = read_picture(image)
-                images[index] = np.asarray(_covering(picture, size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+                images[index] = np.asarray(_covering(picture, self.size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
             except DataError as error:
                 mistakes.append(f"{image}: {error}")
             try:
@@ -235,37 +265,21 @@ class Files:
                 return [*mistakes, f"{mask}: {error}"]
             if not mistakes and values.shape != picture.size[::-1]:
                 mistakes.append(f"{mask}: is {_shape(values.shape)}, its picture {_shape(picture.size[::-1])}")
-            found = known[values]
-            if (found == _WRONG).any():
-                wrong = np.unique(values[found == _WRONG]).tolist()
+            mapped = known[values]
+            if (mapped == _WRONG).any():
+                wrong = np.unique(values[mapped == _WRONG]).tolist()
                 some = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
                 mistakes.append(f"{mask}: has the values {some}; allowed: {self._allowed()}")
             if not mistakes:
-                whole = Image.fromarray(found.astype(np.uint8))
-                labels[index] = np.asarray(_covering(whole, size, Image.Resampling.NEAREST))
+                whole = Image.fromarray(mapped.astype(np.uint8))
+                labels[index] = np.asarray(_covering(whole, self.size, Image.Resampling.NEAREST))
             return mistakes
 
         with ThreadPoolExecutor() as threads:  # Pillow decodes and resizes without the interpreter's lock
-            lines = [line for mistakes in threads.map(fill, range(len(self.pairs))) for line in mistakes]
-        self.source.refuse("files that can't be used", lines)
+            found = [line for mistakes in threads.map(fill, range(len(self.pairs))) for line in mistakes]
         for array in (images, labels):
             array.flush()
-
-    def _one_size(self) -> tuple[int, int]:
-        """The size that all pictures have."""
-        sizes: dict[tuple[int, int], Path] = {}
-        for image, _ in self.pairs:
-            try:
-                with Image.open(image) as picture:
-                    sizes.setdefault(picture.size[::-1], image)
-            except Exception:  # it will be listed with all that can't be used
-                continue
-        if len(sizes) > 1:
-            examples = "".join(f"\n  {_shape(size)}, as {path}" for size, path in sorted(sizes.items()))
-            raise self.source.error(
-                f"the pictures are of {len(sizes)} sizes; say by the option `size` to which they are brought:{examples}"
-            )
-        return next(iter(sizes), (1, 1))
+        return found
 
     def _allowed(self) -> str:
         ignored = sorted(value for value, label in self.source.labels.items() if label == IGNORE_INDEX)
@@ -296,8 +310,9 @@ def _covering(picture: Image.Image, size: tuple[int, int], how: Image.Resampling
     """A picture brought to (height, width): scaled until it just covers it, the middle of the longer side kept."""
     height, width = size
     scale = min(picture.height / height, picture.width / width)
-    left, top = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
-    return picture.resize((width, height), how, box=(left, top, left + scale * width, top + scale * height))
+    across, down = min(scale * width, picture.width), min(scale * height, picture.height)  # rounding may exceed them
+    left, top = (picture.width - across) / 2, (picture.height - down) / 2
+    return picture.resize((width, height), how, box=(left, top, left + across, top + down))
 
 
 def _shape(size: tuple[int, ...]) -> str:
