@@ -477,6 +477,6 @@ def test_there_is_a_search_config_for_each_metric() -> None:
     soft = ("smoothing", "boundary", "distillation", "semi", "annotators")
     assert named == (
         {"quickstart": "miou", "nuclei_bf1": "bf1", "shapes_bf1_guarded": "bf1"}
-        | {f"shapes_{name}": name for name in METRICS}
+        | {f"{data}_{name}": name for data in ("shapes", "voc", "cityscapes") for name in METRICS}
         | {f"soft_{use}": "miou" for use in soft}
     )
