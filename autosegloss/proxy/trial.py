@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -127,9 +127,7 @@ class Proxy:
         if not validate:
             return Evaluation(reward, metrics, {})
         scores = self._evaluate(network, self.dataset.validation)
-        of_classes = zip(self.dataset.classes, scores.class_values("miou") or (), strict=True)
-        classes = {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
-        return Evaluation(reward, metrics, scores.values() | classes)
+        return Evaluation(reward, metrics, validation_values(scores, self.dataset.classes))
 
     def trained(self, loss: Loss, seed: int, iterations: int | None = None) -> nn.Module:
         """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
@@ -234,6 +232,12 @@ def surrogate(config: StudyConfig, theta: tuple[float, ...], ignore_index: int =
     if relaxation.cross_entropy == 0:
         return loss
     return MixedLoss(loss, theta[-1] if relaxation.cross_entropy == "searched" else relaxation.cross_entropy)
+
+
+def validation_values(scores: Accumulators, classes: Sequence[str]) -> dict[str, float]:
+    """All that is said of a network on the validation set, from what was counted there of the metrics of `measured`."""
+    of_classes = zip(classes, scores.class_values("miou") or (), strict=True)
+    return scores.values() | {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
 
 
 def measured(config: StudyConfig) -> Mapping[str, Expr]:
