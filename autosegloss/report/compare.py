@@ -118,9 +118,9 @@ class Table:
             for row in self.rows
             if row.errors
         ]
+        over = f"mean ± standard deviation of a run over {len(seeds)} seeds" if several else "one run"
         parts = [
-            f"Validation set, %: {f'mean ± standard deviation of a run over {len(seeds)} seeds' if several else 'one run'}."
-            f" Lower is better for {CALIBRATION}.",
+            f"Validation set, %: {over}. Lower is better for {CALIBRATION}.",
             _markdown(["loss", *titles], scores),
         ]
         if gains and several:
