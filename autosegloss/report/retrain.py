@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autosegloss.config import Start, StudyConfig, as_config, fingerprint
@@ -26,7 +28,7 @@ from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import loss_content, replace_bytes
 from autosegloss.metric import Accumulators, CalibrationError
 from autosegloss.proxy.batches import to_input
-from autosegloss.proxy.data import Dataset, Split, load_dataset
+from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.networks.unet import resize
 from autosegloss.proxy.trial import TARGET, Proxy, measured, validation_values
 from autosegloss.report.compare import (
@@ -139,17 +141,8 @@ def _load(config: StudyConfig) -> Proxy:
     own, proxy = config.retrain, config.proxy
     start = Start(regime="scratch") if proxy.start.weights is None else proxy.start
     full = config.model_copy(update={"proxy": proxy.model_copy(update={"train": own, "start": start})})
-    return Proxy.of(full, _whole(load_dataset(proxy.data.name, **{**proxy.data.options, **own.data})))
-
-
-def _whole(dataset: Dataset) -> Dataset:
-    """A data set whose training split has what a search holds out."""
-    train, heldout = dataset.train, dataset.heldout
-    annotations = None
-    if train.annotations is not None and heldout.annotations is not None:
-        annotations = np.concatenate([train.annotations, heldout.annotations])
-    images, labels = np.concatenate([train.images, heldout.images]), np.concatenate([train.labels, heldout.labels])
-    return replace(dataset, train=Split(images, labels, annotations))
+    dataset = load_dataset(proxy.data.name, **{**proxy.data.options, **own.data})
+    return Proxy.of(full, replace(dataset, train=dataset.all_training()))
 
 
 def _plan(
@@ -257,12 +250,13 @@ class Runs:
         return validation_values(scores, dataset.classes) | {CALIBRATION: error.compute()}
 
 
-def _batches(dataset: Dataset, team: Team) -> Iterator[tuple[Any, Any]]:
-    """The images (N, 3, h, w) and labels (N, H, W) of this process's share of the validation set."""
-    images, labels = (each[team.rank :: team.ranks] for each in (dataset.validation.images, dataset.validation.labels))
-    for start in range(0, len(images), _EVALUATION_BATCH):
-        part = slice(start, start + _EVALUATION_BATCH)
-        yield images[part], labels[part]
+def _batches(dataset: Dataset, team: Team) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """The images (N, 3, h, w) and labels (N, H, W) of this process's share of the validation set, of one size each."""
+    pairs = dataset.validation_images(team.rank, team.ranks)
+    for _, alike in groupby(pairs, lambda pair: (pair[0].shape, pair[1].shape)):
+        while part := list(islice(alike, _EVALUATION_BATCH)):
+            images, labels = zip(*part, strict=True)
+            yield np.stack(images), np.stack(labels)
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from autosegloss import METRICS, CalibrationError, load_loss
 from autosegloss.cli import main
@@ -23,6 +24,7 @@ from autosegloss.proxy.data import Split, load_dataset
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.train import initial_network, train
 from autosegloss.report.retrain import retrain
+from tests import layouts
 
 ITERATIONS = 40
 CONFIG: dict[str, Any] = {
@@ -224,3 +226,46 @@ def test_what_cannot_be_retrained_is_refused_and_nothing_is_written(
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"resources\.gpus is above 0, but PyTorch sees no GPU"):
         retrain(TINY | {"resources": {"gpus": 1}}, ["jml"], tmp_path / "out")
+
+
+def test_from_a_folder_in_the_layout_of_voc_to_a_retrained_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = layouts.voc(tmp_path / "VOC2012")
+    out, trained, path = tmp_path / "out", tmp_path / "trained", tmp_path / "voc.yaml"
+    data = {"name": "voc", "root": str(root), "size": 24, "heldout": 2, "cache": str(tmp_path / "cache")}
+    config = {
+        "metric": "miou",
+        "proxy": {
+            "data": data,
+            "start": {"iterations": 2},
+            "train": {"iterations": 2, "batch_size": 2, "augment": "full"},
+        },
+        "search": {"steps": 1, "samples": 2},
+        "finalists": {"candidates": 1, "seeds": 2},
+        "retrain": {"iterations": 3, "batch_size": 2, "data": {"size": 32}},
+    }
+    path.write_text(json.dumps(config))
+    assert main(["search", str(path), "--runner", "serial", "--out", str(out), "--dry-run"]) == 0
+    assert "data       voc: 6 training images and 2 held out, 24x24, 21 classes" in capsys.readouterr().out
+    assert main(["search", str(path), "--runner", "serial", "--out", str(out)]) == 0
+    assert main(["export", str(out), "--out", str(tmp_path / "mine.json")]) == 0
+    assert main(["retrain", str(path), "--loss", str(tmp_path / "mine.json"), "--out", str(trained)]) == 0
+    found = json.loads((trained / "table.json").read_text())["rows"][0]["runs"][0]
+
+    # By hand: pictures scaled until they just cover 32x32, their predictions brought to the size of the label maps.
+    network = build_network("unet_small", 3, 21)
+    network.load_state_dict(torch.load(next(trained.glob("0-*.pt")), weights_only=True))
+    right = counted = 0
+    for name in (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split():
+        picture = Image.open(root / "JPEGImages" / f"{name}.jpg")
+        labels = np.asarray(Image.open(root / "SegmentationClass" / f"{name}.png"))
+        scale = 32 / min(picture.size)
+        small = picture.resize((round(scale * picture.width), round(scale * picture.height)), Image.Resampling.BILINEAR)
+        image = torch.from_numpy(np.asarray(small).copy()).movedim(-1, 0)[None] / 127.5 - 1
+        with torch.no_grad():
+            logits = torch.nn.functional.interpolate(network.eval()(image), size=labels.shape, mode="bilinear")
+        counts = labels != 255
+        right += int((logits.argmax(1)[0].numpy() == labels)[counts].sum())
+        counted += int(counts.sum())
+    assert found["gacc"] == pytest.approx(right / counted, abs=1e-9)

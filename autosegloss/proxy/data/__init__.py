@@ -9,7 +9,7 @@ import difflib
 import importlib
 import inspect
 import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +88,9 @@ class Dataset:
         heldout: The part of the training set that rewards come from.
         unseen: The validation set, or what reads it when it is first asked for.
         note: What a table of results has to say about the data, in a sentence.
+        whole: What reads the whole training set at once; None to join the two parts of it.
+        full_size: How many validation images there are, and what reads one by its number: the image (3, h, w) and the
+            labels (H, W) of its full size; None if the arrays have that.
     """
 
     name: str
@@ -97,11 +100,32 @@ class Dataset:
     heldout: Split
     unseen: Split | Callable[[], Split]
     note: str = ""
+    whole: Callable[[], Split] | None = None
+    full_size: tuple[int, Callable[[int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]] | None = None
 
     @cached_property
     def validation(self) -> Split:
         """What final tables are about; rewards never come from it."""
         return self.unseen if isinstance(self.unseen, Split) else self.unseen()
+
+    def all_training(self) -> Split:
+        """The training images with those held out, which a search keeps apart."""
+        if self.whole is not None:
+            return self.whole()
+        one, other = self.train, self.heldout
+        annotations = None
+        if one.annotations is not None and other.annotations is not None:
+            annotations = np.concatenate([one.annotations, other.annotations])
+        images, labels = (np.concatenate(pair) for pair in ((one.images, other.images), (one.labels, other.labels)))
+        return Split(images, labels, annotations)
+
+    def validation_images(self, start: int = 0, step: int = 1) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Each validation image (3, h, w) and its labels of full size (H, W), from a number on in steps."""
+        number, read = self.full_size or (len(self.validation.images), self._of_the_arrays)
+        return map(read, range(start, number, step))
+
+    def _of_the_arrays(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return self.validation.images[number], self.validation.labels[number]
 
 
 def load_dataset(name: str, **options: object) -> Dataset:

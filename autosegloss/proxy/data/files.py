@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from autosegloss.errors import DataError
@@ -112,11 +113,21 @@ class Source:
             raise self.missing(f"missing files ({len(absent)}):" + "".join(f"\n  {path}" for path in absent))
         both = {image for image, _ in train} & {image for image, _ in validation}
         self.refuse("images in the training and in the validation list", map(str, both))
-        parts = (*self.draw(train, "heldout", heldout, seed), validation)
+        parts = (*self.draw(train, "heldout", heldout, seed), validation, train)
         shape = wanted or self._one_size(train)
-        kept, apart, unseen = (Files(self, tuple(pairs), shape, folder) for pairs in parts)
+        kept, apart, unseen, whole = (Files(self, tuple(pairs), shape, folder) for pairs in parts)
         self.refuse(UNUSABLE, [*kept.make(), *apart.make()])
-        return Dataset(self.name, self.classes, IGNORE_INDEX, kept.split(), apart.split(), unseen.split, note)
+        return Dataset(
+            self.name,
+            self.classes,
+            IGNORE_INDEX,
+            kept.split(),
+            apart.split(),
+            unseen.split,
+            note,
+            whole=whole.split,
+            full_size=(len(validation), unseen.full_size),
+        )
 
     def draw(self, pairs: Sequence[Pair], option: str, amount: object, seed: object) -> tuple[list[Pair], list[Pair]]:
         """Divide a list by a seed into the rest and a part of so many, or of such a share; both keep their order.
@@ -248,38 +259,64 @@ class Files:
             np.lib.format.open_memmap(folder / name, "w+", np.uint8, (len(self.pairs), *channels, *self.size))
             for name, channels in (("images.npy", (3,)), ("labels.npy", ()))
         )
-        known = np.full(2**16, _WRONG, np.int16)
-        known[list(self.source.labels)] = list(self.source.labels.values())
 
         def fill(index: int) -> list[str]:
-            image, mask = self.pairs[index]
-            mistakes = []
-            try:
-                picture = read_picture(image)
-                images[index] = np.asarray(_covering(picture, self.size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-            except DataError as error:
-                mistakes.append(f"{image}: {error}")
-            try:
-                values = read_labels(mask)
-            except DataError as error:
-                return [*mistakes, f"{mask}: {error}"]
-            if not mistakes and values.shape != picture.size[::-1]:
-                mistakes.append(f"{mask}: is {_shape(values.shape)}, its picture {_shape(picture.size[::-1])}")
-            mapped = known[values]
-            if (mapped == _WRONG).any():
-                wrong = np.unique(values[mapped == _WRONG]).tolist()
-                some = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
-                mistakes.append(f"{mask}: has the values {some}; allowed: {self._allowed()}")
-            if not mistakes:
-                whole = Image.fromarray(mapped.astype(np.uint8))
-                labels[index] = np.asarray(_covering(whole, self.size, Image.Resampling.NEAREST))
-            return mistakes
+            found = self._pair(index)
+            if isinstance(found, list):
+                return found
+            picture, values = found
+            images[index] = np.asarray(_covering(picture, self.size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+            labels[index] = np.asarray(_covering(Image.fromarray(values), self.size, Image.Resampling.NEAREST))
+            return []
 
         with ThreadPoolExecutor() as threads:  # Pillow decodes and resizes without the interpreter's lock
             found = [line for mistakes in threads.map(fill, range(len(self.pairs))) for line in mistakes]
         for array in (images, labels):
             array.flush()
         return found
+
+    def full_size(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A picture scaled as in the arrays, but all of it, (3, h, w), and its labels as in the file, (H, W).
+
+        Raises:
+            DataError: The files can't be used.
+        """
+        found = self._pair(index)
+        self.source.refuse(UNUSABLE, found if isinstance(found, list) else [])
+        assert not isinstance(found, list)  # it has been refused
+        picture, labels = found
+        height, width = self.size
+        scale = max(height / picture.height, width / picture.width)
+        size = round(scale * picture.width), round(scale * picture.height)
+        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1), labels
+
+    def _pair(self, index: int) -> tuple[Image.Image, NDArray[np.uint8]] | list[str]:
+        """A picture and the classes of its pixels, (H, W), at their own size; or what is wrong with them."""
+        image, mask = self.pairs[index]
+        mistakes = []
+        try:
+            picture = read_picture(image)
+        except DataError as error:
+            mistakes.append(f"{image}: {error}")
+        try:
+            values = read_labels(mask)
+        except DataError as error:
+            return [*mistakes, f"{mask}: {error}"]
+        if not mistakes and values.shape != picture.size[::-1]:
+            mistakes.append(f"{mask}: is {_shape(values.shape)}, its picture {_shape(picture.size[::-1])}")
+        mapped = self._known[values]
+        if (mapped == _WRONG).any():
+            wrong = np.unique(values[mapped == _WRONG]).tolist()
+            some = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
+            mistakes.append(f"{mask}: has the values {some}; allowed: {self._allowed()}")
+        return mistakes or (picture, mapped.astype(np.uint8))
+
+    @cached_property
+    def _known(self) -> NDArray[np.int16]:
+        """The class of each value that a label map can hold, or `_WRONG`."""
+        known = np.full(2**16, _WRONG, np.int16)
+        known[list(self.source.labels)] = list(self.source.labels.values())
+        return known
 
     def _allowed(self) -> str:
         ignored = sorted(value for value, label in self.source.labels.items() if label == IGNORE_INDEX)
