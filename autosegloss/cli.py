@@ -1,4 +1,4 @@
-"""The command line: `autosegloss search | status | compare | retrain | export | show | metrics | evaluate | bench | schema`."""
+"""The command line: `autosegloss search | status | compare | retrain | export | show | evaluate | bench` and others."""
 
 from __future__ import annotations
 

@@ -103,15 +103,17 @@ class Training:
     ) -> None:
         self.iteration = 0
         """Steps that are done."""
+        self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if over_ranks else (0, 1)
+        self._device = next(network.parameters()).device
+        if self._ranks > 1 and self._device.type == "cuda":  # the CPU has no such layer
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network
         self._split, self._settings, self._seed = split, settings, seed
         self._loss = partial(_with_auxiliary, loss, settings.auxiliary_weight)
-        self._device = next(network.parameters()).device
         self._optimizer = _optimizer(network, settings)
         if settings.precision == "float16" and self._device.type == "cpu":
             raise InputError("precision float16 is for GPUs; on the CPU take bfloat16 or float32.")
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=settings.precision == "float16")
-        self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if over_ranks else (0, 1)
         if settings.batch_size % self._ranks:
             raise InputError(f"{self._ranks} processes can't share a batch of {settings.batch_size} images evenly.")
         if self._ranks > 1 and unlabelled is not None:
