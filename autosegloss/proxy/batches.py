@@ -83,7 +83,7 @@ def batch(split: Split, draws: Draws, iteration: int, device: torch.device) -> t
 def to_input(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Images as the networks take them: float32, in channels-last layout."""
     # Centred, so that the zeros a convolution pads with are grey and not black.
-    scaled = torch.tensor(images).to(device, torch.float32) / 127.5 - 1
+    scaled = torch.tensor(images, device=device).to(torch.float32) / 127.5 - 1
     return scaled.contiguous(memory_format=torch.channels_last)
 
 

@@ -117,11 +117,13 @@ class Source:
         shape = wanted or self._one_size(train)
         kept, apart, unseen, whole = (Files(self, tuple(pairs), shape, folder) for pairs in parts)
         self.refuse(UNUSABLE, [*kept.make(), *apart.make()])
+        split = kept.split()
+        self._check_classes(split)
         return Dataset(
             self.name,
             self.classes,
             IGNORE_INDEX,
-            kept.split(),
+            split,
             apart.split(),
             unseen.split,
             note,
@@ -144,6 +146,20 @@ class Source:
                 "below 1, that leaves some on either side."
             )
         return [pairs[i] for i in rest], [pairs[i] for i in part]
+
+    def _check_classes(self, split: Split) -> None:
+        """Refuse labels of one class, as of masks that are white, 255, where another class is meant."""
+        seen: set[int] = set()
+        for labels in split.labels:
+            seen |= {*np.unique(labels).tolist()} - {IGNORE_INDEX}
+            if len(seen) > 1:
+                return
+        all_are = f"all are of class `{self.classes[seen.pop()]}`" if seen else "all are ignored"
+        ignored = ", ".join(str(value) for value, label in sorted(self.labels.items()) if label == IGNORE_INDEX)
+        raise self.error(
+            f"there is nothing to tell apart in the labels of the training images: {all_are}. The values "
+            f"of the masks are the numbers of the classes, 0, 1, 2, ...; ignored: {ignored}."
+        )
 
     def _size(self, size: object) -> tuple[int, int] | None:
         sides = [size, size] if isinstance(size, int) else size

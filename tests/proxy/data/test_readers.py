@@ -284,6 +284,18 @@ def test_pictures_of_several_sizes_want_a_size(tmp_path, read):
     assert read("folder", root, size=16, heldout=1, validation=1, seed=1).train.images.shape == (8, 3, 16, 16)
 
 
+def test_masks_of_black_and_white_are_not_taken_for_ignored_pixels(tmp_path, read):
+    root = layouts.folder(tmp_path / "mine")
+    for path in (root / "masks").rglob("*.png"):
+        layouts.write(path, np.where(values(path) == 1, 255, 0).astype(np.uint8))
+    with pytest.raises(DataError) as error:
+        read("folder", root, classes=["ground", "cell"], ignore_index=255)
+    assert str(error.value) == (
+        "data set `folder`: there is nothing to tell apart in the labels of the training images: all are of class "
+        "`ground`. The values of the masks are the numbers of the classes, 0, 1, 2, ...; ignored: 255."
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
