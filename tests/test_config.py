@@ -64,7 +64,6 @@ def test_defaults_are_those_of_the_contract() -> None:
             "samples": 32,
             "seed": 0,
             "lag": 0,
-            "lag": 0,
             "std": 0.2,
             "clip": 0.2,
             "updates": 60,
