@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ _ONE_CHANNEL = ("1", "L", "P", "I", "I;16")  # Pillow's modes of a grey or palet
 class LabelFolders:
     """The files of an evaluation by their name: the path inside the folder, without the ending.
 
+    A name is in Unicode's composed form (NFC): `ü` is one letter on every file system.
+
     Args:
         pred: Folder of predicted label maps (PNG), searched with its sub-folders.
         target: Folder of label maps (PNG), likewise.
@@ -38,7 +41,8 @@ class LabelFolders:
         names: The names that have both a prediction and a label, sorted.
 
     Raises:
-        DataError: A folder does not exist, holds no such file or two of one name, or nothing can be paired.
+        DataError: A folder does not exist, holds no such file, two of one name or a name that is no text in UTF-8,
+            or nothing can be paired.
     """
 
     def __init__(self, pred: Path, target: Path, images: Path | None = None) -> None:
@@ -368,6 +372,7 @@ def _checked_pair(
     if name in folders.image_files:
         try:
             with Image.open(folders.image_files[name]) as image:
+                image.load()  # the header alone does not say that it is whole
                 sizes["picture"] = image.size
         except Exception as error:  # likewise
             mistakes.add(_UNREADABLE, f"{folders.image_files[name]}: {_reason(error, 'picture')}")
@@ -383,15 +388,23 @@ def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder.")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).with_suffix("")
-        if path.suffix.lower() in endings and not any(part.startswith(".") for part in name.parts):
-            if name.as_posix() in found:
-                raise DataError(f"{path} and {found[name.as_posix()]} have one name; files are paired by it.")
-            found[name.as_posix()] = path
+        inside = path.relative_to(folder).with_suffix("")
+        if path.suffix.lower() not in endings or path.is_dir() or any(part.startswith(".") for part in inside.parts):
+            continue
+        name = unicodedata.normalize("NFC", inside.as_posix())
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise DataError(f"{str(path)!a}: the name is no text in UTF-8; rename the file.")
+        if name in found:
+            raise DataError(f"{path} and {found[name]} have one name; files are paired by it.")
+        found[name] = path
     if not found:
         raise DataError(f"{folder}: no {', '.join(endings)} file in this folder or below it.")
     return found
 
 
 def _reason(error: Exception, wanted: str) -> str:
-    return f"not a {wanted}" if isinstance(error, UnidentifiedImageError) else f"damaged: {error}"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a {wanted}"
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of the decoder
+        return error.strerror
+    return f"damaged: {error}"
