@@ -171,7 +171,7 @@ def _export(given: argparse.Namespace, console: Console) -> None:
             )
         raise InputError(f"{given.folder}: no {LOSS_FILE} in this folder; it is not that of a search.")
     load_loss(source).save(given.out)
-    console.print(f"wrote {given.out}")
+    console.print(f"wrote {given.out}", markup=False)
 
 
 def _show(given: argparse.Namespace, console: Console) -> None:
@@ -190,7 +190,7 @@ def _show(given: argparse.Namespace, console: Console) -> None:
         console.print(textwrap.indent(_summary(loss), "  "), markup=False)
     if given.plot:
         plot_loss(loss, given.plot)
-        console.print(f"\nwrote {given.plot}")
+        console.print(f"\nwrote {given.plot}", markup=False)
 
 
 def _summary(loss: SurrogateLoss) -> str:
@@ -209,6 +209,7 @@ def _metrics(given: argparse.Namespace, console: Console) -> None:
             continue
         summary = " ".join((inspect.getdoc(build) or "").split("\n\n")[0].split())
         console.print(f"{title}\n    {summary}\n    {expr}", markup=False)
+    console.print("Ignored pixels, absent classes, options, source: help(autosegloss.METRICS[NAME])", markup=False)
 
 
 def _evaluate(given: argparse.Namespace, console: Console) -> None:
@@ -222,6 +223,8 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
     for path in filter(None, (json_file, sheet_file)):
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise InputError(f"{path}: can't be written: it is a folder, or its folder does not exist.")
+    if json_file and sheet_file and json_file.resolve() == sheet_file.resolve():
+        raise InputError(f"{json_file}: --json and --sheet name the same file.")
     folders = LabelFolders(Path(given.pred), Path(given.target), Path(given.images) if given.images else None)
     worst = given.worst or (_WORST if given.sheet else 0)
     with Progress(

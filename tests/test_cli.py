@@ -1,13 +1,14 @@
 """The command line as a user meets it: real processes, their exit status and what they print."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from autosegloss import METRICS, MixedLoss, SurrogateLoss, load_loss
+from autosegloss import METRICS, MixedLoss, SurrogateLoss, load_loss, metric
 from autosegloss.cli import main
 from autosegloss.search.journal import Journal
 
@@ -130,6 +131,8 @@ def test_metrics_lists_every_formula(capsys: pytest.CaptureFixture[str]) -> None
     assert status == 0
     for build in METRICS.values():
         assert f"    {build()}\n" in text
+    titles = [line for line in text.splitlines() if re.fullmatch(r"\w+\(.*\)", line)]
+    assert [metric(title) for title in titles] == [build() for build in METRICS.values()]  # as they are printed
 
 
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from autosegloss.loss.ranks import sum_over_ranks
 from autosegloss.loss.surrogate import SurrogateLoss
 from autosegloss.metric import class_sum, pred, target, total
 from autosegloss.metric.interpret import divide
-from autosegloss.metric.labels import check_labels, check_logits, check_soft_labels
+from autosegloss.metric.labels import check_ignore_index, check_labels, check_logits, check_soft_labels
 from autosegloss.metric.morphology import maximum_filter
 
 Weighting = Literal["inverse", "sqrt_inverse", "uniform"]
@@ -39,9 +39,7 @@ class _PixelLoss(nn.Module, ABC):
 
     def __init__(self, ignore_index: int) -> None:
         super().__init__()
-        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-            raise InputTypeError(f"ignore_index is {ignore_index!r}; an integer label is wanted.")
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index)
 
     def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.

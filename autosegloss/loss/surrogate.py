@@ -16,7 +16,7 @@ from autosegloss.loss.ranks import batch_sums
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
 from autosegloss.metric.interpret import Classes
-from autosegloss.metric.labels import check_labels, check_logits, check_soft_labels
+from autosegloss.metric.labels import check_ignore_index, check_labels, check_logits, check_soft_labels
 
 
 class SurrogateLoss(nn.Module):
@@ -77,15 +77,13 @@ class SurrogateLoss(nn.Module):
         check_logic(logic)
         if classes not in get_args(Classes):
             raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
-        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-            raise InputTypeError(f"ignore_index is {ignore_index!r}; an integer label is wanted.")
         if not isinstance(reduce_over_ranks, bool):
             raise InputTypeError(f"reduce_over_ranks is {reduce_over_ranks!r}; True or False is wanted.")
         self.expr = metric(expr)
         self.logic: LogicKind = logic
         self.curve: CurveKind = curve
         self.classes: Classes = classes
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index)
         self.reduce_over_ranks = reduce_over_ranks
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}

@@ -14,7 +14,7 @@ from autosegloss.errors import InputError, InputTypeError
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
 from autosegloss.metric.distributed import gather
-from autosegloss.metric.labels import best_class, check_labels
+from autosegloss.metric.labels import best_class, check_ignore_index, check_labels
 from autosegloss.metric.parse import metric
 
 _Self = TypeVar("_Self", bound="Tally")
@@ -39,7 +39,7 @@ class Tally(ABC):
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise InputError(f"num_classes is {num_classes!r}; a whole number of 1 or more is wanted.")
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index)
 
     @abstractmethod
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
@@ -112,6 +112,8 @@ class Accumulators(Tally):
 
     def __init__(self, metrics: Mapping[str, e.Expr | str], num_classes: int, ignore_index: int = 255) -> None:
         super().__init__(num_classes, ignore_index)
+        if not isinstance(metrics, Mapping):
+            raise InputTypeError(f"metrics is a {type(metrics).__name__}; a mapping of names to metrics is wanted.")
         self.metrics = {name: metric(expr) for name, expr in metrics.items()}
         nodes = dict.fromkeys(node for expr in self.metrics.values() for node in interpret.statistics(expr))
         self._nodes = {str(node): node for node in nodes}

@@ -17,7 +17,7 @@ curves for those that still rise with I and fall with U, which are all but `prec
   I by the value of the image, of C of each class by its value there.
 
 I, C and their worst shares are those of Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS
-2023 (arXiv 2310.19252). Where a docstring says no more, this holds.
+2023 (arXiv 2310.19252). Each entry's docstring says what of this holds for it.
 
 To add a metric, add one function here: evaluation, loss, slots, files and search follow.
 """
@@ -54,10 +54,30 @@ Form = Literal["", "_i", "_c"]
 Score = Callable[..., tuple[Expr, Expr]]
 """The value of each class and its denominator, from I, U, T and options."""
 
-_FORMS: Final[dict[Form, tuple[str, list[tuple[str, object]]]]] = {
-    "": ("over all images, then over the classes (D)", [("background", True)]),
-    "_i": ("over the classes of each image, then over the images (I)", [("background", True), ("worst", None)]),
-    "_c": ("over the images of each class, then over the classes (C)", [("background", True), ("worst", None)]),
+_VOID: Final = "Ignored pixels belong to no class and are left out of every sum."
+_OPTIONS: Final = (
+    "`background=False` leaves class 0 out of the mean over the classes: of two, the binary metric is left."
+)
+_WORST: Final = "`worst=q` takes the lowest max(1, floor(q n)) of n images in place of all."
+_IN_TARGET: Final = "A class counts in the images whose target has it; there 0 / 0 = 0."
+_WANG: Final = "Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS 2023"
+
+_FORMS: Final[dict[Form, tuple[str, str, list[tuple[str, object]]]]] = {
+    "": (
+        "over all images, then over the classes (D)",
+        f"A class whose denominator is 0 does not count. {_VOID}\n{_OPTIONS}",
+        [("background", True)],
+    ),
+    "_i": (
+        "over the classes of each image, then over the images (I)",
+        f"{_IN_TARGET} {_VOID}\n{_OPTIONS}\n{_WORST}\nI: {_WANG}.",
+        [("background", True), ("worst", None)],
+    ),
+    "_c": (
+        "over the images of each class, then over the classes (C)",
+        f"{_IN_TARGET} {_VOID}\n{_OPTIONS}\n{_WORST}\nC: {_WANG}.",
+        [("background", True), ("worst", None)],
+    ),
 }
 
 
@@ -84,7 +104,7 @@ def _entries(*forms: Form, also: str | None = None) -> Callable[[Score], Score]:
 
 
 def _builder(name: str, score: Score, form: Form, meaning: str) -> Callable[..., Expr]:
-    how, common = _FORMS[form]
+    how, rules, common = _FORMS[form]
     own = list(inspect.signature(score).parameters.values())[3:]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     signature = inspect.Signature([*own, *(inspect.Parameter(n, kind, default=d) for n, d in common)])
@@ -98,7 +118,7 @@ def _builder(name: str, score: Score, form: Form, meaning: str) -> Callable[...,
     summary, _, rest = (inspect.getdoc(score) or "").partition("\n\n")
     alias = f" `{meaning}` by its other name." if name != meaning else ""
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{summary.removesuffix('.')}, {how}.{alias}\n\n{rest}".strip()
+    build.__doc__ = f"{summary.removesuffix('.')}, {how}.{alias}\n\n{rules}\n{rest}".strip()
     build.__signature__ = signature  # type: ignore[attr-defined]
     return build
 
@@ -133,20 +153,32 @@ def _over_images(value: Expr, worst: float | None, where: Expr) -> Expr:
 
 @_entry
 def gacc() -> Expr:
-    """Global (pixel) accuracy, I / T: the share of pixels labelled right, over all images (D)."""
+    """Global (pixel) accuracy, I / T: the share of pixels labelled right, over all images (D).
+
+    Ignored pixels are left out. Classes are not told apart: one that is absent changes nothing; 0 without a pixel.
+    Source: Long et al., Fully Convolutional Networks for Semantic Segmentation, CVPR 2015.
+    """
     return class_sum(total(pred & target)) / class_sum(total(target))
 
 
 @_entry
 def gacc_i(worst: float | None = None) -> Expr:
-    """Global (pixel) accuracy, I / T: the share of pixels labelled right in each image, then over the images (I)."""
+    """Global (pixel) accuracy, I / T: the share of pixels labelled right in each image, then over the images (I).
+
+    Ignored pixels are left out, and images of nothing else do not count. Classes are not told apart: one that is absent
+    changes nothing. `worst=q` takes the lowest max(1, floor(q n)) of n images in place of all.
+    Source: Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS 2023.
+    """
     size = class_sum(per_image(target))
     return _over_images(class_sum(per_image(pred & target)) / size, worst, size)
 
 
 @_entries("", "_i", "_c", also="recall")
 def macc(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
-    """Mean accuracy (recall), TP / (TP + FN) = I / T."""
+    """Mean accuracy (recall), TP / (TP + FN) = I / T.
+
+    Source: Long et al., Fully Convolutional Networks for Semantic Segmentation, CVPR 2015.
+    """
     return both / size, size
 
 
@@ -154,8 +186,9 @@ def macc(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
 def precision(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
     """Mean precision, TP / (TP + FP) = I / (I + U - T).
 
-    D: a class that is never predicted has no precision and does not count. As a loss for soft labels: with identity
-    curves, since others may make U - T, a count of pixels, negative.
+    The denominator of a class that is never predicted is 0. As a loss for soft labels: with identity curves, since
+    others may make U - T, a count of pixels, negative.
+    Source: van Rijsbergen, Information Retrieval, 1979.
     """
     found = both + (either - size)
     return both / found, found
@@ -163,19 +196,29 @@ def precision(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
 
 @_entries("", "_i", "_c", also="jaccard")
 def miou(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
-    """Mean intersection over union (Jaccard index), TP / (TP + FP + FN) = I / U."""
+    """Mean intersection over union (Jaccard index), TP / (TP + FP + FN) = I / U.
+
+    Source: Jaccard, New Phytologist 11, 1912; of segmentations Everingham et al., PASCAL VOC, IJCV 2010.
+    """
     return both / either, either
 
 
 @_entry
 def fwiou() -> Expr:
-    """Frequency-weighted intersection over union, sum of T I / U over the classes / sum of T, over all images (D)."""
+    """Frequency-weighted intersection over union, sum of T I / U over the classes / sum of T, over all images (D).
+
+    A class in neither map adds 0 to both sums, one that only the prediction has likewise. Ignored pixels are left out.
+    Source: Long et al., Fully Convolutional Networks for Semantic Segmentation, CVPR 2015.
+    """
     return class_sum(total(target) * total(pred & target) / total(pred | target)) / class_sum(total(target))
 
 
 @_entries("", "_i", "_c")
 def dice(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
-    """Mean Dice coefficient (F1 of the pixels), 2 TP / (2 TP + FP + FN) = 2 I / (I + U)."""
+    """Mean Dice coefficient (F1 of the pixels), 2 TP / (2 TP + FP + FN) = 2 I / (I + U).
+
+    Source: Dice, Ecology 26, 1945.
+    """
     return 2 * both / (both + either), either
 
 
@@ -211,10 +254,11 @@ def _weight(name: str, option: str, value: float) -> float:
 
 @_entry
 def biou(radius: int = 5, background: bool = False) -> Expr:
-    """Trimap IoU: mean IoU of the pixels within `radius` of a boundary in the target, over all images (D).
+    """Trimap IoU: mean I / U of the pixels within `radius` of a boundary in the target, over all images (D).
 
-    `background` says whether the boundaries of class 0 are part of the trimap; the mean counts class 0 either way. A
-    class next to ignored pixels has a boundary there; the image border is none. Distances are Chebyshev's.
+    A class in neither map there does not count. `background` says whether the boundaries of class 0 are part of the
+    trimap; the mean counts class 0 either way. Ignored pixels are left out; a class next to them has a boundary there,
+    whose trimap reaches over them. The image border is no boundary. Distances are Chebyshev's.
     Source: Li et al., Auto Seg-Loss, ICLR 2021; the trimap is that of Krähenbühl and Koltun, NeurIPS 2011.
     """
     trimap = dilate(any_class(boundary(target), background=background), radius)
@@ -227,10 +271,11 @@ _seen = pred * any_class(target)  # ignored pixels belong to no class in both ma
 
 @_entry
 def boundary_iou(width: float = 0.02, background: bool = True) -> Expr:
-    """Boundary IoU: mean IoU of the bands inside the boundaries of both maps, over all images (D).
+    """Boundary IoU: mean I / U of the bands inside the boundaries of both maps, over all images (D).
 
-    A band is what `width` erosions by 3x3 take away: a share of the image's diagonal, or pixels. The image border is a
-    boundary. Ignored pixels belong to no class in both maps, so what touches them has a band there.
+    A class in neither map does not count; `background=False` leaves class 0 out of the mean. A band is what `width`
+    erosions by 3x3 take away: a share of the image's diagonal, or pixels. The image border is a boundary. Ignored
+    pixels belong to no class in both maps, so what touches them has a band there.
     Source: Cheng et al., Boundary IoU, CVPR 2021.
     """
     return _mean(miou, "", background, None, band(_seen, width), band(target, width))
@@ -240,6 +285,8 @@ def boundary_iou(width: float = 0.02, background: bool = True) -> Expr:
 def boundary_iou_i(width: float = 0.02, background: bool = True, worst: float | None = None) -> Expr:
     """Boundary IoU, over the classes of each image, then over the images (I); the bands are those of `boundary_iou`.
 
+    The mean of I / U of the classes in the target of each image; `background=False` leaves class 0 out. Ignored pixels
+    belong to no class in both maps. `worst=q` takes the lowest max(1, floor(q n)) of n images in place of all.
     Source: Cheng et al., Boundary IoU, CVPR 2021.
     """
     return _mean(miou, "_i", background, worst, band(_seen, width), band(target, width))
@@ -251,7 +298,8 @@ def bf1(radius: float = 5, background: bool = False, shape: BallShape = "square"
 
     A boundary pixel is right if the other map has a boundary of that class within `radius`: by Chebyshev distance
     ("square") or Euclidean distance ("disk"). Ignored pixels count, and a class next to them has a boundary there, as
-    in the published evaluation; the image border is none. Counts the classes with a boundary in the target.
+    in the published evaluation; the image border is none. Counts the classes with a boundary in the target;
+    `background` says whether class 0 may be one of them.
     Source: Li et al., Auto Seg-Loss, ICLR 2021, after Csurka et al., BMVC 2013.
     """
     value, size = _boundary_f1(boundary(pred), boundary(target), radius, shape, partial(total, void="keep"))
@@ -263,7 +311,9 @@ def bf1_i(radius: float = 5, background: bool = True, shape: BallShape = "square
     """Boundary F1, 2 P R / (P + R), over the classes with a boundary in each image, then over the images (I).
 
     As `bf1`, but ignored pixels belong to no class in both maps: what touches them has a boundary there in both.
-    `radius` may be a share of the image's diagonal, which in the source is 0.0075.
+    An image without a class that counts does not count; `background=False` leaves class 0 out. `radius` may be a share
+    of the image's diagonal, which in the source is 0.0075. `worst=q` takes the lowest max(1, floor(q n)) of n images in
+    place of all.
     Source: Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013.
     """
     value, size = _boundary_f1(boundary(_seen), boundary(target), radius, shape, per_image)

@@ -10,6 +10,19 @@ from torch import Tensor
 from autosegloss.errors import InputError, InputTypeError
 
 
+def check_ignore_index(ignore_index: int) -> int:
+    """The label of ignored pixels; one that no pixel has, as -1, ignores nothing.
+
+    Raises:
+        InputTypeError: It is no integer.
+    """
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise InputTypeError(
+            f"ignore_index is {ignore_index!r}; an integer label is wanted. With -1 no pixel is ignored."
+        )
+    return ignore_index
+
+
 def check_labels(
     labels: Tensor,
     shape: tuple[int, ...],
@@ -39,6 +52,8 @@ def check_labels(
         raise InputTypeError(f"{name} is a {type(labels).__name__}; a torch tensor of integer labels is wanted.")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputTypeError(f"{name} has dtype {labels.dtype}; integer labels are wanted.")
+    if not shape:
+        raise InputError(f"{name} is a single label; label maps (N, *S) are wanted.")
     labels = _without_channel(labels, shape, name).to(torch.int64)
     if mask is not None and ignore_index is not None:
         labels = labels.masked_fill(~_checked_mask(mask, shape, labels.device), ignore_index)

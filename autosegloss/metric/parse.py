@@ -155,13 +155,14 @@ class _Reader:
                         node, f"unknown function `{name}`{guess}; known: {', '.join([*e.BUILDERS, *METRICS])}."
                     )
                 arguments = [self.read(argument) for argument in node.args]
-                options = {}
+                options: dict[str, Value | None] = {}
                 for keyword in node.keywords:
                     if keyword.arg is None:
                         raise self.error(node, "`**` has no place in an expression")
                     if keyword.arg in options:
                         raise self.error(keyword.value, f"`{keyword.arg}` is given twice")
-                    options[keyword.arg] = self.read(keyword.value)
+                    unset = isinstance(keyword.value, ast.Constant) and keyword.value.value is None
+                    options[keyword.arg] = None if unset else self.read(keyword.value)
                 return _call(build, name, arguments, options)
             case _:
                 raise self.error(

@@ -25,6 +25,8 @@ _UNREADABLE = "files that can't be read"
 class LabelFolders:
     """The files of an evaluation by their name: the path inside the folder, without the ending.
 
+    A name is in Unicode's composed form (NFC): `ü` is one letter on every file system.
+
     Args:
         pred: Folder of predicted label maps (PNG), searched with its sub-folders.
         target: Folder of label maps (PNG), likewise.
@@ -34,7 +36,8 @@ class LabelFolders:
         names: The names that have both a prediction and a label, sorted.
 
     Raises:
-        DataError: A folder does not exist, holds no such file or two of one name, or nothing can be paired.
+        DataError: A folder does not exist, holds no such file, two of one name or a name that is no text in UTF-8,
+            or nothing can be paired.
     """
 
     def __init__(self, pred: Path, target: Path, images: Path | None = None) -> None:
@@ -339,6 +342,7 @@ def _checked_pair(
     if name in folders.image_files:
         try:
             with Image.open(folders.image_files[name]) as image:
+                image.load()  # the header alone does not say that it is whole
                 sizes["picture"] = image.size
         except Exception as error:  # likewise
             mistakes.add(_UNREADABLE, f"{folders.image_files[name]}: {why_unreadable(error, 'picture')}")

@@ -231,7 +231,7 @@ def _png(pixels: Pixels) -> tuple[str, int, int]:
 
 def _picture(image: Image.Image) -> tuple[str, int, int]:
     if image.mode.startswith(("I", "F")):  # more than 8 bits: stretched to what is there
-        values = np.asarray(image, dtype=np.float64)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = float(values.min()), float(values.max())
         image = Image.fromarray(np.uint8(255 * (values - low) / max(high - low, 1e-12)))
     image = image.convert("RGB")

@@ -493,8 +493,16 @@ AND, OR = "slot `and[0] of pred & target`", "slot `or[0] of pred | target`"
         ({"curve": "besier"}, InputError, "curve is 'besier'; allowed: identity, bezier, linear."),
         ({"logic": "fuzzy"}, InputError, "logic is 'fuzzy'; allowed: product, godel."),
         ({"classes": "none"}, InputError, "classes is 'none'; allowed: metric, all, present."),
-        ({"ignore_index": 1.5}, InputTypeError, "ignore_index is 1.5; an integer label is wanted."),
-        ({"ignore_index": True}, InputTypeError, "ignore_index is True; an integer label is wanted."),
+        (
+            {"ignore_index": 1.5},
+            InputTypeError,
+            "ignore_index is 1.5; an integer label is wanted. With -1 no pixel is ignored.",
+        ),
+        (
+            {"ignore_index": True},
+            InputTypeError,
+            "ignore_index is True; an integer label is wanted. With -1 no pixel is ignored.",
+        ),
         ({"reduce_over_ranks": 2}, InputTypeError, "reduce_over_ranks is 2; True or False is wanted."),
     ],
 )

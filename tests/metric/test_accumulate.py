@@ -428,6 +428,12 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             InputError,
             "scores are NaN at 1 of 2 pixels; no class is the best there.",
         ),
+        (
+            torch.tensor(1),
+            torch.tensor(1),
+            InputError,
+            "prediction is a single label; label maps (N, *S) are wanted.",
+        ),
     ],
 )
 def test_mistakes_in_a_batch(guess: Any, truth: Any, kind: type[Exception], expected: str) -> None:
@@ -464,12 +470,19 @@ def test_mistakes_in_a_mask(mask: Any, kind: type[Exception], expected: str) -> 
         (("miou", 0), "num_classes is 0; a whole number of 1 or more is wanted."),
         (("miou", 2.0), "num_classes is 2.0; a whole number of 1 or more is wanted."),
         (("miou", True), "num_classes is True; a whole number of 1 or more is wanted."),
+        (("miou", 2, None), "ignore_index is None; an integer label is wanted. With -1 no pixel is ignored."),
+        (("miou", 2, 255.0), "ignore_index is 255.0; an integer label is wanted. With -1 no pixel is ignored."),
     ],
 )
 def test_mistakes_in_the_arguments(arguments: tuple[Any, ...], expected: str) -> None:
     with pytest.raises(InputError) as caught:
         Accumulator(metric(arguments[0]), *arguments[1:])
     assert str(caught.value) == expected
+
+
+def test_metrics_have_names() -> None:
+    with pytest.raises(InputTypeError, match=r"metrics is a list; a mapping of names"):
+        Accumulators(["miou"], 3)  # type: ignore[arg-type]
 
 
 def test_what_is_no_metric() -> None:

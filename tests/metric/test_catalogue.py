@@ -129,6 +129,9 @@ def test_each_entry_has_its_golden_text(name: str) -> None:
     assert METRICS[name].__doc__
 
 
+COMMON = ("background", "worst")
+
+
 def test_each_entry_says_what_it_is() -> None:
     for name, build in METRICS.items():
         text = inspect.getdoc(build) or ""
@@ -138,6 +141,8 @@ def test_each_entry_says_what_it_is() -> None:
         assert form in text.split("\n\n")[0], name
         options = inspect.signature(build).parameters
         assert ("worst" in options) == (form != "(D)"), name
+        for word in ["gnored pixels", "class", "Source: ", *(f"`{option}" for option in options if option in COMMON)]:
+            assert word in " ".join(text.split("\n\n", 1)[1].split()).replace("Class", "class"), (name, word)
     assert "`macc_i` by its other name" in (METRICS["recall_i"].__doc__ or "")
     assert "Salehi" in (METRICS["tversky_c"].__doc__ or "")
 

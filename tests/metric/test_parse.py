@@ -425,6 +425,7 @@ def test_ways_to_name_a_metric() -> None:
     assert metric("miou", background=False) is METRICS["miou"](background=False)
     assert metric({"name": "biou", "radius": 3}) is METRICS["biou"](radius=3)
     assert metric({"name": "biou", "radius": 3}, background=True) is METRICS["biou"](radius=3, background=True)
+    assert metric("miou_i(background=True, worst=None)") is METRICS["miou_i"]()  # as `autosegloss metrics` writes it
     assert metric({"name": "1 - miou"}) is 1 - miou
     assert asl.metric("1 - miou") is 1 - miou
 

@@ -167,6 +167,24 @@ def test_a_picture_may_be_missing_where_that_is_allowed(folder: Path) -> None:
     assert len(shown) == 4 * 3 - 1
 
 
+def test_a_picture_of_measurements_may_have_holes(folder: Path) -> None:
+    picture = folder / "images/plain.png"
+    data = picture.read_bytes()
+    picture.unlink()
+    values = np.linspace(-5, 5, 60 * 90, dtype=np.float32).reshape(60, 90)
+    values[:, :10], values[:, 80:] = np.nan, np.inf
+    Image.fromarray(values).save(picture.with_suffix(".tif"))
+    try:
+        images = {image["alt"]: image for image in Page(sheet(folder)).all("img")}
+    finally:
+        picture.with_suffix(".tif").unlink()
+        picture.write_bytes(data)
+        sheet(folder)
+    shown = pixels(images["the image plain"])[..., 0]
+    assert shown[0, 20] < 20
+    assert shown[-1, 70] > 235
+
+
 def test_the_colours_of_classes_differ() -> None:
     assert all(np.abs(np.subtract(class_colour(a), class_colour(b))).sum() > 40 for a, b in combinations(range(24), 2))
     assert len({class_colour(c) for c in range(256)}) > 250

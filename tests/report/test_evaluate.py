@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -421,6 +422,41 @@ def test_allow_missing_still_refuses_what_is_wrong(maps, tmp_path: Path, capsys,
     assert said in error
 
 
+def test_a_name_is_the_same_in_both_forms_of_unicode(tmp_path: Path, capsys) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "über/größe") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    write(tmp_path / "pred" / f"{decomposed}.png", np.zeros((3, 3)))
+    write(tmp_path / "target" / f"{composed}.png", np.zeros((3, 3)))
+    found = evaluation(command(tmp_path, "--worst", "1"), capsys)
+    assert found["metrics"][0]["worst"] == [{"image": composed, "score": 1.0}]
+
+
+def test_a_name_that_is_no_text(maps, tmp_path: Path, capsys) -> None:
+    (tmp_path / "pred/void.png").rename(tmp_path / os.fsdecode(b"pred/\xff.png"))
+    status, text, error = run(command(tmp_path, *outputs(tmp_path)), capsys)
+    assert (status, text) == (2, "")
+    path = f"{tmp_path}/pred/\\udcff.png"
+    assert error == f"DataError: '{path}': the name is no text in UTF-8; rename the file.\n"
+
+
+def test_a_folder_with_the_name_of_a_file_is_no_map(maps, tmp_path: Path, capsys) -> None:
+    before = evaluation(command(tmp_path), capsys)
+    for folder in ("pred", "target"):
+        (tmp_path / folder / "b.png").rename(tmp_path / "moved.png")
+        (tmp_path / folder / "b.png").mkdir()
+        (tmp_path / "moved.png").rename(tmp_path / folder / "b.png" / "b.png")
+    assert evaluation(command(tmp_path), capsys)["metrics"] == before["metrics"]
+
+
+def test_a_link_that_leads_nowhere(maps, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "pred/void.png"
+    path.unlink()
+    path.symlink_to("nowhere.png")
+    status, _, error = run(command(tmp_path), capsys)
+    assert status == 2
+    assert f"files that can't be read (1):\n  {path}: No such file or directory\n" in error
+
+
 def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
     for name, (height, width) in SIZES.items():
         path = tmp_path / "images" / f"{name}.jpg"
@@ -432,12 +468,16 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
     (tmp_path / "images/a.jpg").unlink()
     (tmp_path / "images/b.jpg").write_bytes(b"?")
     Image.new("RGB", (5, 4)).save(tmp_path / "images/void.jpg")
+    broken = tmp_path / "images/one class.png"
+    Image.open(broken.with_suffix(".jpg")).save(broken)
+    broken.with_suffix(".jpg").unlink()
+    broken.write_bytes(broken.read_bytes()[:-24])  # its header is whole
     status, _, error = run(command(tmp_path, *options), capsys)
     assert status == 2
     assert error == (
-        "DataError: 3 mistakes in the folders; nothing was evaluated or written.\n"
+        "DataError: 4 mistakes in the folders; nothing was evaluated or written.\n"
         f"labels without a picture in {tmp_path}/images (1):\n  a\n"
-        f"files that can't be read (1):\n  {tmp_path}/images/b.jpg: not a picture\n"
+        f"files that can't be read (2):\n  {tmp_path}/images/b.jpg: not a picture\n  {broken}: damaged: ...\n"
         "sizes that differ (width x height) (1):\n  void: prediction 4 x 4, label 4 x 4, picture 5 x 4\n" + HINT
     )
     assert not (tmp_path / "sheet.html").exists()
@@ -462,6 +502,7 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
         (["--worst", "0"], "InputError: --worst 0: the number of images a list shows is 1 or more.\n"),
         (["--images", "target"], "InputError: --images: the pictures are shown in the contact sheet; "),
         (["--sheet", "nowhere/sheet.html"], "InputError: nowhere/sheet.html: can't be written: "),
+        (["--json", "out", "--sheet", "pred/../out"], "InputError: out: --json and --sheet name the same file.\n"),
         (["--json", "pred"], "InputError: pred: can't be written: it is a folder, or its folder does not exist.\n"),
     ],
 )
@@ -487,5 +528,5 @@ def test_files_that_are_no_maps_are_passed_over(maps, tmp_path: Path, capsys) ->
 
 
 def test_a_file_that_vanished(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="No such file"):
         read_labels(tmp_path / "x.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def files_by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     """The files below a folder with one of the endings, by path without ending; hidden ones are passed over.
 
     Raises:
-        DataError: There is no such folder, nothing in it, or two files have one name.
+        DataError: There is no such folder, nothing in it, or two files have one name, or one that is no text.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder.")
@@ -30,11 +31,14 @@ def files_by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     for path in sorted(folder.rglob("*")):
         ending = next((ending for ending in endings if path.name.lower().endswith(ending.lower())), None)
         place = path.relative_to(folder)
-        if ending is not None and not any(part.startswith(".") for part in place.parts):
-            name = place.as_posix()[: -len(ending)]
-            if name in found:
-                raise DataError(f"{path} and {found[name]} have one name; files are paired by it.")
-            found[name] = path
+        if ending is None or path.is_dir() or any(part.startswith(".") for part in place.parts):
+            continue
+        name = unicodedata.normalize("NFC", place.as_posix()[: -len(ending)])
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise DataError(f"{str(path)!a}: the name is no text in UTF-8; rename the file.")
+        if name in found:
+            raise DataError(f"{path} and {found[name]} have one name; files are paired by it.")
+        found[name] = path
     if not found:
         raise DataError(f"{folder}: no {', '.join(endings)} file in this folder or below it.")
     return found
@@ -85,4 +89,8 @@ def read_picture(path: Path) -> Image.Image:
 
 def why_unreadable(error: Exception, wanted: str) -> str:
     """What to say of a file that Pillow can't read."""
-    return f"not a {wanted}" if isinstance(error, UnidentifiedImageError) else f"damaged: {error}"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a {wanted}"
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of the decoder
+        return error.strerror
+    return f"damaged: {error}"
