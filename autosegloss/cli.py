@@ -29,6 +29,7 @@ from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, s
 from autosegloss.report.html import contact_sheet
 from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog, status_record, together
 from autosegloss.report.plots import plot_loss, text_plot
+from autosegloss.report.scale import bench_scale
 from autosegloss.search import search
 from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE, status
 
@@ -242,6 +243,13 @@ def _bench_algorithms(given: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {Path(given.out)}/toys.json and toys.md", markup=False)
 
 
+def _bench_scale(given: argparse.Namespace, console: Console) -> None:
+    with console.status("simulating, about ten minutes", spinner="line"):
+        tables = bench_scale(Path(given.out), given.seeds)
+    console.print(tables, markup=False)
+    console.print(f"wrote {Path(given.out)}/scale.json and scale.md", markup=False)
+
+
 def _schema(given: argparse.Namespace, console: Console) -> None:
     console.print(json.dumps(json_schema(), indent=2), markup=False)
 
@@ -345,6 +353,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
     command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
     command.set_defaults(run=_bench_algorithms)
+
+    command = benches.add_parser("scale", help="searches on a thousand simulated slots: what waiting costs, and saves")
+    command.add_argument("--seeds", type=int, default=5, metavar="K", help="searches of each setting; default: 5")
+    command.add_argument("--out", default="results/scale", metavar="DIR", help="default: results/scale")
+    command.set_defaults(run=_bench_scale)
 
     command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
     command.set_defaults(run=_schema)
