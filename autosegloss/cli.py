@@ -8,10 +8,9 @@ import json
 import shlex
 import sys
 import textwrap
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 from rich.console import Console
@@ -25,16 +24,17 @@ from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
 from autosegloss.report.bench_algorithms import CONTESTANTS, bench_algorithms
 from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, compare
+from autosegloss.report.display import Display, status_text
 from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
 from autosegloss.report.html import contact_sheet
+from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog, status_record, together
 from autosegloss.report.plots import plot_loss, text_plot
 from autosegloss.report.retrain import retrain
-from autosegloss.report.tables import comparison, metric_label
+from autosegloss.report.scale import bench_scale
 from autosegloss.search import search
 from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE, status
 from autosegloss.search.journal import Job
-from autosegloss.search.study import Study
 
 BAD_INPUT, FAILED = 2, 1
 _WORST = 5  # images of each list of a contact sheet, unless said
@@ -60,19 +60,19 @@ def _search(given: argparse.Namespace, console: Console) -> None:
     if given.dry_run:
         console.print(dry_run(config, given.runner).to_text(), markup=False)
         return
-    folder = Path(given.out) if given.out else Path("results", Path(given.config).stem)
-    target = metric_label(config)
-    console.print(f"searching a loss for {target}; writing to {folder}/")
-    with Display(console) as display:
-        result = search(config, runner=given.runner, out=folder, resume=given.resume, observer=display.update)
-    console.print(comparison(result, target))
-    gain = {name: row["target"] for name, row in result.scores.items()}
-    console.print(
-        f"{target}: cross-entropy {100 * gain['cross-entropy'].mean:.1f}, "
-        f"before the search {100 * gain['identity'].mean:.1f}, "
-        f"found loss {100 * gain['found'].mean:.1f} ({result.findings.label})."
-    )
-    console.print(f'loss: {folder / LOSS_FILE}; in a trainer: loss = autosegloss.load_loss("{folder / LOSS_FILE}")')
+    name = Path(given.config).stem
+    folder = Path(given.out) if given.out else Path("results", name)
+    workers = 1 if given.runner == "serial" else config.resources.workers
+    report: JsonLog | Display = JsonLog(name, folder) if given.json_logs else Display(console, config, workers, folder)
+    scalars = ScalarLog(folder / SCALARS_FOLDER) if given.tensorboard else None
+    with ExitStack() as stack:
+        stack.enter_context(report)
+        observers = [report.update]
+        if scalars is not None:
+            stack.enter_context(scalars)
+            observers.append(scalars.update)
+        result = search(config, runner=given.runner, out=folder, resume=given.resume, observer=together(*observers))
+    report.end(result)
 
 
 def _overrides(given: argparse.Namespace) -> list[str]:
@@ -140,26 +140,10 @@ def _command(name: str, given: argparse.Namespace) -> str:
 
 def _status(given: argparse.Namespace, console: Console) -> None:
     found = status(given.folder)
-    study = found.study
-    state = (
-        "finished"
-        if study.finished
-        else "running"
-        if found.running
-        else "stopped; continue with: autosegloss search CONFIG --resume"
-    )
-    console.print(f"{metric_label(found.config)}: {state}", markup=False)
-    stage = "finals" if len(study.steps) == study.step_count else f"step {len(study.steps)} of {study.step_count}"
-    console.print(f"{stage}; {study.done} of {study.total} trials done, {study.failed} failed")
-    for step in study.steps:
-        console.print(f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, {step.failed} failed")
-    if study.best is not None:
-        job, outcome = study.best
-        console.print(f"best trial: sample {job.index} of step {job.step}, reward {outcome.reward:.4f}; it has")
-        console.print("  " + ", ".join(f"{name} {value:.3f}" for name, value in outcome.metrics.items()))
-    if study.finished:
-        findings = study.findings()
-        console.print(f"found: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
+    if given.json:
+        print(json.dumps(status_record(found), allow_nan=False))
+    else:
+        console.print(status_text(found), markup=False)
 
 
 def _export(given: argparse.Namespace, console: Console) -> None:
@@ -290,68 +274,15 @@ def _bench_algorithms(given: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {Path(given.out)}/toys.json and toys.md", markup=False)
 
 
+def _bench_scale(given: argparse.Namespace, console: Console) -> None:
+    with console.status("simulating, about ten minutes", spinner="line"):
+        tables = bench_scale(Path(given.out), given.seeds)
+    console.print(tables, markup=False)
+    console.print(f"wrote {Path(given.out)}/scale.json and scale.md", markup=False)
+
+
 def _schema(given: argparse.Namespace, console: Console) -> None:
     console.print(json.dumps(json_schema(), indent=2), markup=False)
-
-
-class Display:
-    """The progress of a search: a live line on a terminal, a line for each step elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.fields[stage]}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[best]}"),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("search", total=None, stage="preparing", best="", left="")
-        self._begun: tuple[float, int] | None = None
-        self._steps = 0
-
-    def __enter__(self) -> Display:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def update(self, study: Study) -> None:
-        """Show where the study stands; its observer."""
-        if self._begun is None:
-            self._begun, self._steps = (time.monotonic(), study.done), len(study.steps)
-        stage = "finals" if len(study.steps) == study.step_count else f"step {len(study.steps)} of {study.step_count}"
-        self._progress.update(
-            self._task, total=study.total, completed=study.done, stage=stage, best=_best(study), left=self._left(study)
-        )
-        if not self._console.is_terminal and len(study.steps) > self._steps:
-            self._steps = len(study.steps)
-            step = study.steps[-1]
-            self._console.print(
-                f"step {step.step} of {study.step_count} done: mean reward {step.mean:.4f}, "
-                f"{_best(study)}, {self._left(study)}"
-            )
-
-    def _left(self, study: Study) -> str:
-        assert self._begun is not None  # set by the first update, which calls this
-        start, done = self._begun
-        if study.done == done:
-            return ""
-        seconds = (time.monotonic() - start) / (study.done - done) * (study.total - study.done)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
-
-
-def _best(study: Study) -> str:
-    failed = f", {study.failed} failed" if study.failed else ""
-    if study.best is None:
-        return failed.removeprefix(", ")
-    job, outcome = study.best
-    return f"best {outcome.reward:.4f} (sample {job.index} of step {job.step}){failed}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -395,6 +326,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--dry-run", action="store_true", help="check everything, measure one iteration, tell the cost, write nothing"
     )
+    command.add_argument("--json-logs", action="store_true", help="one JSON object a line on standard output")
+    command.add_argument("--tensorboard", action="store_true", help=f"scalars for TensorBoard, in DIR/{SCALARS_FOLDER}")
     command.set_defaults(run=_search)
 
     command = commands.add_parser(
@@ -421,6 +354,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("status", help="where the search in a folder stands, running or not")
     command.add_argument("folder", metavar="DIR", help="the folder a search writes to")
+    command.add_argument("--json", action="store_true", help="as one JSON object")
     command.set_defaults(run=_status)
 
     command = commands.add_parser("export", help="copy the loss of a finished search to a file")
@@ -475,6 +409,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
     command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
     command.set_defaults(run=_bench_algorithms)
+
+    command = benches.add_parser("scale", help="searches on a thousand simulated slots: what waiting costs, and saves")
+    command.add_argument("--seeds", type=int, default=5, metavar="K", help="searches of each setting; default: 5")
+    command.add_argument("--out", default="results/scale", metavar="DIR", help="default: results/scale")
+    command.set_defaults(run=_bench_scale)
 
     command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
     command.set_defaults(run=_schema)

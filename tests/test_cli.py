@@ -64,7 +64,7 @@ def test_status_of_a_search_finished_stopped_or_running(
     code, text, _ = run("status", str(out), capsys=capsys)
     assert code == 0
     assert text.startswith("miou: finished\nfinals; 10 of 10 trials done, 0 failed\nstep 0: mean reward 0.")
-    assert "best trial: sample " in text
+    assert "\nbest so far 0." in text
     assert "\nfound: " in text
 
     # Stopped within the second step, in the middle of a line; nothing is mended here.
@@ -75,7 +75,7 @@ def test_status_of_a_search_finished_stopped_or_running(
     code, text, _ = run("status", str(out), capsys=capsys)
     assert code == 0
     assert text.startswith(
-        "miou: stopped; continue with: autosegloss search CONFIG --resume\nstep 1 of 2; 3 of 10 trials"
+        "miou: stopped; continue with: autosegloss search CONFIG --resume\n1 of 2 steps; 3 of 10 trials"
     )
     assert journal.read_bytes() == torn
 

@@ -98,7 +98,7 @@ def search(
             own.
         out: The folder to write to; `results/<name of the file>` by default.
         resume: Whether to continue the search in that folder.
-        observer: Called with the study after each trial.
+        observer: Called with the study at the start and after each trial.
 
     Returns:
         The loss found and how it compares.
@@ -119,9 +119,9 @@ def search(
             _refuse_another_configuration(folder, settled)
         replace_text(folder / CONFIG_FILE, dump_config(settled))
         study = study_of(settled, journal, observer)
+        if observer is not None:
+            observer(study)
         if not study.finished:
-            if observer is not None:
-                observer(study)
             chosen.run(study, Objective(proxy.prepare()))
         return _result(settled, folder, study.findings())
 
@@ -139,6 +139,11 @@ class Status:
     config: StudyConfig
     study: Study
     running: bool
+
+    @property
+    def state(self) -> Literal["finished", "running", "stopped"]:
+        """In one word."""
+        return "finished" if self.study.finished else "running" if self.running else "stopped"
 
 
 def status(folder: str | os.PathLike[str]) -> Status:
@@ -205,7 +210,7 @@ def _result(config: StudyConfig, folder: Path, findings: Findings) -> Result:
         "found": findings.label,
         "theta": list(findings.theta),
         "reward": findings.reward,
-        "validation": {name: {m: asdict(score) for m, score in row.items()} for name, row in scores.items()},
+        "validation": scores_record(scores),
         "seeds": list(findings.seeds),
         "configuration": fingerprint(config),
         "versions": versions(),
@@ -218,6 +223,11 @@ def _scores(final: Final) -> dict[str, Score]:
     """Per metric over the seeds that ended; the target first."""
     runs = [run for run in final.validation if run]
     return {name: Score.of([run[name] for run in runs]) for name in (runs[0] if runs else {})}
+
+
+def scores_record(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores as JSON has them."""
+    return {name: {each: asdict(score) for each, score in row.items()} for name, row in scores.items()}
 
 
 def versions() -> dict[str, str]:

@@ -80,6 +80,8 @@ class Study:
         """Trials that ended without a reward."""
         self.best: Trial | None = None
         """The trial of the search with the highest reward so far; with a guard, of the steps done."""
+        self.last: Trial | None = None
+        """The trial recorded last; None if there was none since the study began or was resumed."""
         self.seconds = 0.0
         """Time the finished trials took, added up over workers."""
 
@@ -154,6 +156,7 @@ class Study:
         outcome = outcome.checked()
         self._journal.append(job, outcome)
         self._running.remove(job.place)
+        self.last = job, outcome
         refusal = self._take(batch, job, outcome)
         if refusal is not None:
             raise SearchError(f"{refusal}\nThe journal is safe; continue with --resume.")

@@ -1,0 +1,149 @@
+"""What a search shows of itself: live on a terminal, as a line for each step elsewhere, and as its status later."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autosegloss.config import StudyConfig
+from autosegloss.metric import METRICS, metric
+from autosegloss.report.tables import comparison, metric_label
+from autosegloss.search.api import LOSS_FILE, Result, Status
+from autosegloss.search.study import Step, Study
+
+_BESIDE = ("miou", "macc", "gacc", "bf1")
+"""Metrics of the best trial that are shown beside its reward: each misses what another one sees."""
+
+
+class Display:
+    """The progress of a search: a live display on a terminal, a line for each step elsewhere.
+
+    Args:
+        console: Where to show it.
+        config: The configuration of the search.
+        workers: Trials side by side, for the estimate of the time left.
+        folder: The folder of the search.
+    """
+
+    def __init__(self, console: Console, config: StudyConfig, workers: int, folder: Path) -> None:
+        self._console = console
+        self._config = config
+        self._workers = workers
+        self._folder = folder
+        self._study: Study | None = None
+        self._steps = 0
+        self._left: float | None = None
+        self._since = 0.0
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Display:
+        target = metric_label(self._config)
+        self._console.print(f"searching a loss for {target}; writing to {self._folder}/", markup=False)
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def update(self, study: Study) -> None:
+        """Show where the study stands; its observer."""
+        if self._study is None:
+            self._study, self._steps = study, len(study.steps)
+        if study.done:
+            self._left, self._since = seconds_left(study, self._workers), time.monotonic()
+        if not self._console.is_terminal:
+            for step in study.steps[self._steps :]:
+                done = f"{step.step + 1} of {study.step_count} steps, {self._left_text(study)}"
+                self._console.print(f"{step_text(step)}; {best_text(study, self._config)}; {done}", markup=False)
+        self._steps = len(study.steps)
+
+    def end(self, result: Result) -> None:
+        """Show what was found."""
+        target, loss = metric_label(self._config), self._folder / LOSS_FILE
+        self._console.print(comparison(result, target))
+        gain = {name: row["target"] for name, row in result.scores.items()}
+        self._console.print(
+            f"{target}: cross-entropy {100 * gain['cross-entropy'].mean:.1f}, "
+            f"before the search {100 * gain['identity'].mean:.1f}, "
+            f"found loss {100 * gain['found'].mean:.1f} ({result.findings.label}).\n"
+            f'loss: {loss}; in a trainer: loss = autosegloss.load_loss("{loss}")',
+            markup=False,
+        )
+
+    def _render(self) -> RenderableType:
+        """The live display; it is drawn several times a second, so that the time left runs down between trials."""
+        study = self._study
+        if study is None:
+            return Text("preparing")
+        first = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=study.total, completed=study.done, width=24)
+        first.add_row(stage_text(study), bar, f"{study.done} of {study.total} trials", self._left_text(study))
+        lines = [f"{study.running} running, {study.failed} failed"]
+        lines += [step_text(step) for step in study.steps[-1:]]
+        lines += [best_text(study, self._config)] if study.best is not None else []
+        return Group(first, *map(Text, lines))
+
+    def _left_text(self, study: Study) -> str:
+        if self._left is None:
+            return ""
+        if not study.running:  # the clock stands still until the workers have started
+            self._since = time.monotonic()
+        left = max(0.0, self._left - (time.monotonic() - self._since))
+        return f"about {timedelta(seconds=round(left))} left"
+
+
+def seconds_left(study: Study, workers: int) -> float:
+    """Estimate of the time to the end of a study some of whose trials are done: as they took on average, side by side.
+
+    It needs nothing but the journal, so that it is as good right after a resume.
+    """
+    return study.seconds / study.done * (study.total - study.done) / workers
+
+
+def stage_text(study: Study) -> str:
+    """The part of its plan that a study is in."""
+    done = len(study.steps)
+    return "finals" if done == study.step_count else f"{done} of {study.step_count} steps"
+
+
+def step_text(step: Step) -> str:
+    """A step that is done."""
+    return f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, {step.failed} failed"
+
+
+def best_text(study: Study, config: StudyConfig) -> str:
+    """The best trial so far: its reward, the metrics that a guard names, and a few that are always good to know."""
+    if study.best is None:
+        return "no best trial yet"
+    job, outcome = study.best
+    target = metric(config.metric)
+    names = dict.fromkeys([*config.guard, *(name for name in _BESIDE if METRICS[name]() != target)])
+    metrics = ", ".join(f"{name} {outcome.metrics[name]:.3f}" for name in names if name in outcome.metrics)
+    return f"best so far {outcome.reward:.4f} (sample {job.index} of step {job.step}): {metrics}"
+
+
+def status_text(found: Status) -> str:
+    """The status of a search, a few lines and one for each step."""
+    study = found.study
+    advice = "; continue with: autosegloss search CONFIG --resume" if found.state == "stopped" else ""
+    lines = [
+        f"{metric_label(found.config)}: {found.state}{advice}",
+        f"{stage_text(study)}; {study.done} of {study.total} trials done, {study.failed} failed",
+        *map(step_text, study.steps),
+        best_text(study, found.config),
+    ]
+    if study.finished:
+        findings = study.findings()
+        lines.append(f"found: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
+    return "\n".join(lines)
