@@ -1,4 +1,4 @@
-"""The command line: `autosegloss search | status | compare | export | show | metrics | evaluate | bench | schema`."""
+"""The command line: `autosegloss search | status | compare | retrain | export | show | evaluate | bench` and others."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from autosegloss.report.bench import bench_metrics
 from autosegloss.report.bench_algorithms import CONTESTANTS, bench_algorithms
 from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, compare
 from autosegloss.report.display import Display, status_text
+from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
 from autosegloss.report.html import contact_sheet
 from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog, status_record, together
 from autosegloss.report.plots import plot_loss, text_plot
+from autosegloss.report.retrain import retrain
 from autosegloss.report.scale import bench_scale
 from autosegloss.search import search
 from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE, status
+from autosegloss.search.journal import Job
 
 BAD_INPUT, FAILED = 2, 1
 _WORST = 5  # images of each list of a contact sheet, unless said
@@ -54,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _search(given: argparse.Namespace, console: Console) -> None:
     config = load_config(given.config, _overrides(given))
+    if given.dry_run:
+        console.print(dry_run(config, given.runner).to_text(), markup=False)
+        return
     name = Path(given.config).stem
     folder = Path(given.out) if given.out else Path("results", name)
     workers = 1 if given.runner == "serial" else config.resources.workers
@@ -76,9 +82,6 @@ def _overrides(given: argparse.Namespace) -> list[str]:
 def _compare(given: argparse.Namespace, console: Console) -> None:
     config = load_config(given.config, _overrides(given))
     folder = Path(given.out) if given.out else Path("results", "compare", Path(given.config).stem)
-    # What decides the numbers, and nothing else: the same table wherever and however it is made.
-    command = ["autosegloss", "compare", given.config, *(part for name in given.loss for part in ("--loss", name))]
-    command += ["--seeds", str(given.seeds), *(part for override in given.set for part in ("--set", override))]
     with Progress(
         TextColumn("comparing"),
         BarColumn(bar_width=24),
@@ -100,11 +103,39 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
             seeds=given.seeds,
             runner=given.runner,
             resume=given.resume,
-            command=shlex.join(command),
+            command=_command("compare", given),
             observer=update,
         )
     console.print(table.to_markdown(), markup=False)
     console.print(f"wrote {folder / TABLE_FILE} and {folder / MARKDOWN_FILE}", markup=False)
+
+
+def _retrain(given: argparse.Namespace, console: Console) -> None:
+    config = load_config(given.config, given.set)
+    folder = Path(given.out) if given.out else Path("results", "retrain", Path(given.config).stem)
+    total = config.retrain.iterations
+
+    def progress(job: Job, iteration: int) -> None:
+        console.print(f"`{given.loss[job.index]}`, seed {job.seed}: {iteration} of {total} iterations", markup=False)
+
+    table = retrain(
+        config,
+        given.loss,
+        folder,
+        seeds=given.seeds,
+        resume=given.resume,
+        command=_command("retrain", given),
+        progress=progress,
+    )
+    if table is not None:
+        console.print(table.to_markdown(), markup=False)
+        console.print(f"wrote {folder / TABLE_FILE} and {folder / MARKDOWN_FILE}", markup=False)
+
+
+def _command(name: str, given: argparse.Namespace) -> str:
+    """What decides the numbers of a table, and nothing else: the same one wherever and however it is made."""
+    command = ["autosegloss", name, given.config, *(part for loss in given.loss for part in ("--loss", loss))]
+    return shlex.join([*command, "--seeds", str(given.seeds), *(part for key in given.set for part in ("--set", key))])
 
 
 def _status(given: argparse.Namespace, console: Console) -> None:
@@ -269,6 +300,18 @@ def _add_study(command: argparse.ArgumentParser, what: str, out: str) -> None:
     )
     command.add_argument("--out", metavar="DIR", help=f"where to write; default: {out}")
     command.add_argument("--resume", action="store_true", help=f"continue the {what} in that folder")
+
+
+def _add_losses(command: argparse.ArgumentParser, seeds: int) -> None:
+    """The arguments of a command that trains with losses."""
+    command.add_argument(
+        "--loss", action="append", default=[], metavar="NAME", help="a loss by name, or a loss file; give it again"
+    )
+    command.add_argument("--seeds", type=int, default=seeds, metavar="K", help=f"runs of each loss; default: {seeds}")
+
+
+def _add_runner(command: argparse.ArgumentParser) -> None:
+    """The arguments of a command that runs trials side by side."""
     command.add_argument("--workers", metavar="N", help="trials side by side (resources.workers)")
     command.add_argument("--runner", choices=("ray", "serial"), default="ray", help="default: ray")
 
@@ -279,6 +322,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("search", help="search the loss that trains best for a metric")
     _add_study(command, "search", "results/<name of the file>")
+    _add_runner(command)
+    command.add_argument(
+        "--dry-run", action="store_true", help="check everything, measure one iteration, tell the cost, write nothing"
+    )
     command.add_argument("--json-logs", action="store_true", help="one JSON object a line on standard output")
     command.add_argument("--tensorboard", action="store_true", help=f"scalars for TensorBoard, in DIR/{SCALARS_FOLDER}")
     command.set_defaults(run=_search)
@@ -289,12 +336,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Train the proxy of a configuration with each loss on the same fresh seeds, and compare all with "
         "the first on the validation set.",
     )
-    command.add_argument(
-        "--loss", action="append", default=[], metavar="NAME", help="a loss by name, or a loss file; give it again"
-    )
-    command.add_argument("--seeds", type=int, default=5, metavar="K", help="runs of each loss; default: 5")
+    _add_losses(command, seeds=5)
     _add_study(command, "comparison", "results/compare/<name of the file>")
+    _add_runner(command)
     command.set_defaults(run=_compare)
+
+    command = commands.add_parser(
+        "retrain",
+        help="train with a loss to the end of a full schedule",
+        description="Train as the section `retrain` of the configuration says, on the whole training set, and measure "
+        "every metric on the validation set. Under torchrun, as `torchrun --nproc-per-node 2 -m autosegloss.cli "
+        "retrain ...`, its processes train together.",
+    )
+    _add_losses(command, seeds=1)
+    _add_study(command, "retraining", "results/retrain/<name of the file>")
+    command.set_defaults(run=_retrain)
 
     command = commands.add_parser("status", help="where the search in a folder stands, running or not")
     command.add_argument("folder", metavar="DIR", help="the folder a search writes to")

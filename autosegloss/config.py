@@ -108,14 +108,17 @@ class Data(_Named):
     """The data set that proxies train on; further keys are its options, which it checks itself."""
 
     name: str = "shapes"
-    """The data set: `shapes` (made on the spot) or `nuclei` (a real image; needs the extra `samples`)."""
+    """The data set: `shapes` (made on the spot), `nuclei` or `mni152` (real images; need the extra `samples`), `folder`
+    (images and masks of your own), `voc`, `cityscapes`, `ade20k` (in their official layouts), or `module:function`."""
 
 
-class Network(_Section):
-    """The network that proxies train."""
+class Network(_Named):
+    """The network that proxies train; further keys are its options."""
 
     name: str = "unet_small"
-    """The network: `unet_small`, about 60 thousand parameters."""
+    """The network: `unet_small`, about 60 thousand parameters; `smp:ARCHITECTURE/ENCODER` of
+    segmentation_models_pytorch, `transformers:segformer` or `transformers:upernet` (extra `networks`); or
+    `module:function` for one of your own, (in_channels, num_classes) -> torch.nn.Module."""
 
 
 class Start(_Section):
@@ -124,7 +127,17 @@ class Start(_Section):
     regime: Literal["encoder", "scratch", "checkpoint"] = "encoder"
     """`encoder`: a pretrained encoder, fresh decoder and head; `scratch`: nothing; `checkpoint`: all pretrained."""
     iterations: Count = 200
-    """Iterations of the pretraining, done once a study; `scratch` has none."""
+    """Iterations of the pretraining, done once a study; `scratch` has none, nor has a start from a file."""
+    weights: str | None = None
+    """A file of weights to start from in place of the pretraining, of torch.save or .safetensors: with `encoder` of the
+    encoder, alone or within a whole network of any number of classes; with `checkpoint` of all of the network."""
+
+    @model_validator(mode="after")
+    def _used(self) -> Start:
+        """Refuse a file that nothing would read."""
+        if self.weights is not None and self.regime == "scratch":
+            raise ValueError("regime `scratch` reads no `weights`; take `encoder` or `checkpoint`")
+        return self
 
 
 class Labels(_Named):
@@ -145,6 +158,28 @@ class Train(_Section):
     """`sgd` (Nesterov momentum) or `adamw`."""
     learning_rate: Positive | None = None
     """Peak learning rate; none is the optimizer's own, 0.1 for `sgd` and 0.003 for `adamw`."""
+    head_multiplier: Positive = 1.0
+    """The learning rate of all that is not the encoder, as a multiple of the encoder's (published: 10)."""
+    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
+    """The weight of the loss of an auxiliary head, where the network has one."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the forward pass: `float32`, or autocast to `bfloat16`, or on a GPU to `float16`. Losses run in float32."""
+    augment: Literal["flip", "full"] = "flip"
+    """How images are changed at random: `flip` mirrors half of them; `full` also scales them by 0.5 to 2, crops them to
+    their size, and changes brightness, contrast, saturation and hue, in the ranges of the published search."""
+
+
+class Retrain(Train):
+    """The full training with a loss, by `autosegloss retrain`; a search does not read it."""
+
+    iterations: Count = 20_000
+    """Iterations of a run."""
+    batch_size: Count = 16
+    """Images in a batch, of all processes together."""
+    data: dict[str, JsonValue] = {}
+    """Options of the data set in place of those of `proxy.data`, such as its size."""
+    checkpoint_every: Count = 500
+    """Iterations between two checkpoints."""
 
 
 class Proxy(_Section):
@@ -255,6 +290,7 @@ class StudyConfig(_Section):
     of a loss that lets them is reduced."""
     finalists: Finalists = Finalists()
     resources: Resources = Resources()
+    retrain: Retrain = Retrain()
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -301,17 +337,27 @@ def dump_config(config: StudyConfig) -> str:
     return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, width=120)
 
 
-_LATER = (("relaxation", "cross_entropy"), ("proxy", "labels"), ("search", "lag"), ("search", "searcher"))
+_LATER = (
+    ("relaxation", "cross_entropy"),
+    ("proxy", "labels"),
+    ("proxy", "start", "weights"),
+    ("proxy", "train", "head_multiplier"),
+    ("proxy", "train", "auxiliary_weight"),
+    ("proxy", "train", "precision"),
+    ("proxy", "train", "augment"),
+    ("search", "lag"),
+    ("search", "searcher"),
+)
 """Keys that joined the configuration after version 0.1, whose defaults do what was done before there was the key."""
 
 
 def fingerprint(config: StudyConfig) -> dict[str, Any]:
-    """What determines the result of a study: the resolved configuration less its resources.
+    """What determines the result of a study: the resolved configuration less its resources and the retraining.
 
     A key of `_LATER` stands in it only where it is not at its default, so that results and journals of before go on to
     name the configuration that they come from.
     """
-    content = config.model_dump(exclude={"resources"})
+    content = config.model_dump(exclude={"resources", "retrain"})
     for *sections, key in _LATER:
         settings, inner = config, content
         for name in sections:

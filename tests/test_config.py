@@ -17,6 +17,14 @@ from autosegloss.metric import metric
 SEARCH_CONFIGS = Path(__file__).parent.parent / "search_configs"
 SCHEMA = jsonschema.Draft202012Validator(json_schema())
 METRICS = ("miou", "fwiou", "macc", "gacc", "biou", "bf1")
+TRAIN = {
+    "optimizer": "sgd",
+    "learning_rate": None,
+    "head_multiplier": 1.0,
+    "auxiliary_weight": 0.4,
+    "precision": "float32",
+    "augment": "flip",
+}
 
 
 @pytest.fixture
@@ -55,8 +63,8 @@ def test_defaults_are_those_of_the_contract() -> None:
             "data": {"name": "shapes"},
             "labels": {"name": "hard"},
             "network": {"name": "unet_small"},
-            "start": {"regime": "encoder", "iterations": 200},
-            "train": {"iterations": 100, "batch_size": 8, "optimizer": "sgd", "learning_rate": None},
+            "start": {"regime": "encoder", "iterations": 200, "weights": None},
+            "train": TRAIN | {"iterations": 100, "batch_size": 8},
         },
         "search": {
             "algorithm": "ppo2",
@@ -75,6 +83,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "guard": {},
         "finalists": {"candidates": 3, "seeds": 3},
         "resources": {"workers": 2, "cpus": 1, "gpus": 0.0, "time_limit": None},
+        "retrain": TRAIN | {"iterations": 20_000, "batch_size": 16, "data": {}, "checkpoint_every": 500},
     }
 
 
@@ -133,6 +142,7 @@ def test_as_config_takes_every_form(study: Any) -> None:
 def test_fingerprint_changes_with_what_determines_the_result_only() -> None:
     base = fingerprint(as_config({"metric": "miou"}))
     assert base == fingerprint(as_config({"metric": "miou", "resources": {"workers": 9}}))
+    assert base == fingerprint(as_config({"metric": "miou", "retrain": {"iterations": 9}}))
     assert base != fingerprint(as_config({"metric": "miou", "search": {"seed": 1}}))
     smoothed = fingerprint(as_config({"metric": "miou", "proxy": {"labels": {"name": "smoothed"}}}))
     assert smoothed["proxy"].pop("labels") == {"name": "smoothed"}
@@ -190,7 +200,7 @@ def test_an_override_may_be_a_metric_with_an_equals_sign(study: Any) -> None:
         (
             "metric: miou\nlearning_rate: 3",
             "study.yaml:2: learning_rate: unknown key "
-            "(did you mean `proxy.train.learning_rate` or `search.learning_rate`?)",
+            "(did you mean `proxy.train.learning_rate` or `search.learning_rate` or `retrain.learning_rate`?)",
         ),
         (
             "metric: miou\nfinalists: {zzz: 3}",
@@ -288,7 +298,7 @@ def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
         (
             "bar.x=3",
             "--set bar.x=3: bar: unknown key; "
-            "the keys here are metric, relaxation, proxy, search, guard, finalists, resources",
+            "the keys here are metric, relaxation, proxy, search, guard, finalists, resources, retrain",
         ),
         (
             "metric.name.deeper=3",
@@ -476,6 +486,6 @@ def test_there_is_a_search_config_for_each_metric() -> None:
     soft = ("smoothing", "boundary", "distillation", "semi", "annotators")
     assert named == (
         {"quickstart": "miou", "nuclei_bf1": "bf1", "shapes_bf1_guarded": "bf1"}
-        | {f"shapes_{name}": name for name in METRICS}
+        | {f"{data}_{name}": name for data in ("shapes", "voc", "cityscapes") for name in METRICS}
         | {f"soft_{use}": "miou" for use in soft}
     )

@@ -120,20 +120,7 @@ def write_loss(loss: SurrogateLoss | MixedLoss, path: Path) -> None:
     Raises:
         LossFileError: The folder is missing or can't be written.
     """
-    if isinstance(loss, MixedLoss):
-        surrogate, head = loss.surrogate, {"version": _MIXED, "cross_entropy": loss.cross_entropy}
-    else:
-        surrogate, head = loss, {"version": 1}
-    content = {
-        "format": FORMAT,
-        **head,
-        "metric": str(surrogate.expr),
-        "logic": surrogate.logic,
-        "classes": surrogate.classes,
-        "curve": surrogate.curve,
-        "slots": {str(slot): curve.points for slot, curve in surrogate.curves.items()},
-        "provenance": loss.provenance,
-    }
+    content = loss_content(loss)
     try:
         text = _json(content) + "\n"
         text.encode()
@@ -145,13 +132,36 @@ def write_loss(loss: SurrogateLoss | MixedLoss, path: Path) -> None:
     replace_text(path, text)
 
 
+def loss_content(loss: SurrogateLoss | MixedLoss) -> dict[str, Any]:
+    """What the file of a loss holds."""
+    if isinstance(loss, MixedLoss):
+        surrogate, head = loss.surrogate, {"version": _MIXED, "cross_entropy": loss.cross_entropy}
+    else:
+        surrogate, head = loss, {"version": 1}
+    return {
+        "format": FORMAT,
+        **head,
+        "metric": str(surrogate.expr),
+        "logic": surrogate.logic,
+        "classes": surrogate.classes,
+        "curve": surrogate.curve,
+        "slots": {str(slot): curve.points for slot, curve in surrogate.curves.items()},
+        "provenance": loss.provenance,
+    }
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             draft = Path(folder, "draft")
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with draft.open("wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from autosegloss.errors import InputError
-from autosegloss.loss.classic import CLASSICS
+from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.loss.file import load_loss, presets
 from autosegloss.loss.mixed import MixedLoss
 from autosegloss.loss.surrogate import SurrogateLoss
@@ -19,7 +19,9 @@ _TERM = r"\s*([0-9.eE+-]+)\s*\*\s*(\S+)\s*"
 _MIX = re.compile(rf"{_TERM}\s\+\s{_TERM}")
 
 
-def named_loss(name: str, *, ignore_index: int = 255, counts: Sequence[int] | None = None) -> nn.Module:
+def named_loss(
+    name: str, *, ignore_index: int = 255, counts: Sequence[int] | None = None, reduce_over_ranks: bool = False
+) -> nn.Module:
     """The loss of a name, to call with (logits, target).
 
     Args:
@@ -27,6 +29,8 @@ def named_loss(name: str, *, ignore_index: int = 255, counts: Sequence[int] | No
             preset, a file or `generalized_dice`) with weights that sum to 1, as in `0.25*cross_entropy + 0.75*jml`.
         ignore_index: The label of ignored pixels.
         counts: The pixels of each class, (C,), which the weighted losses need; see `class_counts`.
+        reduce_over_ranks: Whether the sums of surrogates and cross-entropy run over the batches of all ranks of
+            torch.distributed; the other losses are of a rank's own batch.
 
     Raises:
         InputError: There is no such loss, it lacks its counts, or the mix is not of that form.
@@ -36,6 +40,14 @@ def named_loss(name: str, *, ignore_index: int = 255, counts: Sequence[int] | No
         >>> named_loss("0.25*cross_entropy + 0.75*jml").cross_entropy
         0.25
     """
+    loss = _named(name, ignore_index, counts)
+    for part in loss.modules():
+        if isinstance(part, SurrogateLoss | CrossEntropy):
+            part.reduce_over_ranks = reduce_over_ranks
+    return loss
+
+
+def _named(name: str, ignore_index: int, counts: Sequence[int] | None) -> nn.Module:
     mix = _MIX.fullmatch(name)
     if mix is None:
         return _single(name.strip(), ignore_index, counts)

@@ -1,35 +1,63 @@
-"""Batches of a training run: which images, in which order, flipped or not, as tensors."""
+"""Batches of a training run: which images, in which order, how they are changed, as tensors."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from autosegloss.proxy.data import IGNORE_INDEX, Split
 
 _Number = TypeVar("_Number", bound=np.generic)
 
+Augment = Literal["flip", "full"]
+"""How images are changed at random: `flip` mirrors half of them; `full` also scales, crops and recolours them."""
+
+# The ranges of `full` are those of the published code. Each change of colour comes with probability 1/2.
+SCALES = (0.5, 2.0)
+BRIGHTNESS = 32 / 127.5  # added to colours in [-1, 1], up to
+FACTORS = (0.5, 1.5)  # of contrast, and of saturation
+HUE = math.pi / 5  # turned by up to
+_NUMBERS = 11  # scale and two places, four changes of colour and whether each is made
+# From red, green and blue to luminance and two axes of colour (YIQ, of the NTSC standard).
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
 
 @dataclass(frozen=True)
 class Draws:
-    """What each iteration sees: image numbers, and which of them are flipped left to right, (iterations, batch)."""
+    """What each iteration sees.
+
+    Args:
+        order: Image numbers, (iterations, batch).
+        flips: Which of them are flipped left to right, likewise.
+        numbers: What decides their other changes, uniform in [0, 1), (iterations, batch, 11), or (iterations, batch, 0)
+            for no others.
+    """
 
     order: NDArray[np.intp]
     flips: NDArray[np.bool_]
+    numbers: NDArray[np.float64]
 
     @classmethod
-    def of(cls, rng: np.random.Generator, images: int, iterations: int, batch_size: int) -> Draws:
+    def of(
+        cls, rng: np.random.Generator, images: int, iterations: int, batch_size: int, augment: Augment = "flip"
+    ) -> Draws:
         """Draw such that each image comes once before any comes again, flipped with probability 1/2."""
         draws = iterations * batch_size
         epochs = [rng.permutation(images) for _ in range(math.ceil(draws / images))]
         order = np.concatenate(epochs)[:draws].reshape(iterations, batch_size)
-        return cls(order, rng.random(order.shape) < 0.5)
+        flips = rng.random(order.shape) < 0.5
+        return cls(order, flips, rng.random((*order.shape, _NUMBERS if augment == "full" else 0)))
+
+    def share(self, rank: int, ranks: int) -> Draws:
+        """What one of several processes sees: of each batch, the images rank, rank + ranks, ..."""
+        return Draws(*(getattr(self, field.name)[:, rank::ranks] for field in fields(self)))
 
 
 def batch(split: Split, draws: Draws, iteration: int, device: torch.device) -> tuple[Tensor, ...]:
@@ -38,12 +66,16 @@ def batch(split: Split, draws: Draws, iteration: int, device: torch.device) -> t
     That is the target: int64 labels (N, H, W), or float32 soft labels (N, C, H, W), which are followed by a boolean
     mask (N, H, W), True where a pixel counts, if there are pixels that do not.
     """
-    chosen, flip = draws.order[iteration], draws.flips[iteration]
+    chosen, flip, numbers = draws.order[iteration], draws.flips[iteration], draws.numbers[iteration]
     images = to_input(_flipped(split.images[chosen], flip), device)
     labels = torch.from_numpy(_flipped(split.labels[chosen], flip)).to(device, torch.int64)
-    if split.soft is None:
+    soft = None
+    if split.soft is not None:
+        soft = torch.from_numpy(_flipped(split.soft[chosen], flip)).to(device, torch.float32)
+    if numbers.size:
+        images, labels, soft = _moved(_recoloured(images, numbers[:, 3:]), labels, soft, numbers[:, :3])
+    if soft is None:
         return images, labels
-    soft = torch.from_numpy(_flipped(split.soft[chosen], flip)).to(device, torch.float32)
     counts = labels != IGNORE_INDEX
     return (images, soft) if bool(counts.all()) else (images, soft, counts)
 
@@ -51,10 +83,57 @@ def batch(split: Split, draws: Draws, iteration: int, device: torch.device) -> t
 def to_input(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Images as the networks take them: float32, in channels-last layout."""
     # Centred, so that the zeros a convolution pads with are grey and not black.
-    scaled = torch.tensor(images).to(device, torch.float32) / 127.5 - 1
+    scaled = torch.tensor(images, device=device).to(torch.float32) / 127.5 - 1
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def _flipped(maps: NDArray[_Number], flip: NDArray[np.bool_]) -> NDArray[_Number]:
     maps[flip] = maps[flip, ..., ::-1]  # indexing with numbers has copied them
     return maps
+
+
+def _recoloured(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
+    """Change brightness, contrast, saturation and hue of images in [-1, 1] by numbers (N, 8), about half of each.
+
+    Hue turns, and saturation stretches, the plane of the colours of one luminance: with contrast and brightness that is
+    one affine map of the colours of an image.
+    """
+    made, amount = numbers[:, :4] < 0.5, numbers[:, 4:]
+    low, high = FACTORS
+    brightness = np.where(made[:, 0], BRIGHTNESS * (2 * amount[:, 0] - 1), 0)
+    contrast, saturation = np.where(made[:, 1:3], low + (high - low) * amount[:, 1:3], 1).T
+    hue = np.where(made[:, 3], HUE * (2 * amount[:, 3] - 1), 0)
+    plane = np.zeros((len(numbers), 3, 3))
+    plane[:, 0, 0] = 1
+    plane[:, 1, 1] = plane[:, 2, 2] = saturation * np.cos(hue)
+    plane[:, 2, 1] = saturation * np.sin(hue)
+    plane[:, 1, 2] = -plane[:, 2, 1]
+    colours = contrast[:, None, None] * (np.linalg.inv(_YIQ) @ plane @ _YIQ)
+    # Contrast is a factor of colours from 0, which is -1 here; grey stays grey under the rest.
+    offset = contrast * (1 + brightness) - 1
+    matrix, shift = (torch.from_numpy(each).to(images) for each in (colours, offset))
+    return torch.baddbmm(shift[:, None, None], matrix, images.flatten(2)).clamp(-1, 1).view(images.shape)
+
+
+def _moved(
+    images: Tensor, labels: Tensor, soft: Tensor | None, numbers: NDArray[np.float64]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Scale images and their labels by numbers (N, 3) and crop them to their size: scale, and where across and down.
+
+    Where an image becomes smaller, what is beside it is grey and does not count.
+    """
+    low, high = SCALES
+    scale = low + (high - low) * numbers[:, :1]
+    # In coordinates from -1 to 1, 0 the middle: from where in the image a pixel comes.
+    affine = np.zeros((len(numbers), 2, 3))
+    affine[:, 0, 0] = affine[:, 1, 1] = 1 / scale[:, 0]
+    affine[:, :, 2] = (1 - 1 / scale) * (2 * numbers[:, 1:] - 1)
+    grid = F.affine_grid(torch.from_numpy(affine).to(images), list(images.shape), align_corners=False)
+    inside = (grid.abs() <= 1).all(dim=3)
+
+    def sampled(maps: Tensor, mode: str) -> Tensor:
+        return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
+
+    images = (sampled(images, "bilinear") * inside[:, None]).contiguous(memory_format=torch.channels_last)
+    labels = sampled(labels[:, None].to(grid.dtype), "nearest")[:, 0].to(torch.int64)
+    return images, labels.where(inside, IGNORE_INDEX), None if soft is None else sampled(soft, "nearest")

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import nn
 
-from autosegloss.errors import DataError
+from autosegloss.errors import DataError, InputError
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, did_you_mean
 from autosegloss.proxy.networks import build_network
+from autosegloss.proxy.networks.weights import read_weights
 from autosegloss.proxy.pseudo import Unlabelled
 from autosegloss.proxy.train import State, logits_of, one_thread
 
@@ -35,6 +34,8 @@ class Task:
     dataset: Dataset
     network: str
     seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the network."""
 
 
 Teach = Callable[[int], nn.Module]
@@ -154,24 +155,22 @@ class Distilled(Labels):
     def _from_file(self, task: Task) -> nn.Module | None:
         if self.teacher is None:
             return None
-        network = build_network(task.network, task.dataset.train.images.shape[1], len(task.dataset.classes))
+        network = build_network(
+            task.network, task.dataset.train.images.shape[1], len(task.dataset.classes), **task.options
+        )
         network.load_state_dict(self._weights(network))
         return network
 
     def _weights(self, network: nn.Module) -> State:
         """The weights in the teacher's file, of the shapes that the network has."""
-        path = Path(str(self.teacher))
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise DataError(f"labels `distilled`: {path}: can't be read: {error.strerror or error}.") from None
-        except Exception as error:  # torch raises many kinds on files that are no weights
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"labels `distilled`: {path}: not a file of weights: {reason}") from None
-        if not isinstance(state, dict) or _shapes(state) != _shapes(network.state_dict()):
+            state = read_weights(str(self.teacher))
+        except InputError as error:
+            raise DataError(f"labels `distilled`: {error}") from None
+        if _shapes(state) != _shapes(network.state_dict()):
             raise DataError(
-                f"labels `distilled`: {path} does not hold the weights of the study's network, for its classes; write "
-                "it with torch.save(network.state_dict(), path)."
+                f"labels `distilled`: {self.teacher} does not hold the weights of the study's network, for its "
+                "classes; write it with torch.save(network.state_dict(), path)."
             )
         return state
 
@@ -275,8 +274,8 @@ def near_boundary(labels: NDArray[np.uint8], radius: int) -> NDArray[np.bool_]:
     return near
 
 
-def _shapes(state: dict[Any, Any]) -> dict[Any, Any]:
-    return {name: tuple(weight.shape) if isinstance(weight, Tensor) else None for name, weight in state.items()}
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in state.items()}
 
 
 def _one_hot(labels: NDArray[np.uint8], classes: int) -> Iterator[NDArray[np.float64]]:

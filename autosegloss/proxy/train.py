@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from autosegloss.errors import InputError, TrainingDiverged
-from autosegloss.proxy.batches import Draws, batch, to_input
+from autosegloss.proxy.batches import Augment, Draws, batch, to_input
 from autosegloss.proxy.data import IGNORE_INDEX, Split
-from autosegloss.proxy.networks import build_network
+from autosegloss.proxy.networks import build_network, encoder_prefix
 from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
 
 Loss = Callable[..., Tensor]
 """From logits (N, C, H, W) and a target to a scalar. The target is int64 labels (N, H, W) where 255 is ignored, or soft
 labels like the logits, then perhaps with a boolean mask (N, H, W), True where a pixel counts."""
 Optimizer = Literal["sgd", "adamw"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Regime = Literal["encoder", "scratch", "checkpoint"]
 State = dict[str, Tensor]
 
@@ -29,70 +35,211 @@ LEARNING_RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 3e-3}
 WEIGHT_DECAY = 1e-4
 
 
-def train(
-    network: nn.Module,
-    split: Split,
-    loss: Loss,
-    *,
-    seed: int,
-    iterations: int = 100,
-    batch_size: int = 8,
-    optimizer: Optimizer = "sgd",
-    learning_rate: float | None = None,
-    unlabelled: Unlabelled | None = None,
-) -> None:
-    """Train a network in place, on the device it is on.
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained.
 
     The learning rate warms up over the first tenth of the iterations and falls as (1 - i / iterations) ** 0.9; images
-    are flipped left to right with probability 1/2. On the CPU the result is the same to the bit whatever the number of
-    threads set outside, because the run uses one.
+    are changed at random as `augment` says.
 
     Args:
-        network: From images (N, 3, H, W) to logits (N, C, H, W).
-        split: What to train on; its soft labels if it has them.
-        loss: Called with logits (N, C, H, W) and what the split's labels need, see `Loss`.
-        seed: Decides the order of the images, the flips and whatever the network or the loss draws; non-negative.
         iterations: Number of steps, at least 1.
-        batch_size: Images a step, at least 1.
+        batch_size: Images a step, at least 1; of all processes together.
         optimizer: "sgd" (Nesterov, momentum 0.9) or "adamw"; both with weight decay 1e-4.
         learning_rate: Its peak, or `None` for the optimizer's own: 0.1 for sgd, 0.003 for adamw.
+        head_multiplier: The learning rate of all that is not the encoder, as a multiple of the encoder's.
+        precision: Of the network's forward pass; other than "float32" it is autocast. Losses run in float32 anyway.
+        auxiliary_weight: Of the loss of auxiliary logits, where the network gives them.
+        augment: See `Augment`.
+    """
+
+    iterations: int = 100
+    batch_size: int = 8
+    optimizer: Optimizer = "sgd"
+    learning_rate: float | None = None
+    head_multiplier: float = 1.0
+    precision: Precision = "float32"
+    auxiliary_weight: float = 0.4  # of the published networks
+    augment: Augment = "flip"
+
+    @property
+    def rate(self) -> float:
+        """The peak of the learning rate."""
+        return LEARNING_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+
+
+class Training:
+    """A training run that can stop between any two iterations, and go on later from its state.
+
+    What an iteration sees and draws follows from the seed and from its number alone. So a run that goes on from a state
+    ends, on the CPU and with the same number of threads, with the bytes of one that did not stop.
+
+    Args:
+        network: From images (N, 3, H, W) to logits (N, C, H, W), or in training to a pair of these and those of an
+            auxiliary head; trained in place, on the device it is on.
+        split: What to train on; its soft labels if it has them.
+        loss: Called with logits (N, C, H, W) and what the split's labels need, see `Loss`.
+        settings: How to train.
+        seed: Decides the order of the images, the flips and whatever the network or the loss draws; non-negative.
         unlabelled: Images to learn from besides, as many a step, with the labels of a `MeanTeacher`.
+        over_ranks: Whether the ranks of `torch.distributed` train together, each on its share of every batch. Their
+            losses are the same (see `reduce_over_ranks` of `SurrogateLoss`) or are averaged.
+
+    Raises:
+        InputError: The network has no encoder to tell its head from, the device does not have the precision, or the
+            ranks can't share the batches.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        split: Split,
+        loss: Loss,
+        settings: Settings,
+        *,
+        seed: int,
+        unlabelled: Unlabelled | None = None,
+        over_ranks: bool = False,
+    ) -> None:
+        self.iteration = 0
+        """Steps that are done."""
+        self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if over_ranks else (0, 1)
+        self._device = next(network.parameters()).device
+        if self._ranks > 1 and self._device.type == "cuda":  # the CPU has no such layer
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        self.network = network
+        self._split, self._settings, self._seed = split, settings, seed
+        self._loss = partial(_with_auxiliary, loss, settings.auxiliary_weight)
+        self._optimizer = _optimizer(network, settings)
+        if settings.precision == "float16" and self._device.type == "cpu":
+            raise InputError("precision float16 is for GPUs; on the CPU take bfloat16 or float32.")
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=settings.precision == "float16")
+        if settings.batch_size % self._ranks:
+            raise InputError(f"{self._ranks} processes can't share a batch of {settings.batch_size} images evenly.")
+        if self._ranks > 1 and unlabelled is not None:
+            raise InputError("a network learns from images without labels in one process only.")
+        draws = Draws.of(
+            np.random.default_rng(seed), len(split.images), settings.iterations, settings.batch_size, settings.augment
+        )
+        self._draws = draws.share(self._rank, self._ranks)
+        # In a static graph there may be weights that no loss reaches, as in some encoders.
+        self._forward = DistributedDataParallel(network, static_graph=True) if self._ranks > 1 else network
+        self._teacher: MeanTeacher | None = None
+        if unlabelled is not None:
+            self._teacher = MeanTeacher(
+                network, unlabelled, seed=seed, iterations=settings.iterations, batch_size=settings.batch_size
+            )
+
+    def advance(self, until: int | None = None) -> None:
+        """Train up to an iteration; None is the last.
+
+        Raises:
+            TrainingDiverged: The loss, or in the end a weight, is not finite.
+            InputError: The batch is too small for the network.
+        """
+        self.network.train()
+        last = self._settings.iterations
+        with _forked(self._device):
+            while self.iteration < (last if until is None else min(until, last)):
+                self._step(self.iteration)
+                self.iteration += 1
+        if self.iteration == last:
+            self._finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on: tensors, numbers and texts, so that it loads with `weights_only`."""
+        return {
+            "iteration": self.iteration,
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "teacher": None if self._teacher is None else self._teacher.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a run with the same arguments was when its state was taken."""
+        self.iteration = state["iteration"]
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._teacher is not None:
+            self._teacher.average.load_state_dict(state["teacher"])
+
+    def _step(self, iteration: int) -> None:
+        torch.manual_seed(int(np.random.SeedSequence((self._seed, self._rank, iteration)).generate_state(1)[0]))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.rate * _schedule(iteration, self._settings.iterations) * group["multiplier"]
+        images, *target = batch(self._split, self._draws, iteration, self._device)
+        with self._autocast():
+            try:
+                value = self._loss(self._forward(images), *target)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InputError(
+                    f"the network normalises over the batch, and {len(images)} image(s) of {images.shape[-2]}x"
+                    f"{images.shape[-1]} are too few for that: {error}. Give train.batch_size a larger value."
+                ) from error
+            if self._teacher is not None:
+                value = value + self._teacher.loss(self._forward, self._loss, iteration)
+        if not math.isfinite(seen := self._over_ranks(value)):
+            raise self._diverged(f"the loss is {seen} at iteration {iteration}")
+        self._optimizer.zero_grad()
+        self._scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._teacher is not None:
+            self._teacher.follow(self.network, iteration)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, getattr(torch, self._settings.precision))
+
+    def _over_ranks(self, value: Tensor) -> float:
+        """The sum of the ranks' losses: where one of them can't go on, none can."""
+        if self._ranks == 1:
+            return value.item()
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total.item()
+
+    def _finish(self) -> None:
+        if self._ranks > 1:
+            for buffer in self.network.buffers():  # each rank has averaged the statistics of its own batches last
+                dist.broadcast(buffer, 0)
+        for name, weight in self.network.state_dict().items():
+            if not bool(torch.isfinite(weight).all()):
+                raise self._diverged(f"`{name}` is not finite after iteration {self.iteration - 1}")
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        settings = self._settings
+        return TrainingDiverged(
+            f"training diverged: {what} of {settings.iterations} ({settings.optimizer}, learning rate "
+            f"{settings.rate:g}). Try a lower learning rate."
+        )
+
+
+def train(
+    network: nn.Module, split: Split, loss: Loss, *, seed: int, unlabelled: Unlabelled | None = None, **settings: Any
+) -> None:
+    """Train a network in place, from the first iteration to the last.
+
+    On the CPU the result is the same to the bit whatever the number of threads set outside, because the run uses one.
+
+    Args:
+        network: As for `Training`.
+        split: As for `Training`.
+        loss: As for `Training`.
+        seed: As for `Training`.
+        unlabelled: As for `Training`.
+        **settings: The fields of `Settings`.
 
     Raises:
         TrainingDiverged: The loss, or in the end a weight, is not finite.
     """
-    device = next(network.parameters()).device
-    rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
-    steps = _optimizer(optimizer, network, rate)
-    draws = Draws.of(np.random.default_rng(seed), len(split.images), iterations, batch_size)
-    teacher = None
-    if unlabelled is not None:
-        teacher = MeanTeacher(network, unlabelled, seed=seed, iterations=iterations, batch_size=batch_size)
-    network.train()
-    with one_thread(), _seeded(seed, device):
-        for iteration in range(iterations):
-            for group in steps.param_groups:
-                group["lr"] = rate * _schedule(iteration, iterations)
-            images, *target = batch(split, draws, iteration, device)
-            value = loss(network(images), *target)
-            if teacher is not None:
-                value = value + teacher.loss(network, loss, iteration)
-            if not math.isfinite(value.item()):
-                raise TrainingDiverged(
-                    f"training diverged: the loss is {value.item()} at iteration {iteration} of {iterations}"
-                    f" ({optimizer}, learning rate {rate:g}). Try a lower learning rate."
-                )
-            steps.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            steps.step()
-            if teacher is not None:
-                teacher.follow(network, iteration)
-    for name, weight in network.state_dict().items():
-        if not bool(torch.isfinite(weight).all()):
-            raise TrainingDiverged(
-                f"training diverged: `{name}` is not finite after iteration {iterations - 1} of {iterations}"
-                f" ({optimizer}, learning rate {rate:g}). Try a lower learning rate."
-            )
+    with one_thread():
+        Training(network, split, loss, Settings(**settings), seed=seed, unlabelled=unlabelled).advance()
 
 
 def predict(network: nn.Module, split: Split, batch_size: int = 64) -> NDArray[np.int64]:
@@ -117,11 +264,19 @@ def logits_of(network: nn.Module, images: NDArray[np.uint8], batch_size: int = 6
     network.eval()
     for start in range(0, len(images), batch_size):
         with one_thread(), torch.inference_mode():
-            logits: Tensor = network(to_input(images[start : start + batch_size], device))
-        yield logits
+            output: Tensor | tuple[Tensor, Tensor] = network(to_input(images[start : start + batch_size], device))
+        yield output if isinstance(output, Tensor) else output[0]
 
 
-def pretrain(name: str, split: Split, num_classes: int, *, seed: int, iterations: int = 200) -> State:
+def pretrain(
+    name: str,
+    split: Split,
+    num_classes: int,
+    *,
+    seed: int,
+    iterations: int = 200,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> State:
     """Train a network from scratch with weighted cross-entropy, as the common start of a study's proxies.
 
     A class weighs the inverse square root of its share of the pixels, so that rare classes are seen and frequent ones
@@ -133,6 +288,7 @@ def pretrain(name: str, split: Split, num_classes: int, *, seed: int, iterations
         num_classes: Number of classes.
         seed: Decides the initial weights and the run.
         iterations: Number of steps.
+        options: Those of the network.
 
     Returns:
         The weights, for `initial_network`.
@@ -140,16 +296,23 @@ def pretrain(name: str, split: Split, num_classes: int, *, seed: int, iterations
     Raises:
         TrainingDiverged: The loss is not finite.
     """
-    counts = np.bincount(split.labels.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes]
+    # Image by image, since counting takes eight bytes a pixel.
+    counts = sum(np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes] for labels in split.labels)
     weights = torch.tensor(1 / np.sqrt(np.maximum(counts, 1)), dtype=torch.float32)
-    network = _fresh(name, split.images.shape[1], num_classes, seed)
+    network = _fresh(name, split.images.shape[1], num_classes, seed, options)
     loss = nn.CrossEntropyLoss(weight=weights / weights.mean(), ignore_index=IGNORE_INDEX)
     train(network, split, loss, seed=seed, iterations=iterations)
     return network.state_dict()
 
 
 def initial_network(
-    name: str, num_classes: int, regime: Regime, pretrained: Mapping[str, Tensor] | None, *, seed: int
+    name: str,
+    num_classes: int,
+    regime: Regime,
+    pretrained: Mapping[str, Tensor] | None,
+    *,
+    seed: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> nn.Module:
     """Build the network a proxy starts from.
 
@@ -159,33 +322,54 @@ def initial_network(
         regime: "encoder" takes the pretrained encoder and draws the rest, "scratch" draws all, "checkpoint" takes all.
         pretrained: The weights `pretrain` returned; "scratch" does not read them.
         seed: Decides whatever is drawn.
+        options: Those of the network.
 
     Returns:
         The network, on the CPU.
 
     Raises:
-        InputError: The regime needs pretrained weights and there are none.
+        InputError: The regime needs pretrained weights and there are none, or an encoder and the network has none.
     """
-    network = _fresh(name, 3, num_classes, seed)
+    network = _fresh(name, 3, num_classes, seed, options)
     if regime == "scratch":
         return network
     if pretrained is None:
         raise InputError(f"regime `{regime}` starts from pretrained weights and none were given; call pretrain first.")
     if regime == "encoder":
-        pretrained = network.state_dict() | {k: v for k, v in pretrained.items() if k.startswith("encoder.")}
+        prefix = encoder_prefix(network)
+        pretrained = network.state_dict() | {k: v for k, v in pretrained.items() if k.startswith(prefix)}
     network.load_state_dict(pretrained)
     return network
 
 
-def _fresh(name: str, in_channels: int, num_classes: int, seed: int) -> nn.Module:
-    with _seeded(seed, torch.device("cpu")):
-        return build_network(name, in_channels, num_classes)
+def _fresh(name: str, in_channels: int, num_classes: int, seed: int, options: Mapping[str, Any]) -> nn.Module:
+    with _forked(torch.device("cpu")):
+        torch.manual_seed(seed)
+        return build_network(name, in_channels, num_classes, **options)
 
 
-def _optimizer(optimizer: Optimizer, network: nn.Module, rate: float) -> torch.optim.Optimizer:
-    if optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
-    return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
+def _with_auxiliary(loss: Loss, weight: float, output: Tensor | tuple[Tensor, Tensor], *target: Tensor) -> Tensor:
+    """The loss of a network's output in training, with that of its auxiliary logits if it gives them."""
+    if isinstance(output, Tensor):
+        return loss(output, *target)
+    logits, auxiliary = output
+    return loss(logits, *target) + weight * loss(auxiliary, *target)
+
+
+def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    groups = [{"params": list(network.parameters()), "multiplier": 1.0}]
+    if settings.head_multiplier != 1:
+        prefix, named = encoder_prefix(network), list(network.named_parameters())
+        groups = [
+            {"params": [weight for name, weight in named if name.startswith(prefix)], "multiplier": 1.0},
+            {
+                "params": [weight for name, weight in named if not name.startswith(prefix)],
+                "multiplier": settings.head_multiplier,
+            },
+        ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
+    return torch.optim.AdamW(groups, lr=settings.rate, weight_decay=WEIGHT_DECAY)
 
 
 def _schedule(iteration: int, iterations: int) -> float:
@@ -204,8 +388,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def _forked(device: torch.device) -> AbstractContextManager[None]:
+    """Leave the global generators as they were."""
+    forked: AbstractContextManager[None] = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    return forked

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -14,9 +14,20 @@ from autosegloss.loss.classic import CrossEntropy
 from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr, metric
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.labels import Labels, Task, build_labels
-from autosegloss.proxy.networks import build_network
+from autosegloss.proxy.networks import build_network, encoder_prefix
+from autosegloss.proxy.networks.weights import fitting, read_weights
 from autosegloss.proxy.pseudo import Unlabelled
-from autosegloss.proxy.train import Loss, State, initial_network, logits_of, one_thread, predict, pretrain, train
+from autosegloss.proxy.train import (
+    Loss,
+    Settings,
+    State,
+    Training,
+    initial_network,
+    logits_of,
+    one_thread,
+    predict,
+    pretrain,
+)
 
 _EVALUATION_BATCH = 64  # images; bounds the memory of one evaluation step, without influence on its result
 
@@ -62,26 +73,37 @@ class Proxy:
 
         Raises:
             DataError: The data set or the kind of labels is unknown, missing or does not fit.
-            InputError: The network is unknown.
+            InputError: The network is unknown, or the file of its weights does not fit.
         """
-        dataset = load_dataset(config.proxy.data.name, **config.proxy.data.options)
-        build_network(config.proxy.network.name, dataset.train.images.shape[1], len(dataset.classes))
-        labelled, unlabelled = _labels(config).divide(Task(dataset, config.proxy.network.name, config.search.seed))
-        return cls(config, replace(dataset, train=labelled), unlabelled)
+        return cls.of(config, load_dataset(config.proxy.data.name, **config.proxy.data.options))
+
+    @classmethod
+    def of(cls, config: StudyConfig, dataset: Dataset) -> Proxy:
+        """The same with a data set that is loaded."""
+        start, named = config.proxy.start, config.proxy.network
+        network = build_network(named.name, dataset.train.images.shape[1], len(dataset.classes), **named.options)
+        part = encoder_prefix(network) if start.regime == "encoder" else ""
+        weights = None
+        if start.weights is not None:
+            weights = fitting(read_weights(start.weights), network, part, start.weights)
+        labelled, unlabelled = _labels(config).divide(_task(config, dataset))
+        return cls(config, replace(dataset, train=labelled), unlabelled, weights)
 
     def prepare(self) -> Proxy:
-        """This proxy with what is made once a study: weights unless its regime is `scratch`, then soft labels."""
-        network, start, seed = self.config.proxy.network.name, self.config.proxy.start, self.config.search.seed
+        """This proxy with what is made once a study: the weights that its regime starts from, then soft labels."""
+        network, start, seed = self.config.proxy.network, self.config.proxy.start, self.config.search.seed
         split, begun = self.dataset.train, self
-        if start.regime != "scratch":
+        if start.regime != "scratch" and self.pretrained is None:
             classes = len(self.dataset.classes)
-            weights = pretrain(network, split, classes, seed=seed, iterations=start.iterations)
+            weights = pretrain(
+                network.name, split, classes, seed=seed, iterations=start.iterations, options=network.options
+            )
             begun = replace(self, pretrained=weights)
 
         def teach(iterations: int) -> nn.Module:
             return begun.trained(self.loss(None), seed, iterations)
 
-        soft = _labels(self.config).soften(Task(self.dataset, network, seed), teach)
+        soft = _labels(self.config).soften(_task(self.config, self.dataset), teach)
         return replace(begun, dataset=replace(self.dataset, train=replace(split, soft=soft)))
 
     def __call__(self, theta: tuple[float, ...] | None, seed: int, validate: bool = False) -> Evaluation:
@@ -105,9 +127,7 @@ class Proxy:
         if not validate:
             return Evaluation(reward, metrics, {})
         scores = self._evaluate(network, self.dataset.validation)
-        of_classes = zip(self.dataset.classes, scores.class_values("miou") or (), strict=True)
-        classes = {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
-        return Evaluation(reward, metrics, scores.values() | classes)
+        return Evaluation(reward, metrics, validation_values(scores, self.dataset.classes))
 
     def trained(self, loss: Loss, seed: int, iterations: int | None = None) -> nn.Module:
         """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
@@ -120,22 +140,38 @@ class Proxy:
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
         """
+        training = self.training(loss, seed, iterations)
+        with one_thread():
+            training.advance()
+        return training.network
+
+    def training(
+        self, loss: Loss, seed: int, iterations: int | None = None, device: str | torch.device = "cpu", **more: bool
+    ) -> Training:
+        """The training that `trained` goes through, before its first step.
+
+        Args:
+            loss: What to train with.
+            seed: As for a trial.
+            iterations: Steps; None is what the configuration says.
+            device: Where to train.
+            **more: `over_ranks` of `Training`.
+        """
         proxy, dataset = self.config.proxy, self.dataset
         network = initial_network(
-            proxy.network.name, len(dataset.classes), proxy.start.regime, self.pretrained, seed=seed
-        )
-        train(
-            network,
-            dataset.train,
-            loss,
+            proxy.network.name,
+            len(dataset.classes),
+            proxy.start.regime,
+            self.pretrained,
             seed=seed,
-            iterations=proxy.train.iterations if iterations is None else iterations,
-            batch_size=proxy.train.batch_size,
-            optimizer=proxy.train.optimizer,
-            learning_rate=proxy.train.learning_rate,
-            unlabelled=self.unlabelled,
+            options=proxy.network.options,
         )
-        return network
+        settings = proxy.train.model_dump(include={field.name for field in fields(Settings)})
+        if iterations is not None:
+            settings["iterations"] = iterations
+        return Training(
+            network.to(device), dataset.train, loss, Settings(**settings), seed=seed, unlabelled=self.unlabelled, **more
+        )
 
     def calibration_error(self, network: nn.Module) -> float:
         """The expected calibration error of a network on the validation set, of its most probable classes."""
@@ -159,6 +195,11 @@ class Proxy:
             part = slice(start, start + _EVALUATION_BATCH)
             accumulators.update(torch.from_numpy(labels[part]), torch.from_numpy(split.labels[part]))
         return accumulators
+
+
+def _task(config: StudyConfig, dataset: Dataset) -> Task:
+    network = config.proxy.network
+    return Task(dataset, network.name, config.search.seed, network.options)
 
 
 def _labels(config: StudyConfig) -> Labels:
@@ -191,6 +232,12 @@ def surrogate(config: StudyConfig, theta: tuple[float, ...], ignore_index: int =
     if relaxation.cross_entropy == 0:
         return loss
     return MixedLoss(loss, theta[-1] if relaxation.cross_entropy == "searched" else relaxation.cross_entropy)
+
+
+def validation_values(scores: Accumulators, classes: Sequence[str]) -> dict[str, float]:
+    """All that is said of a network on the validation set, from what was counted there of the metrics of `measured`."""
+    of_classes = zip(classes, scores.class_values("miou") or (), strict=True)
+    return scores.values() | {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
 
 
 def measured(config: StudyConfig) -> Mapping[str, Expr]:

@@ -34,7 +34,7 @@ from autosegloss.search.api import (
 from autosegloss.search.journal import Job, Journal, Outcome
 from autosegloss.search.runners import Runner
 
-PLAN_FILE, TABLE_FILE, MARKDOWN_FILE = "plan.json", "table.json", "table.md"
+FILES = PLAN_FILE, TABLE_FILE, MARKDOWN_FILE = "plan.json", "table.json", "table.md"
 CALIBRATION = "ece"
 """The name under which the expected calibration error stands among the metrics; lower is better."""
 _SHOWN = (TARGET, "miou", "miou_i", "miou_c", CALIBRATION)  # in the Markdown table; the JSON one has all
@@ -110,19 +110,20 @@ class Table:
         titles = [self.target if name == TARGET else name for name in columns]
         seeds = self.plan["seeds"]
         # A mix of losses has asterisks in its name: as code they stay as they are.
-        scores = [[f"`{row.loss}`", *(_score(row.scores.get(name)) for name in columns)] for row in self.rows]
+        several = len(seeds) > 1
+        scores = [[f"`{row.loss}`", *(_score(row.scores.get(name), several) for name in columns)] for row in self.rows]
         gains = [[f"`{row.loss}`", *(_gain(row.differences.get(name)) for name in columns)] for row in self.rows[1:]]
         failed = [
             f"`{row.loss}`: {len(row.errors)} of {len(seeds)} runs failed. {row.errors[0]}"
             for row in self.rows
             if row.errors
         ]
+        over = f"mean ± standard deviation of a run over {len(seeds)} seeds" if several else "one run"
         parts = [
-            f"Validation set, %: mean ± standard deviation of a run over {len(seeds)} seeds. "
-            f"Lower is better for {CALIBRATION}.",
+            f"Validation set, %: {over}. Lower is better for {CALIBRATION}.",
             _markdown(["loss", *titles], scores),
         ]
-        if gains:
+        if gains and several:
             parts += [
                 f"Difference to `{self.rows[0].loss}` on the same seeds: mean [95% t-interval].",
                 _markdown(["loss", *titles], gains),
@@ -259,46 +260,89 @@ def compare(
         RefusedError: The folder holds another comparison, or the resources are not there.
     """
     settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
-    _check(losses, seeds)
+    check_losses(losses, seeds)
     folder = Path(out).absolute()
     chosen = choose_runner(runner, settled)
-    refuse_to_overwrite(folder, (PLAN_FILE, TABLE_FILE, MARKDOWN_FILE), "comparison")
+    refuse_to_overwrite(folder, FILES, "comparison")
     proxy = Proxy.load(settled)
-    counts = class_counts([proxy.dataset.train.labels], len(proxy.dataset.classes), proxy.dataset.ignore_index)
-    modules = [named_loss(name, ignore_index=proxy.dataset.ignore_index, counts=counts) for name in losses]
-    fresh = _seeds(settled.search.seed, seeds)
+    modules = losses_of(losses, proxy)
     plan = {
         "losses": list(losses),
         "definitions": {name: definition(module) for name, module in zip(losses, modules, strict=True)},
-        "seeds": fresh,
+        "seeds": fresh_seeds(settled.search.seed, seeds),
         "configuration": fingerprint(settled),
     }
-    with Journal(folder / JOURNAL_FILE, resume=resume, what="comparison") as journal:
+
+    def run(comparison: Comparison) -> None:
+        chosen.run(comparison, Contest(proxy.prepare(), modules))
+
+    return carry_out(plan, folder, run, proxy, what="comparison", resume=resume, command=command, observer=observer)
+
+
+def carry_out(
+    plan: dict[str, Any],
+    folder: Path,
+    run: Callable[[Comparison], None],
+    proxy: Proxy,
+    *,
+    what: str,
+    resume: bool,
+    command: str,
+    observer: Callable[[Comparison], None] | None,
+) -> Table:
+    """Run what a plan says, or what is left of it, and write the table of it.
+
+    Args:
+        plan: The losses, seeds and all else that decides the numbers, as `plan.json` has it.
+        folder: Where to write.
+        run: Takes the jobs of a comparison and records their outcomes.
+        proxy: What is trained.
+        what: What to call it in messages.
+        resume: Whether to continue what the folder holds.
+        command: For the record.
+        observer: Called with the comparison after each trial.
+
+    Raises:
+        RefusedError: The folder holds something else.
+    """
+    with Journal(folder / JOURNAL_FILE, resume=resume, what=what) as journal:
         if journal.trials:
-            _refuse_another(folder, plan)
+            _refuse_another(folder, plan, what)
         replace_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
-        comparison = Comparison(losses, fresh, journal, observer)
+        comparison = Comparison(plan["losses"], plan["seeds"], journal, observer)
         if not comparison.finished:
             if observer is not None:
                 observer(comparison)
-            chosen.run(comparison, Contest(proxy.prepare(), tuple(modules)))
+            run(comparison)
         table = _table(comparison, plan, command, proxy)
     replace_text(folder / TABLE_FILE, table.to_json())
     replace_text(folder / MARKDOWN_FILE, table.to_markdown())
     return table
 
 
-def _check(losses: Sequence[str], seeds: int) -> None:
+def losses_of(names: Sequence[str], proxy: Proxy, reduce_over_ranks: bool = False) -> tuple[nn.Module, ...]:
+    """The losses of some names, for the data of a proxy."""
+    dataset = proxy.dataset
+    counts = class_counts([dataset.train.labels], len(dataset.classes), dataset.ignore_index)
+    return tuple(
+        named_loss(name, ignore_index=dataset.ignore_index, counts=counts, reduce_over_ranks=reduce_over_ranks)
+        for name in names
+    )
+
+
+def check_losses(losses: Sequence[str], seeds: int, least: int = 2) -> None:
+    """Raise InputError for losses or a number of seeds that can't be compared."""
     if not losses:
         raise InputError("there is nothing to compare: name at least one loss.")
     twice = [name for name in dict.fromkeys(losses) if list(losses).count(name) > 1]
     if twice:
         raise InputError(f"given twice: {', '.join(twice)}; each loss is compared once.")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
-        raise InputError(f"seeds is {seeds!r}; a spread needs a whole number of at least 2.")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < least:
+        why = "a spread needs a whole number of at least 2" if least > 1 else "a whole number of at least 1 is wanted"
+        raise InputError(f"seeds is {seeds!r}; {why}.")
 
 
-def _seeds(seed: int, number: int) -> list[int]:
+def fresh_seeds(seed: int, number: int) -> list[int]:
     """Fresh seeds: the first word of the key is neither of those of a study's stages."""
     sequences = (np.random.SeedSequence(seed, spawn_key=(2, ordinal)) for ordinal in range(number))
     return [int(sequence.generate_state(1)[0]) for sequence in sequences]
@@ -310,16 +354,14 @@ def definition(loss: nn.Module) -> dict[str, Any]:
     return {"module": repr(loss), "control_points": curves}
 
 
-def _refuse_another(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Stop if the trials in the folder are of another comparison."""
+def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
+    """Stop if the trials in the folder are of another plan."""
     path = folder / PLAN_FILE
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise RefusedError(
-            f"{folder} holds trials, but no {PLAN_FILE} of a comparison. Choose another folder."
-        ) from None
-    refuse_differences(f"{folder} holds another comparison", there, json.loads(json.dumps(plan)))
+        raise RefusedError(f"{folder} holds trials, but no {PLAN_FILE} of a {what}. Choose another folder.") from None
+    refuse_differences(f"{folder} holds another {what}", there, json.loads(json.dumps(plan)))
 
 
 def _table(comparison: Comparison, plan: dict[str, Any], command: str, proxy: Proxy) -> Table:
@@ -348,8 +390,10 @@ def _table(comparison: Comparison, plan: dict[str, Any], command: str, proxy: Pr
     return Table(plan, command, proxy.dataset.note, metric_label(proxy.config), tuple(rows), versions())
 
 
-def _score(score: Score | None) -> str:
-    return "-" if score is None else f"{100 * score.mean:.2f} ± {100 * score.sd:.2f}"
+def _score(score: Score | None, several: bool) -> str:
+    if score is None:
+        return "-"
+    return f"{100 * score.mean:.2f} ± {100 * score.sd:.2f}" if several else f"{100 * score.mean:.2f}"
 
 
 def _gain(gain: Difference | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,19 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
 from autosegloss.errors import DataError, InputError
 from autosegloss.metric import Accumulators, Expr
+from autosegloss.proxy.data.pictures import PICTURES, Labels, files_by_name, read_labels, why_unreadable
 
-Labels = npt.NDArray[np.int64]
-
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-"""Endings of the files taken for the pictures of a contact sheet."""
 _UNREADABLE = "files that can't be read"
-_ONE_CHANNEL = ("1", "L", "P", "I", "I;16")  # Pillow's modes of a grey or palette PNG
 
 
 class LabelFolders:
@@ -47,8 +42,8 @@ class LabelFolders:
 
     def __init__(self, pred: Path, target: Path, images: Path | None = None) -> None:
         self.pred, self.target, self.images = pred, target, images
-        self.pred_files, self.target_files = _files(pred, (".png",)), _files(target, (".png",))
-        self.image_files = _files(images, PICTURES) if images else {}
+        self.pred_files, self.target_files = files_by_name(pred, (".png",)), files_by_name(target, (".png",))
+        self.image_files = files_by_name(images, PICTURES) if images else {}
         self.names = sorted(self.pred_files.keys() & self.target_files.keys())
         if not self.names:
             raise DataError(
@@ -185,31 +180,6 @@ def split_metrics(text: str) -> list[str]:
     if not all(parts):
         raise InputError(f"--metric {text!r}: a metric is missing; separate them by single commas, as in miou,bf1.")
     return parts
-
-
-def read_labels(path: Path) -> Labels:
-    """The labels of a PNG file, (height, width): its grey values, 1 to 16 bits, or its palette's indices.
-
-    Raises:
-        DataError: The file is damaged, no PNG, or has more than one channel.
-    """
-    try:
-        with path.open("rb") as file:
-            header = file.read(26)
-        with Image.open(path, formats=("PNG",)) as image:
-            image.load()
-            if image.mode not in _ONE_CHANNEL:
-                bands = ", ".join(image.getbands())
-                raise DataError(f"its channels are {bands}; a label map has one, grey (1 to 16 bits) or palette")
-            labels = np.asarray(image).astype(np.int64)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        raise DataError(_reason(error, "PNG")) from None
-    bits, colour_type = header[24], header[25]
-    if colour_type == 0 and bits in (2, 4):  # Pillow stretches these to 0..255
-        labels //= 255 // (2**bits - 1)
-    return labels
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -375,36 +345,8 @@ def _checked_pair(
                 image.load()  # the header alone does not say that it is whole
                 sizes["picture"] = image.size
         except Exception as error:  # likewise
-            mistakes.add(_UNREADABLE, f"{folders.image_files[name]}: {_reason(error, 'picture')}")
+            mistakes.add(_UNREADABLE, f"{folders.image_files[name]}: {why_unreadable(error, 'picture')}")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{what} {width} x {height}" for what, (width, height) in sizes.items())
         mistakes.add("sizes that differ (width x height)", f"{name}: {listed}")
     return (maps[0], maps[1]) if len(maps) == 2 else None
-
-
-def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """The files below a folder with one of the endings, by path without ending; hidden ones are passed over."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).with_suffix("")
-        if path.suffix.lower() not in endings or path.is_dir() or any(part.startswith(".") for part in inside.parts):
-            continue
-        name = unicodedata.normalize("NFC", inside.as_posix())
-        if any("\ud800" <= character <= "\udfff" for character in name):
-            raise DataError(f"{str(path)!a}: the name is no text in UTF-8; rename the file.")
-        if name in found:
-            raise DataError(f"{path} and {found[name]} have one name; files are paired by it.")
-        found[name] = path
-    if not found:
-        raise DataError(f"{folder}: no {', '.join(endings)} file in this folder or below it.")
-    return found
-
-
-def _reason(error: Exception, wanted: str) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"not a {wanted}"
-    if isinstance(error, OSError) and error.strerror:  # of the system, not of the decoder
-        return error.strerror
-    return f"damaged: {error}"

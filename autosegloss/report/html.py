@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from autosegloss.report.evaluate import Evaluation, LabelFolders, Labels, Scored, percent, read_labels, summary
+from autosegloss.proxy.data.pictures import Labels, read_labels
+from autosegloss.report.evaluate import Evaluation, LabelFolders, Scored, percent, summary
 
 Pixels = npt.NDArray[np.uint8]
 

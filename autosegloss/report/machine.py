@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _STATUS, PEAKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of control groups, version 2
 
 
 def peak_memory(work: Callable[[], object]) -> float:
@@ -22,6 +25,19 @@ def peak_memory(work: Callable[[], object]) -> float:
     before = _status("VmRSS")
     work()
     return (_status("VmHWM") - before) / 1024
+
+
+def peak_memory_so_far() -> float:
+    """MiB of memory that this process has had resident at its highest."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts in bytes, others in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def memory() -> float:
+    """MiB of memory of this machine, or of the container that this process is in."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    text = _LIMIT.read_text(encoding="ascii").strip() if _LIMIT.exists() else "max"
+    return (whole if text == "max" else min(whole, int(text))) / 2**20
 
 
 def _status(name: str) -> int:

@@ -18,7 +18,7 @@ import torch
 
 from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint, load_config
 from autosegloss.errors import InputError, RefusedError
-from autosegloss.loss import MixedLoss, SurrogateLoss
+from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
 from autosegloss.loss.file import replace_text
 from autosegloss.proxy.trial import Proxy, search_space, surrogate
 from autosegloss.search.algorithms import ALGORITHMS
@@ -110,12 +110,7 @@ def search(
     """
     settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
     folder = _folder(config, out)
-    space = search_space(settled)
-    if not space.dimension:
-        raise InputError(
-            f"there is nothing to search: {settled.relaxation.curve} curves of {settled.relaxation.pieces} piece(s) on "
-            f"{len(space.curves)} slot(s) have no coordinates. Give relaxation.pieces a larger value."
-        )
+    check_space(settled)
     chosen = choose_runner(runner, settled)
     refuse_to_overwrite(folder, (LOSS_FILE, CONFIG_FILE), "search")
     proxy = Proxy.load(settled)
@@ -123,7 +118,7 @@ def search(
         if journal.trials:
             _refuse_another_configuration(folder, settled)
         replace_text(folder / CONFIG_FILE, dump_config(settled))
-        study = _study(settled, journal, observer)
+        study = study_of(settled, journal, observer)
         if observer is not None:
             observer(study)
         if not study.finished:
@@ -169,10 +164,26 @@ def status(folder: str | os.PathLike[str]) -> Status:
     with tempfile.TemporaryDirectory(prefix="autosegloss-status-") as draft:
         copy = Path(shutil.copy(path, draft))
         with Journal(copy, resume=True) as journal:
-            return Status(config, _study(config, journal, None), running)
+            return Status(config, study_of(config, journal, None), running)
 
 
-def _study(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None) -> Study:
+def check_space(config: StudyConfig) -> SearchSpace:
+    """The space of a search.
+
+    Raises:
+        InputError: It has no coordinates.
+    """
+    space = search_space(config)
+    if not space.dimension:
+        raise InputError(
+            f"there is nothing to search: {config.relaxation.curve} curves of {config.relaxation.pieces} piece(s) on "
+            f"{len(space.curves)} slot(s) have no coordinates. Give relaxation.pieces a larger value."
+        )
+    return space
+
+
+def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None) -> Study:
+    """The study that a configuration describes, as far as its journal goes."""
     return Study(
         ALGORITHMS[config.search.algorithm](start=search_space(config).identity, **config.search.options),
         journal,

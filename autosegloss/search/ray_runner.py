@@ -50,6 +50,11 @@ class RayRunner:
         self.gpus = gpus
         self.time_limit = time_limit
 
+    def check(self) -> None:
+        """See that the workers have room; see `Runner.check`."""
+        with _ray():
+            self._check_room()
+
     def run(self, study: Trials, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
         with _ray():

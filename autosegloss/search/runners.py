@@ -26,6 +26,13 @@ class Trials(Protocol):
 class Runner(Protocol):
     """Runs the trials of a study until it is finished."""
 
+    def check(self) -> None:
+        """See that there is something to run trials on, without running any.
+
+        Raises:
+            RefusedError: There is not.
+        """
+
     def run(self, study: Trials, objective: Objective) -> None:
         """Take jobs from the study, run the objective on each, and record the outcomes.
 
@@ -41,6 +48,9 @@ class Runner(Protocol):
 
 class SerialRunner:
     """Runs one trial after another in this process."""
+
+    def check(self) -> None:
+        """This process is there."""
 
     def run(self, study: Trials, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""

@@ -75,7 +75,10 @@ def test_a_seed_that_is_none_is_refused(seed):
 def test_an_unknown_data_set_is_refused():
     with pytest.raises(DataError) as error:
         load_dataset("shape")
-    assert str(error.value) == "unknown data set `shape` (did you mean `shapes`?); known: nuclei, shapes."
+    assert str(error.value) == (
+        "unknown data set `shape` (did you mean `shapes`?); known: ade20k, cityscapes, folder, mni152, nuclei, shapes, "
+        "voc, and `module:function` for your own."
+    )
 
 
 def test_an_unknown_option_is_refused():

@@ -403,7 +403,11 @@ def test_a_file_that_is_no_teacher_is_refused(tmp_path):
     path.write_bytes(b"no weights")
     with pytest.raises(DataError, match=r"labels `distilled`: .*teacher\.pt: not a file of weights: "):
         Proxy.load(config(labels={"name": "distilled", "teacher": str(path)}))
-    for content in (build_network("unet_small", 3, 5).state_dict(), {"weight": 3}, [1]):
+    for content, problem in (
+        (build_network("unet_small", 3, 5).state_dict(), " does not hold the weights of the study's network"),
+        ({"weight": 3}, ": not a file of weights: "),
+        ([1], ": not a file of weights: "),
+    ):
         torch.save(content, path)
-        with pytest.raises(DataError, match=r"teacher\.pt does not hold the weights of the study's network"):
+        with pytest.raises(DataError, match=rf"labels `distilled`: .*teacher\.pt{problem}"):
             Proxy.load(config(labels={"name": "distilled", "teacher": str(path)}))

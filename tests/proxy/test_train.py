@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from autosegloss.errors import AutoseglossError, InputError, TrainingDiverged
+from autosegloss.loss import SurrogateLoss
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.networks import build_network
-from autosegloss.proxy.train import initial_network, predict, pretrain, train
+from autosegloss.proxy.pseudo import Unlabelled
+from autosegloss.proxy.train import Settings, Training, initial_network, predict, pretrain, train
+from tests.processes import seen_by_ranks
 
 cross_entropy = nn.CrossEntropyLoss(ignore_index=255)
 
@@ -236,3 +243,105 @@ def test_a_last_step_that_breaks_the_weights_is_noticed():
     with pytest.raises(TrainingDiverged, match=r"`weight` is not finite after iteration 0 of 1"):
         # Finite itself, but its derivative is 0 * infinity.
         train(identity(), split, lambda logits, _: (0 * logits).abs().sqrt().sum(), seed=0, iterations=1)
+
+
+# Runs that stop and go on
+
+
+def saved(training: Training) -> dict:
+    """The state as it comes back from a file."""
+    file = io.BytesIO()
+    torch.save(training.state_dict(), file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "unlabelled"),
+    [
+        ({}, False),
+        ({"optimizer": "adamw", "precision": "bfloat16"}, False),
+        ({"head_multiplier": 3.0}, True),
+    ],
+)
+def test_a_run_that_stops_and_goes_on_ends_with_the_same_bytes(few, settings, unlabelled):
+    without = Unlabelled(few.images[:8], 1.0, 0.1, 0.9) if unlabelled else None
+
+    def fresh() -> Training:
+        network = initial_network("tests.networks:Drawing", 6, "scratch", None, seed=1)
+        chosen = Settings(iterations=6, batch_size=4, **settings)
+        return Training(network, few, SurrogateLoss("miou"), chosen, seed=5, unlabelled=without)
+
+    whole = fresh()
+    whole.advance()
+    expected = weights(whole.network)
+    for stop in range(7):
+        torch.manual_seed(stop)  # a generator is not in the state
+        first, second = fresh(), fresh()
+        first.advance(stop)
+        assert first.iteration == stop
+        second.load_state_dict(saved(first))
+        second.advance()
+        assert weights(second.network) == expected
+        assert (weights(first.network) == expected) == (stop == 6)
+
+
+def one_rank(rank: int, world: int, folder: Path, images: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    split = load_dataset("shapes").train
+    few = Split(split.images[:images], split.labels[:images])
+    seen: dict = {}
+    for name, loss in (
+        ("surrogate", SurrogateLoss("miou", curve="identity", reduce_over_ranks=True)),
+        ("mean", nn.CrossEntropyLoss()),  # of each rank, averaged; no pixel is ignored
+    ):
+        network = initial_network("tests.networks:Plain", 6, "scratch", None, seed=1)
+        training = Training(network, few, loss, Settings(iterations=5, batch_size=4), seed=2, over_ranks=True)
+        training.advance()
+        seen[name] = {key: weight.clone().numpy() for key, weight in network.state_dict().items()}
+    network = initial_network("tests.networks:Drawing", 6, "scratch", None, seed=1)
+    training = Training(network, few, loss, Settings(iterations=2, batch_size=4), seed=2, over_ranks=True)
+    training.advance()
+    seen["drawing"] = {key: weight.clone().numpy() for key, weight in network.state_dict().items()}
+    calls = 0  # two an iteration, one for the auxiliary logits
+
+    def fails(logits: Tensor, target: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return logits.mean() * (float("nan") if rank == 1 and calls == 3 else 1.0)
+
+    for key, broken in (
+        ("diverged", lambda: Training(network, few, fails, Settings(batch_size=4), seed=2, over_ranks=True).advance()),
+        ("uneven", lambda: Training(network, few, loss, Settings(batch_size=3), seed=2, over_ranks=True)),
+    ):
+        try:
+            broken()
+        except AutoseglossError as error:
+            seen[key] = str(error)
+    dist.destroy_process_group()
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(seen))
+
+
+def test_processes_together_are_one_process(tmp_path):
+    seen = seen_by_ranks(one_rank, 2, tmp_path, 24)
+    split = load_dataset("shapes").train
+    few = Split(split.images[:24], split.labels[:24])
+    for name, loss in (("surrogate", SurrogateLoss("miou", curve="identity")), ("mean", nn.CrossEntropyLoss())):
+        network = initial_network("tests.networks:Plain", 6, "scratch", None, seed=1)
+        start = {key: weight.clone() for key, weight in network.state_dict().items()}
+        train(network, few, loss, seed=2, iterations=5, batch_size=4)
+        for key, weight in network.state_dict().items():
+            moved = (weight - start[key]).abs().max().item()
+            assert moved > 1e-3 or "idle" in key
+            for of_rank in seen:
+                np.testing.assert_allclose(of_rank[name][key], weight, atol=1e-3 * moved + 1e-6)
+    for key, value in seen[0]["drawing"].items():
+        np.testing.assert_array_equal(value, seen[1]["drawing"][key], err_msg=key)  # running statistics too
+    for of_rank in seen:
+        assert of_rank["diverged"].startswith("training diverged: the loss is nan at iteration 1 of 100")
+        assert of_rank["uneven"] == "2 processes can't share a batch of 3 images evenly."
+
+
+def test_float16_is_for_gpus(few):
+    with pytest.raises(InputError) as error:
+        scratch(few, seed=0, precision="float16")
+    assert str(error.value) == "precision float16 is for GPUs; on the CPU take bfloat16 or float32."

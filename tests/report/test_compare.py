@@ -188,7 +188,7 @@ def test_bad_input_is_refused_before_any_training(
     def trained(*_: object, **__: object) -> nn.Module:
         raise AssertionError("nothing is to be trained")
 
-    monkeypatch.setattr("autosegloss.proxy.trial.train", trained)
+    monkeypatch.setattr("autosegloss.proxy.train.Training.advance", trained)
     monkeypatch.setattr("autosegloss.proxy.trial.pretrain", trained)
     folder = tmp_path / "out"
     assert main(["compare", str(config), "--out", str(folder), *arguments]) == 2

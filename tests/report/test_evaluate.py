@@ -18,7 +18,8 @@ from PIL import Image
 
 from autosegloss.cli import main
 from autosegloss.errors import DataError, InputError
-from autosegloss.report.evaluate import read_labels, split_metrics
+from autosegloss.proxy.data.pictures import read_labels
+from autosegloss.report.evaluate import split_metrics
 from tests import oracles
 
 Labels = npt.NDArray[np.integer]

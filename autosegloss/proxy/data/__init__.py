@@ -1,29 +1,39 @@
-"""Data sets for proxies: each is one module with a function `load(**options) -> Dataset`."""
+"""Data sets for proxies: each is one module with a function `load(**options) -> Dataset`.
+
+Those that are read from files decode and resize them once, see `autosegloss.proxy.data.files`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autosegloss.errors import DataError
+from autosegloss.errors import AutoseglossError, DataError
 
 IGNORE_INDEX = 255
 
 READERS = {
-    "nuclei": "autosegloss.proxy.data.nuclei",
-    "shapes": "autosegloss.proxy.data.shapes",
+    name: f"autosegloss.proxy.data.{name}"
+    for name in ("ade20k", "cityscapes", "folder", "mni152", "nuclei", "shapes", "voc")
 }
 
 
 @dataclass(frozen=True)
 class Split:
     """Images and their labels.
+
+    Arrays that are files mapped into memory are pickled as the paths of these files: the processes of a machine share
+    one copy, which the one that reads it need not hold.
 
     Args:
         images: Colours, uint8 of shape (N, 3, H, W).
@@ -38,6 +48,33 @@ class Split:
     annotations: NDArray[np.uint8] | None = None
     soft: NDArray[np.float16] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: Path(each.filename).absolute() if _is_file(each) else each for name, each in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: open_array(each) if isinstance(each, Path) else each for name, each in state.items()})
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """The array in a .npy file, mapped into memory; what is written to it stays in this process.
+
+    Raises:
+        DataError: The file is not there.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="c")
+    except OSError as error:
+        raise DataError(
+            f"{path}: can't be read: {error.strerror}. This is decoded data, which is shared by file: all machines of "
+            "a cluster need one cache folder (proxy.data.cache), and it stays for as long as a search runs."
+        ) from None
+    return array
+
+
+def _is_file(array: object) -> bool:
+    """Whether an array is the whole of a mapped file; a part of one has the array for its base, not the map."""
+    return isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -49,8 +86,11 @@ class Dataset:
         ignore_index: The label of pixels that do not count.
         train: What proxies train on.
         heldout: The part of the training set that rewards come from.
-        validation: What final tables are about; a search never sees it.
+        unseen: The validation set, or what reads it when it is first asked for.
         note: What a table of results has to say about the data, in a sentence.
+        whole: What reads the whole training set at once; None to join the two parts of it.
+        full_size: How many validation images there are, and what reads one by its number: the image (3, h, w) and the
+            labels (H, W) of its full size; None if the arrays have that.
     """
 
     name: str
@@ -58,43 +98,101 @@ class Dataset:
     ignore_index: int
     train: Split
     heldout: Split
-    validation: Split
+    unseen: Split | Callable[[], Split]
     note: str = ""
+    whole: Callable[[], Split] | None = None
+    full_size: tuple[int, Callable[[int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]] | None = None
+
+    @cached_property
+    def validation(self) -> Split:
+        """What final tables are about; rewards never come from it."""
+        return self.unseen if isinstance(self.unseen, Split) else self.unseen()
+
+    def all_training(self) -> Split:
+        """The training images with those held out, which a search keeps apart."""
+        if self.whole is not None:
+            return self.whole()
+        one, other = self.train, self.heldout
+        annotations = None
+        if one.annotations is not None and other.annotations is not None:
+            annotations = np.concatenate([one.annotations, other.annotations])
+        images, labels = (np.concatenate(pair) for pair in ((one.images, other.images), (one.labels, other.labels)))
+        return Split(images, labels, annotations)
+
+    def validation_images(self, start: int = 0, step: int = 1) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Each validation image (3, h, w) and its labels of full size (H, W), from a number on in steps."""
+        number, read = self.full_size or (len(self.validation.images), self._of_the_arrays)
+        return map(read, range(start, number, step))
+
+    def _of_the_arrays(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return self.validation.images[number], self.validation.labels[number]
 
 
 def load_dataset(name: str, **options: object) -> Dataset:
     """Load a data set by name.
 
     Args:
-        name: One of `READERS`.
-        **options: What the reader's `load` takes.
+        name: One of `READERS`, or `module:function` for data of your own, see `autosegloss.proxy.data.own`.
+        **options: What the reader's `load` takes, or the function.
 
     Returns:
         The data set; the same name and options always give the same arrays.
 
     Raises:
-        DataError: The name or an option is unknown, or the files of the data set are missing.
+        DataError: The name or an option is unknown, or files of the data set are missing or can't be used.
     """
+    if ":" in name:
+        own: Callable[..., Dataset] = importlib.import_module("autosegloss.proxy.data.own").load
+        return own(name, options)
     if name not in READERS:
-        raise DataError(f"unknown data set `{name}`{did_you_mean(name, READERS)}; known: {', '.join(READERS)}.")
+        raise DataError(
+            f"unknown data set `{name}`{did_you_mean(name, READERS)}; known: {', '.join(READERS)}, and "
+            "`module:function` for your own."
+        )
     load: Callable[..., Dataset] = importlib.import_module(READERS[name]).load
     check_options(f"data set `{name}`", load, options)
+    for option, parameter in inspect.signature(load).parameters.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise DataError(f"data set `{name}`: needs the option `{option}`, proxy.data.{option}.")
     return load(**options)
 
 
-def check_options(owner: str, function: Callable[..., object], options: Iterable[str]) -> None:
-    """Raise DataError for an option that a function does not take.
+def check_options(
+    owner: str,
+    takes: Callable[..., object] | Sequence[str],
+    options: Iterable[str],
+    error: type[AutoseglossError] = DataError,
+) -> None:
+    """Raise an error for an option that there is not.
 
     Args:
         owner: What the options are of, for the message.
-        function: Its parameters are the options.
+        takes: The names of all options, or a function whose parameters they are.
         options: The names given.
+        error: The kind of error.
     """
-    known = list(inspect.signature(function).parameters)
+    known = list(inspect.signature(takes).parameters) if callable(takes) else list(takes)
     for option in options:
         if option not in known:
             allowed = f"its options: {', '.join(known)}" if known else "it has no options"
-            raise DataError(f"{owner}: unknown option `{option}`{did_you_mean(option, known)}; {allowed}.")
+            raise error(f"{owner}: unknown option `{option}`{did_you_mean(option, known)}; {allowed}.")
+
+
+def class_names(owner: str, classes: object) -> tuple[str, ...]:
+    """The names of classes that are given by name or by number.
+
+    Raises:
+        DataError: They are no names, or fewer than 2 or more than 255.
+    """
+    names = [str(number) for number in range(classes)] if type(classes) is int and classes < 256 else classes
+    if (
+        isinstance(names, list | tuple)
+        and 2 <= len(names) <= IGNORE_INDEX
+        and all(isinstance(name, str) for name in names)
+        and len(set(names)) == len(names)
+    ):
+        return tuple(names)
+    raise DataError(f"{owner}: classes is {classes!r}; 2 to {IGNORE_INDEX} different names are wanted, or how many.")
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

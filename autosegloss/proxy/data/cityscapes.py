@@ -1,0 +1,66 @@
+"""Cityscapes, in its official layout."""
+
+from __future__ import annotations
+
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset
+from autosegloss.proxy.data.files import Source, path_of
+
+# The label ids that are trained and evaluated, in the order of their train ids.
+IDS = {
+    7: "road",
+    8: "sidewalk",
+    11: "building",
+    12: "wall",
+    13: "fence",
+    17: "pole",
+    19: "traffic light",
+    20: "traffic sign",
+    21: "vegetation",
+    22: "terrain",
+    23: "sky",
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+LABELS = {number: IGNORE_INDEX for number in (*range(34), 255)} | {number: label for label, number in enumerate(IDS)}
+ADVICE = """\
+`root` is the folder with leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and
+gtFine/{train,val}/<city>/*_gtFine_labelIds.png: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, from the site
+of the Cityscapes data set, which asks for a registration."""
+
+
+def load(
+    root: str,
+    size: int | list[int] = 128,
+    heldout: int | float = 500,
+    seed: int = 0,
+    cache: str | None = None,
+) -> Dataset:
+    """Read Cityscapes with fine annotations: 2,975 images to train with and 500 to validate, 19 classes.
+
+    Args:
+        root: The folder of leftImg8bit and gtFine.
+        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
+            The images are 1024 x 2048: a square is the middle half of each.
+        heldout: How many training images rewards come from, or their share below 1; 500 is what was published.
+        seed: Decides which ones.
+        cache: Folder for the decoded images; by default the user's cache folder.
+
+    Raises:
+        DataError: Files are missing or can't be used, or an option is wrong.
+
+    Reference: Cordts et al., The Cityscapes dataset for semantic urban scene understanding, CVPR 2016.
+    """
+    source = Source("cityscapes", ADVICE, tuple(IDS.values()), LABELS)
+    folder = path_of("root", root)
+    train, validation = source.pairs(
+        [(folder / "leftImg8bit" / part, folder / "gtFine" / part) for part in ("train", "val")],
+        ("_leftImg8bit.png",),
+        ("_gtFine_labelIds.png",),
+    )
+    return source.dataset(train, validation, size=size, heldout=heldout, seed=seed, cache=cache)

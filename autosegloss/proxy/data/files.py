@@ -1,0 +1,380 @@
+"""Data sets in files: pairs of a picture and a label map, decoded and resized once into a cache that workers share."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from autosegloss.errors import DataError
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, open_array
+from autosegloss.proxy.data.pictures import files_by_name, read_labels, read_picture
+
+Pair = tuple[Path, Path]
+"""A picture and its label map."""
+
+_FORMAT = 1  # of what is in the cache; a new one leaves the old to be deleted
+_WRONG = -1
+UNUSABLE = "files that can't be used"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set in files, as messages speak of it.
+
+    Args:
+        name: The name of the data set.
+        advice: Where which files belong, and who has them.
+        classes: Names of the classes, in label order.
+        labels: The class of each value that the label maps may hold; `IGNORE_INDEX` for those that do not count.
+    """
+
+    name: str
+    advice: str
+    classes: tuple[str, ...]
+    labels: Mapping[int, int]
+
+    def error(self, what: str) -> DataError:
+        """An error about the data set."""
+        return DataError(f"data set `{self.name}`: {what}")
+
+    def refuse(self, what: str, mistakes: Iterable[str]) -> None:
+        """Raise an error that lists all mistakes of a kind, if there are any."""
+        if lines := sorted(mistakes):
+            raise self.error(f"{what} ({len(lines)}):" + "".join(f"\n  {line}" for line in lines))
+
+    def missing(self, what: str) -> DataError:
+        """An error about a file that is not where it belongs."""
+        return self.error(f"{what}\n{self.advice}")
+
+    def pairs(
+        self,
+        folders: Sequence[tuple[Path, Path]],
+        picture_endings: tuple[str, ...],
+        label_endings: tuple[str, ...] = (".png",),
+    ) -> list[list[Pair]]:
+        """Pair the pictures and label maps of some folders by path without ending, in the order of their names.
+
+        Raises:
+            DataError: A folder is missing or empty, or files have no partner; all of these are listed.
+        """
+        found, alone = [], []
+        for images, masks in folders:
+            try:
+                pictures, labels = files_by_name(images, picture_endings), files_by_name(masks, label_endings)
+            except DataError as error:
+                raise self.missing(str(error)) from None
+            alone += [f"{pictures[name]} has no label map in {masks}" for name in pictures.keys() - labels.keys()]
+            alone += [f"{labels[name]} has no picture in {images}" for name in labels.keys() - pictures.keys()]
+            found.append([(pictures[name], labels[name]) for name in sorted(pictures.keys() & labels.keys())])
+        self.refuse("files without a partner of the same name", alone)
+        return found
+
+    def dataset(
+        self,
+        train: Sequence[Pair],
+        validation: Sequence[Pair],
+        *,
+        size: object,
+        heldout: object,
+        seed: object,
+        cache: object,
+        note: str = "",
+    ) -> Dataset:
+        """The data set of a training and a validation list; the second is not read before it is asked for.
+
+        Args:
+            train: The training list, of which a part is held out.
+            validation: The validation list.
+            size: Height and width in pixels, or one number for squares; None is the size that all images of the
+                training list have.
+            heldout: How many training images are held out, or their share below 1.
+            seed: Decides which ones.
+            cache: Folder of the cache; None is the user's own.
+            note: See `Dataset`.
+
+        Raises:
+            DataError: An option is wrong, or files are missing or can't be used: all of them are listed.
+        """
+        wanted, folder = self._size(size), _cache(cache)
+        if absent := sorted({str(path) for pair in (*train, *validation) for path in pair if not path.is_file()}):
+            raise self.missing(f"missing files ({len(absent)}):" + "".join(f"\n  {path}" for path in absent))
+        both = {image for image, _ in train} & {image for image, _ in validation}
+        self.refuse("images in the training and in the validation list", map(str, both))
+        parts = (*self.draw(train, "heldout", heldout, seed), validation, train)
+        shape = wanted or self._one_size(train)
+        kept, apart, unseen, whole = (Files(self, tuple(pairs), shape, folder) for pairs in parts)
+        self.refuse(UNUSABLE, [*kept.make(), *apart.make()])
+        split = kept.split()
+        self._check_classes(split)
+        return Dataset(
+            self.name,
+            self.classes,
+            IGNORE_INDEX,
+            split,
+            apart.split(),
+            unseen.split,
+            note,
+            whole=whole.split,
+            full_size=(len(validation), unseen.full_size),
+        )
+
+    def draw(self, pairs: Sequence[Pair], option: str, amount: object, seed: object) -> tuple[list[Pair], list[Pair]]:
+        """Divide a list by a seed into the rest and a part of so many, or of such a share; both keep their order.
+
+        Raises:
+            DataError: The amount or the seed is none, or nothing would be left on one side.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise self.error(f"seed is {seed!r}; it is an integer of at least 0.")
+        rest, part = drawn(len(pairs), amount, seed)
+        if not len(rest) or not len(part):
+            raise self.error(
+                f"{option} is {amount!r}, of {len(pairs)} images in the list; a number of images is wanted, or a share "
+                "below 1, that leaves some on either side."
+            )
+        return [pairs[i] for i in rest], [pairs[i] for i in part]
+
+    def _check_classes(self, split: Split) -> None:
+        """Refuse labels of one class, as of masks that are white, 255, where another class is meant."""
+        seen: set[int] = set()
+        for labels in split.labels:
+            seen |= {*np.unique(labels).tolist()} - {IGNORE_INDEX}
+            if len(seen) > 1:
+                return
+        all_are = f"all are of class `{self.classes[seen.pop()]}`" if seen else "all are ignored"
+        ignored = ", ".join(str(value) for value, label in sorted(self.labels.items()) if label == IGNORE_INDEX)
+        raise self.error(
+            f"there is nothing to tell apart in the labels of the training images: {all_are}. The values "
+            f"of the masks are the numbers of the classes, 0, 1, 2, ...; ignored: {ignored}."
+        )
+
+    def _size(self, size: object) -> tuple[int, int] | None:
+        sides = [size, size] if isinstance(size, int) else size
+        if sides is None:
+            return None
+        if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int] and min(sides) > 0:
+            return sides[0], sides[1]
+        raise self.error(f"size is {size!r}; pixels are wanted, one number or [height, width].")
+
+    def _one_size(self, pairs: Sequence[Pair]) -> tuple[int, int]:
+        """The size that all pictures of a list have; those that can't be opened are left to be listed later."""
+        sizes: dict[tuple[int, int], Path] = {}
+        for path, _ in pairs:
+            with suppress(Exception), Image.open(path) as picture:  # Pillow raises many kinds
+                sizes.setdefault(picture.size[::-1], path)
+        if len(sizes) > 1:
+            examples = "".join(f"\n  {_shape(size)}, as {path}" for size, path in sorted(sizes.items()))
+            raise self.error(
+                f"the pictures are of {len(sizes)} sizes; say by the option `size` to which they are brought:{examples}"
+            )
+        return next(iter(sizes), (1, 1))
+
+
+def drawn(total: int, amount: object, seed: int) -> tuple[list[int], list[int]]:
+    """Divide the numbers below a total by a seed: the rest, and so many or such a share of them; both ascend.
+
+    What is no amount gives an empty part.
+    """
+    number = 0
+    if isinstance(amount, float) and 0 < amount < 1:
+        number = round(amount * total)
+    elif isinstance(amount, int) and not isinstance(amount, bool):
+        number = min(max(amount, 0), total)
+    order = np.random.default_rng(seed).permutation(total)
+    rest, part = np.sort(order[number:]).tolist(), np.sort(order[:number]).tolist()
+    return rest, part
+
+
+@dataclass(frozen=True)
+class Files:
+    """Pictures and label maps in files, and how they become the arrays of a split.
+
+    A picture and its labels are scaled, sides in proportion, until they just cover `size`, and what stands out is cut
+    off in equal parts; the picture bilinearly with antialiasing, the labels to the nearest. The arrays are kept in the
+    cache, in a folder whose name is a hash of all that determines them: the files' paths, sizes and times of change,
+    and the settings. It appears there whole or not at all, and of several processes that want it one makes it.
+
+    Args:
+        source: What the files are of.
+        pairs: The files.
+        size: Height and width in pixels.
+        cache: Folder of the cache.
+    """
+
+    source: Source
+    pairs: tuple[Pair, ...]
+    size: tuple[int, int]
+    cache: Path
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the arrays are, or will be."""
+        try:
+            stats = [(str(path), path.stat()) for pair in self.pairs for path in pair]
+        except OSError as error:
+            raise self.source.missing(f"{error.filename}: can't be read: {error.strerror}.") from None
+        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        text = json.dumps([_FORMAT, self.size, sorted(self.source.labels.items()), files])
+        return self.cache / f"{self.source.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+    def split(self) -> Split:
+        """The arrays, mapped from the cache; they are made if they are not there.
+
+        Raises:
+            DataError: Files can't be used; all of them are listed.
+        """
+        self.source.refuse(UNUSABLE, self.make())
+        return Split(open_array(self.folder / "images.npy"), open_array(self.folder / "labels.npy"))
+
+    def make(self) -> list[str]:
+        """Make the arrays unless they are there; what is wrong with which file, and nothing is made if there is any.
+
+        Raises:
+            DataError: The cache can't be written.
+        """
+        folder = self.folder
+        if folder.is_dir():
+            return []
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with _locked(folder.with_suffix(".lock")):
+                # Another process may have made it meanwhile.
+                return [] if folder.is_dir() else self._make(folder)
+        except OSError as error:
+            raise self.source.error(
+                f"the cache {self.cache} can't be written: {error.strerror}. Choose another by the option `cache`."
+            ) from None
+
+    def _make(self, folder: Path) -> list[str]:
+        unfinished = folder.with_suffix(".tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was ended
+        unfinished.mkdir()
+        try:
+            if not (mistakes := self._write(unfinished)):
+                unfinished.rename(folder)
+            return mistakes
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _write(self, folder: Path) -> list[str]:
+        """Decode all files into two arrays in a folder; the mistakes found."""
+        images, labels = (
+            np.lib.format.open_memmap(folder / name, "w+", np.uint8, (len(self.pairs), *channels, *self.size))
+            for name, channels in (("images.npy", (3,)), ("labels.npy", ()))
+        )
+
+        def fill(index: int) -> list[str]:
+            found = self._pair(index)
+            if isinstance(found, list):
+                return found
+            picture, values = found
+            images[index] = np.asarray(_covering(picture, self.size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+            labels[index] = np.asarray(_covering(Image.fromarray(values), self.size, Image.Resampling.NEAREST))
+            return []
+
+        with ThreadPoolExecutor() as threads:  # Pillow decodes and resizes without the interpreter's lock
+            found = [line for mistakes in threads.map(fill, range(len(self.pairs))) for line in mistakes]
+        for array in (images, labels):
+            array.flush()
+        return found
+
+    def full_size(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A picture scaled as in the arrays, but all of it, (3, h, w), and its labels as in the file, (H, W).
+
+        Raises:
+            DataError: The files can't be used.
+        """
+        found = self._pair(index)
+        self.source.refuse(UNUSABLE, found if isinstance(found, list) else [])
+        assert not isinstance(found, list)  # it has been refused
+        picture, labels = found
+        height, width = self.size
+        scale = max(height / picture.height, width / picture.width)
+        size = round(scale * picture.width), round(scale * picture.height)
+        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1), labels
+
+    def _pair(self, index: int) -> tuple[Image.Image, NDArray[np.uint8]] | list[str]:
+        """A picture and the classes of its pixels, (H, W), at their own size; or what is wrong with them."""
+        image, mask = self.pairs[index]
+        mistakes = []
+        try:
+            picture = read_picture(image)
+        except DataError as error:
+            mistakes.append(f"{image}: {error}")
+        try:
+            values = read_labels(mask)
+        except DataError as error:
+            return [*mistakes, f"{mask}: {error}"]
+        if not mistakes and values.shape != picture.size[::-1]:
+            mistakes.append(f"{mask}: is {_shape(values.shape)}, its picture {_shape(picture.size[::-1])}")
+        mapped = self._known[values]
+        if (mapped == _WRONG).any():
+            wrong = np.unique(values[mapped == _WRONG]).tolist()
+            some = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
+            mistakes.append(f"{mask}: has the values {some}; allowed: {self._allowed()}")
+        return mistakes or (picture, mapped.astype(np.uint8))
+
+    @cached_property
+    def _known(self) -> NDArray[np.int16]:
+        """The class of each value that a label map can hold, or `_WRONG`."""
+        known = np.full(2**16, _WRONG, np.int16)
+        known[list(self.source.labels)] = list(self.source.labels.values())
+        return known
+
+    def _allowed(self) -> str:
+        ignored = sorted(value for value, label in self.source.labels.items() if label == IGNORE_INDEX)
+        counted = sorted(value for value, label in self.source.labels.items() if label != IGNORE_INDEX)
+        text = f"{counted[0]}..{counted[-1]}" if len(counted) > 1 else str(counted[0])
+        return f"{text}, and {', '.join(map(str, ignored))} (ignored)" if ignored else text
+
+
+def _cache(folder: object) -> Path:
+    """The folder of the cache: the one given, or the user's own."""
+    if folder is None:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autosegloss"
+    return path_of("cache", folder)
+
+
+def path_of(option: str, value: object) -> Path:
+    """The path that an option gives, absolute: workers may run elsewhere.
+
+    Raises:
+        DataError: It is no text.
+    """
+    if not isinstance(value, str | Path):
+        raise DataError(f"proxy.data.{option} is {value!r}; the path of a folder is wanted.")
+    return Path(value).expanduser().absolute()
+
+
+def _covering(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
+    """A picture brought to (height, width): scaled until it just covers it, the middle of the longer side kept."""
+    height, width = size
+    scale = min(picture.height / height, picture.width / width)
+    across, down = min(scale * width, picture.width), min(scale * height, picture.height)  # rounding may exceed them
+    left, top = (picture.width - across) / 2, (picture.height - down) / 2
+    return picture.resize((width, height), how, box=(left, top, left + across, top + down))
+
+
+def _shape(size: tuple[int, ...]) -> str:
+    return f"{size[1]} x {size[0]} (width x height)"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process; its file stays, since another may be waiting for it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

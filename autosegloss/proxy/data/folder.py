@@ -1,0 +1,64 @@
+"""A folder of images and masks of your own."""
+
+from __future__ import annotations
+
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, class_names
+from autosegloss.proxy.data.files import Source, path_of
+from autosegloss.proxy.data.pictures import PICTURES
+
+ADVICE = """\
+`root` is a folder with the sub-folders images (PNG, JPEG, TIFF, BMP or WebP) and masks (PNG, grey or palette, whose
+values are the numbers of the classes), or else the options `images` and `masks` name these two. A picture and its mask
+have one path in them, but for the ending: images/day1/a.jpg and masks/day1/a.png."""
+
+
+def load(
+    classes: int | list[str],
+    root: str | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    ignore_index: int = 255,
+    validation: str | float = 0.2,
+    size: int | list[int] | None = None,
+    heldout: int | float = 0.2,
+    seed: int = 0,
+    cache: str | None = None,
+) -> Dataset:
+    """Read pictures, and PNG masks of the same names that hold the number of a class in each pixel.
+
+    Args:
+        classes: The names of the classes, of labels 0, 1, 2, ..., or how many they are; 2 to 255.
+        root: The folder that holds the folders `images` and `masks`.
+        images: The folder of the pictures, if it is another; with `masks`.
+        masks: The folder of the masks, if it is another.
+        ignore_index: The value in the masks of pixels that do not count.
+        validation: A folder like `root`, or a share of all images, which are drawn by the seed.
+        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
+            None takes them as they are, which then must have one size.
+        heldout: How many of the training images rewards come from, or their share below 1.
+        seed: Decides which images are drawn.
+        cache: Folder for the decoded images; by default the user's cache folder.
+
+    Raises:
+        DataError: Files are missing or can't be used, or an option is wrong.
+    """
+    names = class_names("data set `folder`", classes)
+    labels = {number: number for number in range(len(names))} | {ignore_index: IGNORE_INDEX}
+    source = Source("folder", ADVICE, names, labels)
+    if type(ignore_index) is not int or not 0 <= ignore_index < 2**16:
+        raise source.error(f"ignore_index is {ignore_index!r}; a value in the masks is wanted, 0 to 65535.")
+    if root is not None and images is None and masks is None:
+        folders = [(path_of("root", root) / "images", path_of("root", root) / "masks")]
+    elif root is None and images is not None and masks is not None:
+        folders = [(path_of("images", images), path_of("masks", masks))]
+    else:
+        raise source.missing("either `root` is wanted, or `images` and `masks`.")
+    if isinstance(validation, str):
+        folder = path_of("validation", validation)
+        training, unseen = source.pairs([*folders, (folder / "images", folder / "masks")], PICTURES)
+        note = ""
+    else:
+        (together,) = source.pairs(folders, PICTURES)
+        training, unseen = source.draw(together, "validation", validation, seed)
+        note = f"The {len(unseen)} validation images were drawn from the same folder as the training images."
+    return source.dataset(training, unseen, size=size, heldout=heldout, seed=seed, cache=cache, note=note)

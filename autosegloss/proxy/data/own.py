@@ -1,0 +1,146 @@
+"""Data of your own, from a function that returns `torch.utils.data.Dataset`s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from autosegloss.errors import DataError
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, class_names
+from autosegloss.proxy.data.files import drawn
+from autosegloss.proxy.plugins import function_of
+
+REQUIRED = ("classes", "train", "validation")
+OPTIONAL = ("heldout", "ignore_index")
+
+
+def load(name: str, options: Mapping[str, Any]) -> Dataset:
+    """Read the data sets that a function returns.
+
+    The function returns a mapping with the keys
+
+    - `classes`: the names of the classes, of labels 0, 1, 2, ..., or how many they are;
+    - `train` and `validation`: each a `torch.utils.data.Dataset` with a length, of pairs of an image and a label map;
+    - `heldout`: another such data set that rewards come from, or how many of the training images, or their share
+      below 1, which are drawn with seed 0; by default 0.2;
+    - `ignore_index`: the label of pixels that don't count; by default 255.
+
+    An image is a PIL image, or an array or tensor (3, H, W), (1, H, W) or (H, W), of bytes or of floats in [0, 1]:
+    before any normalisation. A label map is a PIL image, or an integer array or tensor (H, W) or (1, H, W). All are of
+    one size. Each is asked for once, so that random transforms are drawn once. The validation set is asked for where it
+    is needed: a worker then calls the function again.
+
+    Args:
+        name: "module:function".
+        options: The function's arguments.
+
+    Raises:
+        DataError: There is no such function, or it returns something else: all items that can't be used are listed.
+    """
+    owner = f"data set `{name}`"
+    given = _given(name, options)
+    classes = class_names(owner, given["classes"])
+    ignored = given.get("ignore_index", IGNORE_INDEX)
+    train, heldout = given["train"], given.get("heldout", 0.2)
+    kept: Sequence[int] = range(len(train))
+    if isinstance(heldout, int | float):
+        kept, apart = drawn(len(train), heldout, seed=0)
+        if not kept or not apart:
+            raise DataError(f"{owner}: heldout is {heldout!r}, of {len(train)} images; some are wanted on either side.")
+        heldout = [train[number] for number in apart]
+    reading = _Reading(owner, len(classes), ignored)
+    return Dataset(
+        name,
+        classes,
+        IGNORE_INDEX,
+        reading.split("train", [train[number] for number in kept]),
+        reading.split("heldout", heldout),
+        partial(_validation, name, dict(options), reading),
+    )
+
+
+def _given(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the function returns."""
+    owner = f"data set `{name}`"
+    function = function_of(name, "data set")
+    check_options(owner, function, options)
+    given: Mapping[str, Any] = function(**options)
+    keys = set(given) if isinstance(given, Mapping) else set()
+    if not set(REQUIRED) <= keys <= {*REQUIRED, *OPTIONAL}:
+        what = f"the keys {', '.join(map(str, given))}" if isinstance(given, Mapping) else f"a {type(given).__name__}"
+        raise DataError(
+            f"{owner}: the function returned {what}; a mapping with the keys {', '.join(REQUIRED)} is wanted, and "
+            f"perhaps {' and '.join(OPTIONAL)}."
+        )
+    return given
+
+
+def _validation(name: str, options: Mapping[str, Any], reading: _Reading) -> Split:
+    return reading.split("validation", _given(name, options)["validation"])
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How items become arrays."""
+
+    owner: str
+    classes: int
+    ignored: int
+
+    def split(self, part: str, items: Any) -> Split:
+        """Read all items of a part; those that can't be used are listed."""
+        pairs, mistakes = [], []
+        for number in range(len(items)):
+            try:
+                image, labels = items[number]
+                pairs.append((_pixels(image), self._labels(labels)))
+                first, last = pairs[0], pairs[-1]
+                if not last[0].shape[1:] == last[1].shape == first[1].shape:
+                    sizes = f"image {last[0].shape[1:]}, labels {last[1].shape}, the first labels {first[1].shape}"
+                    raise DataError(f"all are to be of one size, (height, width): {sizes}")
+            except (DataError, TypeError, ValueError) as error:
+                mistakes.append(f"\n  {part}[{number}]: {error}")
+        if mistakes or not pairs:
+            what = f"items that can't be used ({len(mistakes)}):" if mistakes else f"{part} is empty."
+            raise DataError(f"{self.owner}: {what}{''.join(mistakes)}")
+        images, maps = zip(*pairs, strict=True)
+        return Split(np.stack(images), np.stack(maps))
+
+    def _labels(self, value: Any) -> NDArray[np.uint8]:
+        array = _array(value)
+        labels = array[0] if array.ndim == 3 and len(array) == 1 else array
+        if labels.ndim != 2 or labels.dtype.kind not in "iub":
+            raise DataError(f"labels are whole numbers of shape (H, W), not {array.dtype} of shape {array.shape}")
+        ignored = labels == self.ignored
+        wrong = np.unique(labels[~ignored & ((labels < 0) | (labels >= self.classes))])
+        if len(wrong):
+            found = ", ".join(map(str, wrong[:8].tolist()))
+            raise DataError(f"labels {found}; allowed: 0..{self.classes - 1}, and {self.ignored} (ignored)")
+        return np.where(ignored, IGNORE_INDEX, labels).astype(np.uint8)
+
+
+def _pixels(value: Any) -> NDArray[np.uint8]:
+    """An image as bytes, (3, H, W)."""
+    array = _array(value.convert("RGB")).transpose(2, 0, 1) if isinstance(value, Image.Image) else _array(value)
+    image = array[None] if array.ndim == 2 else array
+    if image.ndim != 3 or len(image) not in (1, 3):
+        raise DataError(f"an image is of shape (3, H, W), (1, H, W) or (H, W), not {array.shape}")
+    if image.dtype.kind == "f":
+        if not 0 <= image.min() <= image.max() <= 1:
+            limits = f"{image.min():g} to {image.max():g}"
+            raise DataError(f"floats of an image lie in [0, 1], not {limits}; leave normalisation to the proxy")
+        image = np.rint(255 * image).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise DataError(f"an image is of uint8 or floats, not {image.dtype}")
+    return np.broadcast_to(image, (3, *image.shape[1:]))
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

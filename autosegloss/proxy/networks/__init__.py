@@ -1,0 +1,95 @@
+"""Networks by name: our own small one, those of two libraries, and whatever a function of yours builds.
+
+A network maps images (N, in_channels, H, W) to logits (N, num_classes, H, W). In training it may give a pair of these
+and the logits of an auxiliary head, of the same shape, which take the same loss with a weight.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from autosegloss.errors import AutoseglossError, InputError
+from autosegloss.proxy.data import check_options, did_you_mean
+from autosegloss.proxy.networks import hugging_face, smp
+from autosegloss.proxy.networks.unet import UNetSmall
+from autosegloss.proxy.plugins import function_of
+
+Builder = Callable[..., nn.Module]
+"""From in_channels, num_classes and options, which are keyword arguments, to a network."""
+
+NETWORKS: Mapping[str, Builder] = {
+    "unet_small": UNetSmall,
+    "transformers:segformer": hugging_face.segformer,
+    "transformers:upernet": hugging_face.upernet,
+}
+"""Networks with names of their own; those of `smp:ARCHITECTURE/ENCODER` and `module:function` come besides."""
+
+ENCODERS = ("encoder", "backbone", "segformer")
+"""What the libraries call the part that is pretrained on other data, which the regime `encoder` keeps."""
+
+
+def build_network(name: str, in_channels: int, num_classes: int, **options: object) -> nn.Module:
+    """Build a network with weights drawn from torch's global generator.
+
+    Args:
+        name: One of `NETWORKS`; `smp:ARCHITECTURE/ENCODER` for segmentation_models_pytorch, as in
+            `smp:DeepLabV3Plus/resnet50`; or `module:function` for a function (in_channels, num_classes) -> network.
+        in_channels: Channels of an image.
+        num_classes: Channels of the logits.
+        **options: What the network takes besides.
+
+    Returns:
+        A module from images (N, in_channels, H, W) to logits (N, num_classes, H, W), in channels-last layout.
+
+    Raises:
+        InputError: The name or an option is unknown, a library is not installed, or the network can't be built.
+    """
+    build = _builder(name)
+    own = list(inspect.signature(build).parameters.values())[2:]
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):  # who takes all checks for himself
+        check_options(f"network `{name}`", [parameter.name for parameter in own], options, InputError)
+    try:
+        network = build(in_channels, num_classes, **options)
+    except AutoseglossError:
+        raise
+    except Exception as error:  # whatever the libraries and functions raise on options they can't use
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        raise InputError(f"network `{name}` with {given} can't be built: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"network `{name}` is a {type(network).__name__}; a torch.nn.Module is wanted.")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in torch's types
+    return network
+
+
+def encoder_prefix(network: nn.Module) -> str:
+    """What the names of the encoder's weights begin with: its child `encoder`, `backbone` or `segformer`, and a dot.
+
+    Raises:
+        InputError: The network has no such child.
+    """
+    children = dict(network.named_children())
+    for name in ENCODERS:
+        if name in children:
+            return f"{name}."
+    raise InputError(
+        f"the network has no part called {' or '.join(ENCODERS)}, only {', '.join(children) or 'none'}: there is no "
+        "encoder to keep, nor to tell a head from. Take the regime scratch or checkpoint, and no head_multiplier."
+    )
+
+
+def _builder(name: str) -> Builder:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if name.startswith("smp:"):
+        return smp.builder(name.removeprefix("smp:"))
+    if ":" in name and not name.startswith("transformers:"):
+        build: Builder = function_of(name, "network")
+        return build
+    raise InputError(
+        f"unknown network `{name}`{did_you_mean(name, NETWORKS)}; known: {', '.join(NETWORKS)}, "
+        "smp:ARCHITECTURE/ENCODER, and module:function."
+    )

@@ -1,0 +1,92 @@
+"""Weights from files: those of a whole network, or of its encoder alone. Nothing in such a file is run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autosegloss.errors import InputError
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors by name in a file of `torch.save` (without pickled objects) or in a .safetensors file.
+
+    Where they lie under `state_dict` or `model`, as training scripts write them, they are taken from there.
+
+    Raises:
+        InputError: The file can't be read, or holds something else.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            content: Any = _safetensors().load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror or error}.") from None
+    except Exception as error:  # both libraries raise many kinds on files that are no weights
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a file of weights: {reason}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise InputError(
+            f"{path}: not a file of weights: tensors by name are wanted, as torch.save(network.state_dict(), path) "
+            "writes them."
+        )
+    return dict(content)
+
+
+def fitting(file: Mapping[str, Tensor], network: nn.Module, part: str, source: str) -> dict[str, Tensor]:
+    """The weights in a file that are those of a network, or of a part of it, under the network's names.
+
+    All of them must be there and have the network's shapes; others in the file are left out (the classifier of a
+    network that was trained on ImageNet). In the file their names are those of the network, or the same without a
+    beginning that all names of the part share (of an encoder on its own).
+
+    Args:
+        file: See `read_weights`.
+        network: Whose weights they are to be.
+        part: What the names of the part begin with; nothing for the whole network.
+        source: What to call the file in messages.
+
+    Raises:
+        InputError: A weight is missing or has another shape.
+    """
+    # The counts of batches are left to the network: old files lack them, and nothing reads them.
+    state = {name: weight for name, weight in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    wanted = [name for name in state if name.startswith(part)]
+    common = os.path.commonpath([name.replace(".", "/") for name in wanted]).split("/")
+    prefixes = ["", *accumulate(f"{each}." for each in common)]
+    prefix = max(prefixes, key=lambda each: sum(name.removeprefix(each) in file for name in wanted))
+    found = {name: file[name.removeprefix(prefix)] for name in wanted if name.removeprefix(prefix) in file}
+    what = f"the network's {part.removesuffix('.')}" if part else "the network"
+    if missing := [name for name in wanted if name not in found]:
+        raise InputError(
+            f"{source}: {len(missing)} of the {len(wanted)} weights of {what} are not in this file, the first is "
+            f"`{missing[0]}`; in the file there are `{next(iter(file), 'none')}` and so on."
+        )
+    for name, weight in found.items():
+        if weight.shape != state[name].shape:
+            raise InputError(
+                f"{source}: `{name}` has the shape {tuple(weight.shape)} in the file and {tuple(state[name].shape)} in "
+                f"{what}." + ("" if part else " Of a network for other classes, take the encoder: regime: encoder.")
+            )
+    return found
+
+
+def _safetensors() -> Any:
+    try:
+        return importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise InputError(
+            f'.safetensors files need safetensors ({error}): pip install "autosegloss[networks]".'
+        ) from error

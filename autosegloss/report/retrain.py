@@ -1,0 +1,266 @@
+"""`retrain`: train with losses to the end of a full schedule, in one process or several, and measure everything.
+
+A run may be stopped anywhere: it goes on from its last checkpoint and, on the CPU, ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autosegloss.config import Start, StudyConfig, as_config, fingerprint
+from autosegloss.errors import RefusedError, TrainingDiverged
+from autosegloss.loss import MixedLoss, SurrogateLoss
+from autosegloss.loss.file import loss_content, replace_bytes
+from autosegloss.metric import Accumulators, CalibrationError
+from autosegloss.proxy.batches import to_input
+from autosegloss.proxy.data import Dataset, load_dataset
+from autosegloss.proxy.networks.unet import resize
+from autosegloss.proxy.trial import TARGET, Proxy, measured, validation_values
+from autosegloss.report.compare import (
+    CALIBRATION,
+    FILES,
+    Comparison,
+    Table,
+    carry_out,
+    check_losses,
+    definition,
+    fresh_seeds,
+    losses_of,
+)
+from autosegloss.search.api import refuse_to_overwrite
+from autosegloss.search.journal import Job, Outcome
+
+CHECKPOINT_FILE = "checkpoint.pt"
+_EVALUATION_BATCH = 8  # images; of full size
+
+Progress = Callable[[Job, int], None]
+"""Called with the run and the number of its iterations that are done, at each checkpoint."""
+
+
+def retrain(
+    config: StudyConfig | Mapping[str, Any] | str | os.PathLike[str],
+    losses: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    seeds: int = 1,
+    resume: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Table | None:
+    """Train with losses as `retrain` in a configuration says, and measure everything on the validation set.
+
+    It trains on the whole training set, what a search holds out included, from the weights of `proxy.start.weights`, or
+    from nothing. For each seed all losses have the same initial weights and the same images in the same order. The
+    folder gets the weights of each run, `LOSS-SEED.pt`, and what `compare` writes.
+
+    Started by torchrun, the processes train together: each has its share of every batch, and the losses that can, sum
+    over all of it. The first one writes; the folder is one that all of them see.
+
+    Args:
+        config: A configuration, a mapping with its keys, or the path of a YAML file.
+        losses: Names of losses, presets, mixes, or paths of loss files; others are compared with the first.
+        out: The folder to write to.
+        seeds: Number of runs of each loss, at least 1.
+        resume: Whether to continue what is in that folder.
+        command: The command line that asks for this, for the record.
+        progress: Called at each checkpoint, in the first process.
+
+    Returns:
+        The table of the runs; None in other processes than the first.
+
+    Raises:
+        InputError: A loss is unknown or given twice, or the processes can't share a batch; nothing is trained then.
+        RefusedError: The folder holds something else, or there is no GPU and the configuration asks for one.
+    """
+    settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
+    check_losses(losses, seeds, least=1)
+    folder = Path(out).absolute()
+    with _processes(settled.resources.gpus > 0) as team:
+        if team.rank == 0:
+            refuse_to_overwrite(folder, FILES, "retraining")
+        proxy = _load(settled)
+        modules = losses_of(losses, proxy, reduce_over_ranks=team.ranks > 1)
+        proxy.training(modules[0], 0, device=team.device, over_ranks=team.ranks > 1)  # see that it can be done
+        runs = Runs(proxy.prepare(), modules, folder, team, progress)
+        if team.rank > 0:
+            runs.follow()
+            return None
+        plan = _plan(settled, losses, modules, seeds, team)
+        table = carry_out(
+            plan, folder, runs.lead, proxy, what="retraining", resume=resume, command=command, observer=None
+        )
+        runs.dismiss()
+        return table
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run: which one this is, of how many, and the device it trains on."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+
+@contextmanager
+def _processes(gpu: bool) -> Iterator[Team]:
+    """Join the processes that torchrun has started, if it has."""
+    if gpu and not torch.cuda.is_available():
+        raise RefusedError("resources.gpus is above 0, but PyTorch sees no GPU. Set it to 0 to train on the CPU.")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
+    ranks = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun's
+    if ranks == 1:
+        yield Team(0, 1, device)
+        return
+    if gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield Team(dist.get_rank(), ranks, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _load(config: StudyConfig) -> Proxy:
+    """What is trained: the proxy of a configuration with the schedule, the data and the start of the retraining."""
+    own, proxy = config.retrain, config.proxy
+    start = Start(regime="scratch") if proxy.start.weights is None else proxy.start
+    full = config.model_copy(update={"proxy": proxy.model_copy(update={"train": own, "start": start})})
+    dataset = load_dataset(proxy.data.name, **{**proxy.data.options, **own.data})
+    return Proxy.of(full, replace(dataset, train=dataset.all_training()))
+
+
+def _plan(
+    config: StudyConfig, losses: Sequence[str], modules: Sequence[nn.Module], seeds: int, team: Team
+) -> dict[str, Any]:
+    """All that decides the numbers."""
+    definitions = {}
+    for name, module in zip(losses, modules, strict=True):
+        file = {"file": loss_content(module)} if isinstance(module, SurrogateLoss | MixedLoss) else {}
+        definitions[name] = definition(module) | file
+    weights = config.proxy.start.weights
+    return {
+        "losses": list(losses),
+        "definitions": definitions,
+        "seeds": fresh_seeds(config.search.seed, seeds),
+        "configuration": fingerprint(config) | {"retrain": config.retrain.model_dump()},
+        "weights": None if weights is None else hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
+        "processes": team.ranks,
+        "device": torch.cuda.get_device_name() if team.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs as the processes of a team go through them, one after the other, all of them at the same one."""
+
+    proxy: Proxy
+    losses: tuple[nn.Module, ...]
+    folder: Path
+    team: Team
+    progress: Progress | None
+
+    def lead(self, comparison: Comparison) -> None:
+        """In the first process: run all jobs that are left, and record them."""
+        while (job := comparison.next_job()) is not None:
+            self._tell([1, job.step, job.index, job.seed])
+            comparison.record(job, self._run(job))
+
+    def dismiss(self) -> None:
+        """In the first process: all is done; the others may go, and so may the last checkpoint."""
+        (self.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        self._tell([0, 0, 0, 0])
+
+    def follow(self) -> None:
+        """In the others: take part in what the first one runs."""
+        while (word := self._tell([0, 0, 0, 0]))[0]:
+            _, step, index, seed = word
+            self._run(Job("compare", step, index, None, seed))
+
+    def _tell(self, words: list[int]) -> list[int]:
+        """The words of the first process."""
+        if self.team.ranks == 1:
+            return words
+        said = torch.tensor(words, device=self.team.device)
+        dist.broadcast(said, 0)
+        heard: list[int] = said.tolist()
+        return heard
+
+    def _run(self, job: Job) -> Outcome:
+        start = time.perf_counter()
+        try:
+            network = self._train(job)
+        except TrainingDiverged as error:
+            return Outcome.failed(f"{type(error).__name__}: {error}", time.perf_counter() - start)
+        validation = self._measure(network)
+        return Outcome(validation[TARGET], {}, validation, error=None, seconds=time.perf_counter() - start)
+
+    def _train(self, job: Job) -> nn.Module:
+        team, settings = self.team, self.proxy.config.retrain
+        loss = self.losses[job.index].to(team.device)
+        training = self.proxy.training(loss, job.seed, device=team.device, over_ranks=team.ranks > 1)
+        path, run = self.folder / CHECKPOINT_FILE, [job.index, job.seed]
+        if path.exists():
+            kept = torch.load(path, map_location=team.device, weights_only=True)
+            if kept["run"] == run:  # not that of the one before
+                training.load_state_dict(kept["training"])
+        while training.iteration < settings.iterations:
+            training.advance(training.iteration + settings.checkpoint_every)
+            if team.rank == 0:
+                _save({"run": run, "training": training.state_dict()}, path)
+                if self.progress is not None:
+                    self.progress(job, training.iteration)
+        if team.rank == 0:
+            _save(training.network.state_dict(), self.folder / f"{job.index}-{job.seed}.pt")
+        return training.network
+
+    @torch.inference_mode()
+    def _measure(self, network: nn.Module) -> dict[str, float]:
+        """Every metric on the validation set at its full size, each process having its share of the images."""
+        team, dataset = self.team, self.proxy.dataset
+        scores = Accumulators(measured(self.proxy.config), len(dataset.classes), dataset.ignore_index)
+        error = CalibrationError(len(dataset.classes), ignore_index=dataset.ignore_index)
+        network.eval()
+        for images, labels in _batches(dataset, team):
+            output: Tensor | tuple[Tensor, Tensor] = network(to_input(images, team.device))
+            target = torch.from_numpy(labels).to(team.device)
+            logits = output if isinstance(output, Tensor) else output[0]
+            if logits.shape[-2:] != target.shape[-2:]:
+                logits = resize(logits, target[:, None])
+            scores.update(logits, target)
+            error.update(logits, target)
+        if team.ranks > 1:
+            scores, error = scores.reduce(), error.reduce()
+        return validation_values(scores, dataset.classes) | {CALIBRATION: error.compute()}
+
+
+def _batches(dataset: Dataset, team: Team) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """The images (N, 3, h, w) and labels (N, H, W) of this process's share of the validation set, of one size each."""
+    pairs = dataset.validation_images(team.rank, team.ranks)
+    for _, alike in groupby(pairs, lambda pair: (pair[0].shape, pair[1].shape)):
+        while part := list(islice(alike, _EVALUATION_BATCH)):
+            images, labels = zip(*part, strict=True)
+            yield np.stack(images), np.stack(labels)
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    """Write a file that loads with `weights_only`, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    replace_bytes(path, buffer.getvalue())

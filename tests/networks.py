@@ -1,0 +1,34 @@
+"""Networks of one's own, as a configuration names them: `tests.networks:Plain`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    """Draws nothing and does not normalise: halves of a batch give halves of its gradient. One layer is idle."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, num_classes, 1)
+        self.idle = nn.Conv2d(8, 8, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(images).relu())
+
+
+class Drawing(nn.Module):
+    """Draws in training and keeps running statistics; it has an auxiliary head."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(in_channels, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3)
+        )
+        self.head = nn.Sequential(nn.Conv2d(8, num_classes, 1), nn.Upsample(scale_factor=2))
+        self.second = nn.Sequential(nn.Conv2d(8, num_classes, 1), nn.Upsample(scale_factor=2))
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        features = self.encoder(images)
+        return (self.head(features), self.second(features)) if self.training else self.head(features)

@@ -1,0 +1,103 @@
+"""Each reader in a search, from a configuration to a loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autosegloss import load_loss, search
+from autosegloss.cli import main
+from autosegloss.errors import DataError
+from autosegloss.proxy.data import nuclei
+from autosegloss.proxy.trial import Proxy
+from autosegloss.search.api import as_config
+from tests import layouts
+from tests.proxy.data.test_readers import MAKE, OPTIONS, needs_nilearn
+from tests.proxy.test_data import needs_samples
+
+
+def config(data: dict[str, Any]) -> dict[str, Any]:
+    """The smallest search on a data set."""
+    return {
+        "metric": "miou",
+        "proxy": {"data": data, "start": {"iterations": 1}, "train": {"iterations": 2, "batch_size": 2}},
+        "search": {"steps": 1, "samples": 2},
+        "finalists": {"candidates": 1, "seeds": 2},
+    }
+
+
+def check_search(data: dict[str, Any], out: Path) -> None:
+    result = search(config(data), runner="serial", out=out)
+    assert (out / "loss.json").is_file()
+    assert 0 <= result.scores["found"]["target"].mean <= 1
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_search_on_each_layout(tmp_path, name):
+    root = MAKE[name](tmp_path / "data")
+    data = {"name": name, "root": str(root), "cache": str(tmp_path / "cache"), "size": 32, **OPTIONS[name]}
+    check_search(data, tmp_path / "out")
+
+
+def test_a_search_on_data_of_ones_own(tmp_path):
+    check_search({"name": "tests.layouts:squares", "form": "floats"}, tmp_path / "out")
+
+
+@needs_nilearn
+def test_a_search_on_slices_of_a_brain(tmp_path):
+    check_search({"name": "mni152"}, tmp_path / "out")
+
+
+def test_a_search_on_ray_with_all_augmentation_finds_what_one_in_a_process_does(tmp_path, ray_address):
+    data = {"name": "folder", "root": str(layouts.folder(tmp_path / "mine")), "cache": str(tmp_path / "cache")}
+    settings = config({**data, **OPTIONS["folder"]})
+    settings["proxy"]["train"]["augment"] = "full"
+    settings["resources"] = {"workers": 2}
+    for runner in ("serial", "ray"):
+        search(settings, runner=runner, out=tmp_path / runner)  # type: ignore[arg-type]
+    assert (tmp_path / "ray" / "loss.json").read_bytes() == (tmp_path / "serial" / "loss.json").read_bytes()
+
+
+MINE = """\
+metric: miou
+proxy:
+  data:
+    name: folder
+    root: my_data
+    classes: [background, interior, border]
+search: {steps: 6, samples: 12}
+finalists: {candidates: 3, seeds: 5}
+"""
+
+
+@needs_samples
+def test_a_folder_of_ones_own_goes_from_nothing_to_a_loss(tmp_path, monkeypatch):
+    image, numbered = nuclei._read("img2d.tif"), nuclei._read("mask2d.tif")
+    for kind, whole in (("images", image.astype(np.uint8)), ("masks", nuclei._classes(numbered))):
+        for row, column in np.ndindex(4, 4):
+            tile = whole[64 * row : 64 * row + 64, 64 * column : 64 * column + 64]
+            layouts.write(tmp_path / "my_data" / kind / f"{row}{column}.png", tile)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "mine.yaml").write_text(MINE)
+    short = ("proxy.start.iterations=2", "proxy.train.iterations=3", "search.steps=1", "search.samples=2")
+    changes = [part for change in (*short, "finalists.seeds=2") for part in ("--set", change)]
+    assert main(["search", "mine.yaml", "--runner", "serial", *changes]) == 0
+    loss = load_loss(tmp_path / "results/mine/loss.json", ignore_index=255)
+    assert torch.isfinite(loss(torch.zeros(1, 3, 8, 8), torch.ones(1, 8, 8, dtype=torch.int64)))
+
+
+def test_rewards_do_without_the_validation_set(tmp_path):
+    other = layouts.folder(tmp_path / "other")
+    for path in (other / "images").rglob("*.jpg"):
+        path.write_bytes(b"nothing")
+    root, cache = layouts.folder(tmp_path / "mine"), tmp_path / "cache"
+    data = {"name": "folder", "root": str(root), "validation": str(other), "cache": str(cache), **OPTIONS["folder"]}
+    proxy = Proxy.load(as_config(config(data))).prepare()
+    assert 0 <= proxy(None, seed=0).reward <= 1
+    with pytest.raises(DataError, match=r"files that can't be used \(10\)"):
+        proxy(None, seed=0, validate=True)
