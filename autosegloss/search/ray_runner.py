@@ -68,7 +68,7 @@ class RayRunner:
 
     def check(self) -> None:
         """See that the workers have room; see `Runner.check`."""
-        with _ray():
+        with _ray(self.address):
             self._check_room()
 
     def run(self, study: Trials, objective: Objective) -> None:
@@ -318,8 +318,10 @@ def _join(address: str) -> None:
     Raises:
         RefusedError: There is none, or not one that can be joined.
     """
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    if host and port.isdigit():
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or "/" in host or not port.isdigit():
+            raise _unreachable(address, "that is no host:port")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
@@ -333,7 +335,8 @@ def _join(address: str) -> None:
 def _unreachable(address: str, why: str) -> RefusedError:
     return RefusedError(
         f"no Ray cluster can be joined at {address}: {why.rstrip('.')}. Give the host:port that `ray start --head` "
-        "printed, as --address or RAY_ADDRESS, or neither to run on this machine alone."
+        "printed as --address or RAY_ADDRESS, with RAY_AUTH_MODE=token if it asks for a token; or none of them to run "
+        "on this machine alone."
     )
 
 
