@@ -57,7 +57,8 @@ def wait_until(happened: Callable[[], bool]) -> None:
 class Located:
     """A toy that notes the node, the process and the step when a trial begins, then takes a while.
 
-    In the finals it waits for one worker more than in the search, one that replaces another.
+    On a node that is doomed it does not end. In the finals it waits for one worker more than in the search, one that
+    replaces another.
     """
 
     notes: Path
@@ -66,11 +67,15 @@ class Located:
     def __call__(self, job: Job) -> Outcome:
         import ray
 
+        node, doom = ray.get_runtime_context().get_node_id(), self.notes.with_suffix(".doom")
+        doomed = doom.exists() and doom.read_text() == node
         with self.notes.open("a") as file:
-            file.write(json.dumps([ray.get_runtime_context().get_node_id(), os.getpid(), job.stage, job.step]) + "\n")
+            file.write(json.dumps([node, os.getpid(), job.stage, job.step, doomed]) + "\n")
+        if doomed:
+            time.sleep(BOUND)
         wanted = self.workers + (job.stage == "final")
         wait_until(lambda: len({pid for _, pid, *_ in lines_of(self.notes)}) >= wanted)
-        return replace(TOY, delay=0.4)(job)
+        return replace(TOY, delay=0.25)(job)
 
 
 @dataclass(frozen=True)
