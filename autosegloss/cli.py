@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _search(given: argparse.Namespace, console: Console) -> None:
     config = load_config(given.config, _overrides(given))
     if given.dry_run:
-        console.print(dry_run(config, given.runner).to_text(), markup=False)
+        console.print(dry_run(config, given.runner, given.address).to_text(), markup=False)
         return
     name = Path(given.config).stem
     folder = Path(given.out) if given.out else Path("results", name)
@@ -71,7 +71,14 @@ def _search(given: argparse.Namespace, console: Console) -> None:
         if scalars is not None:
             stack.enter_context(scalars)
             observers.append(scalars.update)
-        result = search(config, runner=given.runner, out=folder, resume=given.resume, observer=together(*observers))
+        result = search(
+            config,
+            runner=given.runner,
+            out=folder,
+            resume=given.resume,
+            observer=together(*observers),
+            address=given.address,
+        )
     report.end(result)
 
 
@@ -105,6 +112,7 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
             resume=given.resume,
             command=_command("compare", given),
             observer=update,
+            address=given.address,
         )
     console.print(table.to_markdown(), markup=False)
     console.print(f"wrote {folder / TABLE_FILE} and {folder / MARKDOWN_FILE}", markup=False)
@@ -314,6 +322,7 @@ def _add_runner(command: argparse.ArgumentParser) -> None:
     """The arguments of a command that runs trials side by side."""
     command.add_argument("--workers", metavar="N", help="trials side by side (resources.workers)")
     command.add_argument("--runner", choices=("ray", "serial"), default="ray", help="default: ray")
+    command.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster to join; default: $RAY_ADDRESS")
 
 
 def _parser() -> argparse.ArgumentParser:

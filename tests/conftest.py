@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+import autosegloss
+from tests.faulty import TINY
 
 # Times vary on shared machines; a failure prints how to repeat it.
 settings.register_profile("autosegloss", deadline=None, print_blob=True)
@@ -32,3 +37,19 @@ def ray_address() -> Iterator[str]:
     )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def undisturbed_search(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The loss file of the smallest real search, run in this process."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    autosegloss.search(TINY, runner="serial", out=out)
+    return (out / "loss.json").read_bytes()
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Path:
+    """Its configuration."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(TINY))  # which is YAML
+    return path

@@ -33,6 +33,7 @@ State = dict[str, Tensor]
 
 LEARNING_RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 3e-3}
 WEIGHT_DECAY = 1e-4
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -276,6 +277,7 @@ def pretrain(
     seed: int,
     iterations: int = 200,
     options: Mapping[str, Any] = MappingProxyType({}),
+    device: torch.device = CPU,
 ) -> State:
     """Train a network from scratch with weighted cross-entropy, as the common start of a study's proxies.
 
@@ -289,9 +291,10 @@ def pretrain(
         seed: Decides the initial weights and the run.
         iterations: Number of steps.
         options: Those of the network.
+        device: Where to train.
 
     Returns:
-        The weights, for `initial_network`.
+        The weights, on the CPU, for `initial_network`.
 
     Raises:
         TrainingDiverged: The loss is not finite.
@@ -299,10 +302,10 @@ def pretrain(
     # Image by image, since counting takes eight bytes a pixel.
     counts = sum(np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)[:num_classes] for labels in split.labels)
     weights = torch.tensor(1 / np.sqrt(np.maximum(counts, 1)), dtype=torch.float32)
-    network = _fresh(name, split.images.shape[1], num_classes, seed, options)
-    loss = nn.CrossEntropyLoss(weight=weights / weights.mean(), ignore_index=IGNORE_INDEX)
+    network = _fresh(name, split.images.shape[1], num_classes, seed, options).to(device)
+    loss = nn.CrossEntropyLoss(weight=weights / weights.mean(), ignore_index=IGNORE_INDEX).to(device)
     train(network, split, loss, seed=seed, iterations=iterations)
-    return network.state_dict()
+    return network.to(CPU).state_dict()
 
 
 def initial_network(
@@ -343,7 +346,7 @@ def initial_network(
 
 
 def _fresh(name: str, in_channels: int, num_classes: int, seed: int, options: Mapping[str, Any]) -> nn.Module:
-    with _forked(torch.device("cpu")):
+    with _forked(CPU):
         torch.manual_seed(seed)
         return build_network(name, in_channels, num_classes, **options)
 

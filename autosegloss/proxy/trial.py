@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autosegloss.config import StudyConfig
+from autosegloss.errors import RefusedError
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr, metric
@@ -74,7 +75,9 @@ class Proxy:
         Raises:
             DataError: The data set or the kind of labels is unknown, missing or does not fit.
             InputError: The network is unknown, or the file of its weights does not fit.
+            RefusedError: Trials are to train on GPUs, and this process, which prepares them, has none.
         """
+        _device(config)
         return cls.of(config, load_dataset(config.proxy.data.name, **config.proxy.data.options))
 
     @classmethod
@@ -96,7 +99,13 @@ class Proxy:
         if start.regime != "scratch" and self.pretrained is None:
             classes = len(self.dataset.classes)
             weights = pretrain(
-                network.name, split, classes, seed=seed, iterations=start.iterations, options=network.options
+                network.name,
+                split,
+                classes,
+                seed=seed,
+                iterations=start.iterations,
+                options=network.options,
+                device=_device(self.config),
             )
             begun = replace(self, pretrained=weights)
 
@@ -139,6 +148,7 @@ class Proxy:
 
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
+            RefusedError: It is to train on a GPU, and this process has none.
         """
         training = self.training(loss, seed, iterations)
         with one_thread():
@@ -146,7 +156,7 @@ class Proxy:
         return training.network
 
     def training(
-        self, loss: Loss, seed: int, iterations: int | None = None, device: str | torch.device = "cpu", **more: bool
+        self, loss: Loss, seed: int, iterations: int | None = None, device: torch.device | None = None, **more: bool
     ) -> Training:
         """The training that `trained` goes through, before its first step.
 
@@ -154,9 +164,10 @@ class Proxy:
             loss: What to train with.
             seed: As for a trial.
             iterations: Steps; None is what the configuration says.
-            device: Where to train.
+            device: Where to train; None is the GPU if the configuration gives trials one.
             **more: `over_ranks` of `Training`.
         """
+        device = _device(self.config) if device is None else device
         proxy, dataset = self.config.proxy, self.dataset
         network = initial_network(
             proxy.network.name,
@@ -195,6 +206,17 @@ class Proxy:
             part = slice(start, start + _EVALUATION_BATCH)
             accumulators.update(torch.from_numpy(labels[part]), torch.from_numpy(split.labels[part]))
         return accumulators
+
+
+def _device(config: StudyConfig) -> torch.device:
+    """Where networks train: the GPU, of which Ray shows each worker its own, if `resources.gpus` asks for one."""
+    gpus = config.resources.gpus
+    if gpus and not torch.cuda.is_available():
+        raise RefusedError(
+            f"resources.gpus is {gpus:g}, but torch {torch.__version__} finds no CUDA device in this process. Set "
+            "resources.gpus=0, or run where there is a GPU and a torch built for it."
+        )
+    return torch.device("cuda" if gpus else "cpu")
 
 
 def _task(config: StudyConfig, dataset: Dataset) -> Task:

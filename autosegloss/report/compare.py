@@ -29,6 +29,7 @@ from autosegloss.search.api import (
     choose_runner,
     refuse_differences,
     refuse_to_overwrite,
+    resumable,
     versions,
 )
 from autosegloss.search.journal import Job, Journal, Outcome
@@ -235,6 +236,7 @@ def compare(
     resume: bool = False,
     command: str = "",
     observer: Callable[[Comparison], None] | None = None,
+    address: str | None = None,
 ) -> Table:
     """Train the proxy of a configuration with several losses and compare them on the validation set.
 
@@ -251,6 +253,7 @@ def compare(
         resume: Whether to continue the comparison in that folder.
         command: The command line that asks for this, for the record.
         observer: Called with the comparison after each trial.
+        address: As for `search`.
 
     Returns:
         The table.
@@ -262,7 +265,7 @@ def compare(
     settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
     check_losses(losses, seeds)
     folder = Path(out).absolute()
-    chosen = choose_runner(runner, settled)
+    chosen = choose_runner(runner, settled, address)
     refuse_to_overwrite(folder, FILES, "comparison")
     proxy = Proxy.load(settled)
     modules = losses_of(losses, proxy)
@@ -308,15 +311,17 @@ def carry_out(
     with Journal(folder / JOURNAL_FILE, resume=resume, what=what) as journal:
         if journal.trials:
             _refuse_another(folder, plan, what)
-        replace_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
+        with resumable():
+            replace_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
         comparison = Comparison(plan["losses"], plan["seeds"], journal, observer)
         if not comparison.finished:
             if observer is not None:
                 observer(comparison)
             run(comparison)
         table = _table(comparison, plan, command, proxy)
-    replace_text(folder / TABLE_FILE, table.to_json())
-    replace_text(folder / MARKDOWN_FILE, table.to_markdown())
+    with resumable():
+        replace_text(folder / TABLE_FILE, table.to_json())
+        replace_text(folder / MARKDOWN_FILE, table.to_markdown())
     return table
 
 

@@ -72,11 +72,10 @@ class Display:
         """Show what was found."""
         target, loss = metric_label(self._config), self._folder / LOSS_FILE
         self._console.print(comparison(result, target))
-        gain = {name: row["target"] for name, row in result.scores.items()}
+        score = {name: f"{100 * row['target'].mean:.1f}" if row else "failed" for name, row in result.scores.items()}
         self._console.print(
-            f"{target}: cross-entropy {100 * gain['cross-entropy'].mean:.1f}, "
-            f"before the search {100 * gain['identity'].mean:.1f}, "
-            f"found loss {100 * gain['found'].mean:.1f} ({result.findings.label}).\n"
+            f"{target}: cross-entropy {score['cross-entropy']}, before the search {score['identity']}, "
+            f"found loss {score['found']} ({result.findings.label}).\n"
             f'loss: {loss}; in a trainer: loss = autosegloss.load_loss("{loss}")',
             markup=False,
         )

@@ -70,19 +70,20 @@ class Forecast:
         return "\n".join(lines)
 
 
-def dry_run(config: StudyConfig, runner: str = "ray") -> Forecast:
+def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None) -> Forecast:
     """Go once through what a search does: data, resources, start, a few iterations of a trial, and an evaluation.
 
     Args:
         config: Of the search.
         runner: "ray" or "serial"; Ray is started for a moment to see that the workers have room.
+        address: As for `search`.
 
     Raises:
         AutoseglossError: Whatever would stop the search.
         RefusedError: The workers would not have the memory that they need.
     """
     space = check_space(config)
-    chosen = choose_runner(runner, config)
+    chosen = choose_runner(runner, config, address)
     chosen.check()
     workers = 1 if isinstance(chosen, SerialRunner) else config.resources.workers
     proxy = Proxy.load(config)

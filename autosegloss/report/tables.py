@@ -27,7 +27,7 @@ def comparison(result: Result, target: str) -> Table:
     table.add_column("gain", justify="right")
     rows = [result.scores[name] for name in _TITLES]
     section = ""
-    for metrics in _groups([name for name in rows[-1] if all(name in row for row in rows)]):
+    for metrics in _groups(list(rows[-1])):
         first = metrics[0]
         before, section = (
             section,
@@ -35,9 +35,9 @@ def comparison(result: Result, target: str) -> Table:
         )
         if before and section != before:
             table.add_section()
-        scores = [row[first] for row in rows]
+        scores = [row.get(first) for row in rows]
         name = f"target: {target}" if section == TARGET else " = ".join(metrics)
-        gain = f"{100 * (scores[-1].mean - scores[0].mean):+.1f}"
+        gain = "-" if scores[0] is None else f"{100 * (rows[-1][first].mean - scores[0].mean):+.1f}"
         table.add_row(name, *map(_score, scores), gain, style="bold" if section == TARGET else "")
     return table
 
@@ -59,5 +59,6 @@ def _groups(names: list[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _score(score: Score) -> str:
-    return f"{100 * score.mean:.1f} ± {100 * score.sd:.1f}"
+def _score(score: Score | None) -> str:
+    """A score in %; none where training failed with every seed."""
+    return "-" if score is None else f"{100 * score.mean:.1f} ± {100 * score.sd:.1f}"

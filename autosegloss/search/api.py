@@ -8,7 +8,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import numpy
 import torch
 
 from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint, load_config
-from autosegloss.errors import InputError, RefusedError
+from autosegloss.errors import InputError, LossFileError, RefusedError, SearchError
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
 from autosegloss.loss.file import replace_text
 from autosegloss.proxy.trial import Proxy, search_space, surrogate
@@ -86,6 +87,7 @@ def search(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     observer: Callable[[Study], None] | None = None,
+    address: str | None = None,
 ) -> Result:
     """Search the loss that trains best for a metric.
 
@@ -99,6 +101,7 @@ def search(
         out: The folder to write to; `results/<name of the file>` by default.
         resume: Whether to continue the search in that folder.
         observer: Called with the study at the start and after each trial.
+        address: Of a running Ray cluster, `host:port`; by default what `RAY_ADDRESS` says, or this machine alone.
 
     Returns:
         The loss found and how it compares.
@@ -111,13 +114,14 @@ def search(
     settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
     folder = _folder(config, out)
     check_space(settled)
-    chosen = choose_runner(runner, settled)
+    chosen = choose_runner(runner, settled, address)
     refuse_to_overwrite(folder, (LOSS_FILE, CONFIG_FILE), "search")
     proxy = Proxy.load(settled)
     with Journal(folder / JOURNAL_FILE, resume=resume) as journal:
         if journal.trials:
             _refuse_another_configuration(folder, settled)
-        replace_text(folder / CONFIG_FILE, dump_config(settled))
+        with resumable():
+            replace_text(folder / CONFIG_FILE, dump_config(settled))
         study = study_of(settled, journal, observer)
         if observer is not None:
             observer(study)
@@ -215,7 +219,8 @@ def _result(config: StudyConfig, folder: Path, findings: Findings) -> Result:
         "configuration": fingerprint(config),
         "versions": versions(),
     }
-    loss.save(folder / LOSS_FILE)
+    with resumable():
+        loss.save(folder / LOSS_FILE)
     return Result(loss, folder, scores, findings)
 
 
@@ -235,19 +240,34 @@ def versions() -> dict[str, str]:
     return {"autosegloss": VERSION, "torch": str(torch.__version__), "numpy": numpy.__version__}
 
 
-def choose_runner(runner: Runner | str, config: StudyConfig) -> Runner:
-    """The runner of a name, with the resources of a configuration.
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say of a file that can't be written, as on a full disk, that the trials are not lost with it.
 
     Raises:
-        InputError: There is no such runner.
+        SearchError: In place of what `replace_text` raises.
     """
+    try:
+        yield
+    except LossFileError as error:
+        raise SearchError(f"{error} Finished trials are safe; mend this and continue with --resume.") from error
+
+
+def choose_runner(runner: Runner | str, config: StudyConfig, address: str | None = None) -> Runner:
+    """The runner of a name, with the resources of a configuration; on the Ray cluster at an address, if one is given.
+
+    Raises:
+        InputError: There is no such runner, or it has no use for an address.
+    """
+    if address is not None and runner != "ray":
+        raise InputError(f"address is {address!r}, of a Ray cluster, but runner is {runner!r}; leave one of them out.")
     if runner == "serial":
         return SerialRunner()
     if runner == "ray":
         from autosegloss.search.ray_runner import RayRunner  # Ray is imported when it is asked for, not before
 
         resources = config.resources
-        return RayRunner(resources.workers, resources.cpus, resources.gpus, resources.time_limit)
+        return RayRunner(resources.workers, resources.cpus, resources.gpus, resources.time_limit, address)
     if isinstance(runner, str):
         raise InputError(f"runner is {runner!r}; allowed: ray, serial.")
     return runner

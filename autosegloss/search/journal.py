@@ -11,9 +11,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from autosegloss.errors import RefusedError, SearchError
 
@@ -112,7 +113,8 @@ class Journal:
         self._what = what
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = path.open("a+b")
+            # Unbuffered: what a full disk did not take must not come up again when the file is closed.
+            self._file: FileIO = path.open("a+b", buffering=0)
         except OSError as error:
             raise RefusedError(f"{path}: cannot be written ({error.strerror}). Choose another folder.") from None
         try:
@@ -173,8 +175,9 @@ class Journal:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            self._file.flush()
+            line = json.dumps(record, allow_nan=False).encode() + b"\n"
+            while line:  # a disk that is nearly full takes a part
+                line = line[self._file.write(line) or 0 :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise SearchError(

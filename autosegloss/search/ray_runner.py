@@ -9,107 +9,127 @@ one seconds later, and one trial that the memory monitor kills ends the whole ru
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 
-from autosegloss.errors import RefusedError
+from autosegloss.errors import RefusedError, SearchError
 from autosegloss.search.journal import Job, Outcome
 from autosegloss.search.runners import Trials, attempt
 from autosegloss.search.study import Objective
 
 OBJECT_STORE_BYTES = 256 * 2**20  # holds the objective with its data once; Ray spills more to disk
 TRIES = 2  # of a job whose worker died: the first death may be bad luck
+NODES = 5  # a job may lose under it, which is no fault of its own unless it is always the same job
+LOOK_SECONDS = 1.0  # between looks at the nodes that are left, while there is no worker
+CONNECT_SECONDS = 5.0  # for a cluster to answer; Ray itself would try for minutes
 
 
 class RayRunner:
     """Runs trials side by side in worker processes.
 
-    It joins the cluster that `RAY_ADDRESS` names, or the Ray that this process has started already, or else starts one
-    on this machine and shuts it down at the end. A worker that dies (killed, crashed, out of memory) or exceeds the
-    time limit is replaced and its trial tried once more; then the trial counts as failed.
+    It joins the cluster at `address` or `RAY_ADDRESS`, or the Ray that this process has started already, or else starts
+    one on this machine and shuts it down at the end. A worker that dies (killed, crashed, out of memory) or exceeds the
+    time limit is replaced and its trial tried once more; then the trial counts as failed. A trial whose node is lost is
+    tried on another one. If less room is left than for all workers, the run goes on with fewer.
 
     Args:
         workers: Trials at a time.
         cpus: Processor cores a trial; fractions share a core.
         gpus: GPUs a trial; fractions share a GPU, whose memory Ray does not divide.
-        time_limit: Seconds a trial may take, a worker's start included; None is no limit.
+        time_limit: Seconds a trial may take; None is no limit.
+        address: Of the cluster to join, as `host:port`; None is what `RAY_ADDRESS` says.
     """
 
-    def __init__(self, workers: int, cpus: float = 1, gpus: float = 0, time_limit: float | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        cpus: float = 1,
+        gpus: float = 0,
+        time_limit: float | None = None,
+        address: str | None = None,
+    ) -> None:
         """Remember the resources; Ray starts with `run`."""
         self.workers = workers
         self.cpus = cpus
         self.gpus = gpus
         self.time_limit = time_limit
+        self.address = address
 
     def check(self) -> None:
         """See that the workers have room; see `Runner.check`."""
-        with _ray():
+        with _ray(self.address):
             self._check_room()
 
     def run(self, study: Trials, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
-        with _ray():
+        with _ray(self.address):
             self._check_room()
-            worker_class: Any = ray.remote(_Worker)
-            start_worker = worker_class.options(num_cpus=self.cpus, num_gpus=self.gpus).remote
-            shipped = ray.put(objective)  # once, not with every worker
-            workers: list[Any] = []
+            crew = _Crew(self, objective)
             try:
-                workers += (start_worker(shipped) for _ in range(self.workers))
-                idle = list(workers)
-                running: dict[Any, _Run] = {}
                 while not study.finished:
-                    while idle and (job := study.next_job()) is not None:
-                        worker = idle.pop()
-                        running[worker.run.remote(job)] = _Run(worker, job, time.monotonic())
-                    done = self._next(running)
-                    worker, job, _, deaths = running.pop(done)
-                    try:
-                        outcome = ray.get(done, timeout=0)  # it is there, or its time is up
-                    except RayError as error:
-                        ray.kill(worker)  # it may be out of reach but alive
-                        workers.remove(worker)
-                        worker = start_worker(shipped)
-                        workers.append(worker)
-                        if deaths + 1 < TRIES:
-                            running[worker.run.remote(job)] = _Run(worker, job, time.monotonic(), deaths + 1)
-                            continue
-                        outcome = Outcome.failed(self._why(error), 0.0)
-                    idle.append(worker)
-                    study.record(job, outcome)
+                    while crew.idle and (task := crew.due(study)) is not None:
+                        crew.begin(task)
+                    self._take_news(crew, study)
             finally:
-                for worker in workers:
-                    ray.kill(worker)
+                crew.dismiss()
 
-    def _next(self, running: Mapping[Any, _Run]) -> Any:
-        """The next run that ends, or the one whose time is up first."""
-        oldest = min(running, key=lambda run: running[run].start)
-        left = None
-        if self.time_limit is not None:
-            left = max(0.0, running[oldest].start + self.time_limit - time.monotonic())
-        ended, _ = ray.wait(list(running), timeout=left)
-        return ended[0] if ended else oldest
+    def _take_news(self, crew: _Crew, study: Trials) -> None:
+        """Wait for what happens next: a worker is there, a trial ends or exceeds its time, or a worker is lost."""
+        news = self._next(crew)
+        if news is None:
+            self._check_hope()
+        elif news in crew.coming:
+            worker = crew.coming.pop(news)
+            try:
+                ray.get(news)
+                crew.welcome(worker)
+            except RayError as error:
+                crew.replace(worker)
+                crew.note_failed_start(error)
+        else:
+            run = crew.running.pop(news)
+            try:
+                outcome = ray.get(news, timeout=0)  # it is there, or its time is up
+                crew.idle.append(run.worker)
+            except RayError as error:
+                crew.replace(run.worker)
+                task = run.task.after(error)
+                if task.worth_another_try:
+                    crew.again.append(task)
+                    return
+                outcome = Outcome.failed(self._why(error), 0.0)
+            study.record(run.task.job, outcome)
+
+    def _next(self, crew: _Crew) -> Any:
+        """The next worker to be there or run to end, or the run whose time is up first; None if there is no news."""
+        oldest = min(crew.running, key=lambda run: crew.running[run].start, default=None)
+        left = LOOK_SECONDS if oldest is None else None
+        if oldest is not None and self.time_limit is not None:
+            left = max(0.0, crew.running[oldest].start + self.time_limit - time.monotonic())
+        news, _ = ray.wait([*crew.running, *crew.coming], timeout=left)
+        return news[0] if news else oldest
 
     def _why(self, error: RayError) -> str:
-        """The last line of what Ray says; its advice on a dead process is a page."""
         if isinstance(error, GetTimeoutError):
             return f"the trial did not end within {self.time_limit:g} s, nor when tried once more"
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = lines[-1].partition(" Worker exit type:")[0].strip()
-        return f"the worker failed, and again when tried once more: {reason}"
+        if isinstance(error, OutOfMemoryError):
+            return f"out of memory, and again when tried once more with no other trial beside it: {_gist(error)}"
+        return f"the worker failed, and again when tried once more: {_gist(error)}"
 
     def _check_room(self) -> None:
         """Refuse what would wait for ever."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = _nodes()
         room = sum(self._slots(node) for node in nodes)
         if room < self.workers:
             has = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
@@ -117,6 +137,15 @@ class RayRunner:
                 f"{self.workers} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs each do not fit: Ray has "
                 f"{len(nodes)} node(s) with {has}, room for {room} such workers. Lower resources.workers, "
                 "resources.cpus or resources.gpus."
+            )
+
+    def _check_hope(self) -> None:
+        """Give up when all workers are lost and no node that is left has room for one."""
+        nodes = _nodes()
+        if not any(self._slots(node) for node in nodes):
+            raise SearchError(
+                f"all workers are lost, and Ray has no node left with {self.cpus:g} CPUs and {self.gpus:g} GPUs for "
+                f"another one (nodes left: {len(nodes)}).\nThe journal is safe; continue with --resume."
             )
 
     def _slots(self, node: Mapping[str, float]) -> int:
@@ -144,28 +173,131 @@ class _Worker:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
 
+    def answer(self) -> None:
+        """Show that it is there."""
+
     def run(self, job: Job) -> Outcome:
         return attempt(self._objective, job)
 
 
+class _Task(NamedTuple):
+    """A job to be run, and what it has gone through: workers that died under it, nodes that were lost, no memory."""
+
+    job: Job
+    deaths: int = 0
+    lost: int = 0
+    alone: bool = False
+
+    def after(self, error: RayError) -> _Task:
+        """This task once its worker is gone.
+
+        Which of the trials on a machine took its memory Ray cannot say, so whatever is tried again for that is tried
+        with no other beside it.
+        """
+        if isinstance(error, ActorUnavailableError) or "its node has died" in str(error):
+            return self._replace(lost=self.lost + 1)
+        return self._replace(deaths=self.deaths + 1, alone=isinstance(error, OutOfMemoryError))
+
+    @property
+    def worth_another_try(self) -> bool:
+        return self.deaths < TRIES and self.lost < NODES
+
+
 class _Run(NamedTuple):
-    """A job at work: since when, by the monotonic clock, and how many workers have died of it."""
+    """A task at work, since when by the monotonic clock."""
 
     worker: Any
-    job: Job
+    task: _Task
     start: float
-    deaths: int = 0
+
+
+class _Crew:
+    """The workers of a run: each is coming, idle or at work. Only one that has answered is given work.
+
+    So a worker for which there is no room any more holds nothing up, nor does an idle one whose node is gone.
+    """
+
+    def __init__(self, runner: RayRunner, objective: Objective) -> None:
+        worker_class: Any = ray.remote(_Worker)
+        self._start = worker_class.options(num_cpus=runner.cpus, num_gpus=runner.gpus).remote
+        self._shipped = ray.put(objective)  # once, not with every worker
+        self._size = runner.workers
+        self._failed_starts = 0
+        self.coming: dict[Any, Any] = {}
+        """Workers by the answer that is waited for."""
+        self.idle: list[Any] = []
+        """Workers without work."""
+        self.running: dict[Any, _Run] = {}
+        """What is at work, by the outcome that is waited for."""
+        self.again: list[_Task] = []
+        """Tasks whose worker is gone."""
+        for _ in range(self._size):
+            self._hire()
+
+    def _hire(self) -> None:
+        worker = self._start(self._shipped)
+        self.coming[worker.answer.remote()] = worker
+
+    def welcome(self, worker: Any) -> None:
+        """Take in a worker that has answered."""
+        self._failed_starts = 0
+        self.idle.append(worker)
+
+    def replace(self, worker: Any) -> None:
+        """Send for another worker; the idle ones must answer again, for they may be gone with the node of this one."""
+        ray.kill(worker)  # it may be out of reach but alive
+        self.coming |= {other.answer.remote(): other for other in self.idle}
+        self.idle.clear()
+        self._hire()
+
+    def note_failed_start(self, error: RayError) -> None:
+        """Give up if no worker ever starts: one that raises will do so again, one that dies may have had bad luck."""
+        self._failed_starts += 1
+        if (isinstance(error, RayActorError) and error.actor_init_failed) or self._failed_starts > TRIES * self._size:
+            raise SearchError(f"workers do not start: {_gist(error)}\nThe journal is safe; continue with --resume.")
+
+    def due(self, study: Trials) -> _Task | None:
+        """What to run now; None if there is nothing, or if a task is alone or is to be."""
+        if any(run.task.alone for run in self.running.values()):
+            return None
+        if self.again:
+            return None if self.again[0].alone and self.running else self.again.pop(0)
+        job = study.next_job()
+        return None if job is None else _Task(job)
+
+    def begin(self, task: _Task) -> None:
+        """Give a task to an idle worker."""
+        worker = self.idle.pop()
+        self.running[worker.run.remote(task.job)] = _Run(worker, task, time.monotonic())
+
+    def dismiss(self) -> None:
+        """End all workers."""
+        for worker in (*self.coming.values(), *self.idle, *(run.worker for run in self.running.values())):
+            ray.kill(worker)
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    """The resources of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _gist(error: RayError) -> str:
+    """The line of what Ray says that says it; its advice on a dead process is a page."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[0] if isinstance(error, OutOfMemoryError) else lines[-1]
+    return line.partition(" Worker exit type:")[0].strip()
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
-    """Ray as it is found, or a small quiet one of our own."""
+def _ray(address: str | None) -> Iterator[None]:
+    """Ray at an address, or as it is found, or a small quiet one of our own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if ray.is_initialized():
+    if address is None and ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _join(address)
     else:
         ray.init(
             address="local",
@@ -178,3 +310,40 @@ def _ray() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Connect this process to a running cluster.
+
+    Raises:
+        RefusedError: There is none, or not one that can be joined.
+    """
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or "/" in host or not port.isdigit():
+            raise _unreachable(address, "that is no host:port")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from None
+    try:
+        ray.init(address=address, runtime_env=_code(), log_to_driver=False, logging_level=logging.ERROR)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _unreachable(address, str(error).strip().partition("\n")[0]) from error
+
+
+def _unreachable(address: str, why: str) -> RefusedError:
+    return RefusedError(
+        f"no Ray cluster can be joined at {address}: {why.rstrip('.')}. Give the host:port that `ray start --head` "
+        "printed as --address or RAY_ADDRESS, with RAY_AUTH_MODE=token if it asks for a token; or none of them to run "
+        "on this machine alone."
+    )
+
+
+def _code() -> dict[str, Any]:
+    """The runtime environment that brings this package, as the driver runs it, to every node.
+
+    A job that was submitted with modules of its own keeps them: Ray refuses two such lists.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    return {} if "py_modules" in job else {"py_modules": [str(Path(__file__).parents[1])]}
