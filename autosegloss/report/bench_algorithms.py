@@ -343,13 +343,9 @@ def _markdown(
     contestants: Sequence[str],
     seeds: int,
 ) -> str:
-    def table(cell: Callable[[str, Setting], NDArray[np.float64]]) -> list[str]:
-        rows = [" | ".join([s.name, *(_interval(cell(name, s)) for name in contestants)]) for s in settings]
-        return [
-            "| setting | " + " | ".join(contestants) + " |",
-            "|---|" + "---:|" * len(contestants),
-            *map("| {} |".format, rows),
-        ]
+    def table(names: Sequence[str], cell: Callable[[str, Setting], NDArray[np.float64]]) -> list[str]:
+        rows = [" | ".join([s.name, *(_interval(cell(name, s)) for name in names)]) for s in settings]
+        return [f"| setting | {' | '.join(names)} |", "|---|" + "---:|" * len(names), *map("| {} |".format, rows)]
 
     def regret(name: str, setting: Setting) -> NDArray[np.float64]:
         best = setting.best
@@ -361,14 +357,15 @@ def _markdown(
         f"Mean regret [95% t-interval] over {seeds} seeds of what a search finds, the finals ({CANDIDATES} candidates "
         f"on {FINALIST_SEEDS} fresh seeds) included; a setting ends with its steps x trials. {_ABOUT[on]}",
         "",
-        *table(regret),
+        *table(contestants, regret),
     ]
-    if BASIS in contestants:
+    others = [name for name in contestants if name != BASIS]
+    if others and BASIS in contestants:
         lines += [
             "",
-            f"Difference to {BASIS} on the same seeds, less is better:",
+            f"Difference to {BASIS} on the same seeds; below 0 is better than {BASIS}:",
             "",
-            *table(lambda name, setting: regret(name, setting) - regret(BASIS, setting)),
+            *table(others, lambda name, setting: regret(name, setting) - regret(BASIS, setting)),
         ]
     chosen = "" if list(contestants) == list(CONTESTANTS) else "".join(f' --algorithm "{name}"' for name in contestants)
     versions = ", ".join(f"{k} {v}" for k, v in packages("autosegloss", "torch", "cmaes", "optuna").items())
