@@ -22,7 +22,7 @@ from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
-from autosegloss.report.bench_algorithms import CONTESTANTS, bench_algorithms
+from autosegloss.report.bench_algorithms import CONTESTANTS, SETTINGS, bench_algorithms
 from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, compare
 from autosegloss.report.display import Display, status_text
 from autosegloss.report.dry_run import dry_run
@@ -277,9 +277,9 @@ def _bench_search(given: argparse.Namespace, console: Console) -> None:
 
 def _bench_algorithms(given: argparse.Namespace, console: Console) -> None:
     with console.status("searching", spinner="line"):
-        table = bench_algorithms(Path(given.out), given.seeds, given.algorithm or tuple(CONTESTANTS))
+        table = bench_algorithms(Path(given.out), given.on, given.seeds, given.algorithm or tuple(CONTESTANTS))
     console.print(table, markup=False)
-    console.print(f"wrote {Path(given.out)}/toys.json and toys.md", markup=False)
+    console.print(f"wrote {Path(given.out, given.on)}.jsonl and .md", markup=False)
 
 
 def _bench_scale(given: argparse.Namespace, console: Console) -> None:
@@ -413,7 +413,8 @@ def _parser() -> argparse.ArgumentParser:
     command = benches.add_parser("search", help="a search on Ray: workers busy, cost of a trial, memory")
     command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
     command.set_defaults(run=_bench_search)
-    command = benches.add_parser("algorithms", help="search algorithms on toy rewards with known optima")
+    command = benches.add_parser("algorithms", help="search algorithms, on toys and on real proxies")
+    command.add_argument("--on", choices=tuple(SETTINGS), default="toys", help="what to search; default: toys")
     command.add_argument("--seeds", type=int, default=20, metavar="K", help="searches of each setting; default: 20")
     command.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
     command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")

@@ -194,6 +194,7 @@ class Proxy(_Section):
 
 _OPTIONS = {
     "ppo2": ("std", "clip", "updates", "learning_rate", "ratio", "baseline"),
+    "snes": ("std",),
     "random": (),
     "cma_es": ("std",),
     "tpe": (),
@@ -204,9 +205,10 @@ _OPTIONS = {
 class Search(_Section):
     """The search over the curves: `steps` times `samples` trials."""
 
-    algorithm: Literal["ppo2", "random", "cma_es", "tpe", "tune"] = "ppo2"
-    """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `random`, `cma_es`, `tpe`,
-    or `tune`, a searcher of Ray Tune; the last three need the extra `algorithms`."""
+    algorithm: Literal["ppo2", "snes", "random", "cma_es", "tpe", "tune"] = "ppo2"
+    """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `snes` (natural evolution
+    strategies: the same policy, whose spread is learned too), `random`, `cma_es`, `tpe`, or `tune`, a searcher of Ray
+    Tune; the last three need the extra `algorithms`."""
     steps: Count = 12
     """Updates of the policy."""
     samples: Annotated[int, Field(ge=2)] = 32
@@ -217,7 +219,8 @@ class Search(_Section):
     """Steps that may be unfinished when the next one begins; above 0, no worker waits for the slowest trial of a step,
     and the algorithm learns that many steps later."""
     std: Positive = 0.2
-    """Standard deviation of the truncated normal, in units of the range of theta; of `cma_es` the first one."""
+    """Standard deviation of the truncated normal, in units of the range of theta; of `snes` and `cma_es` the first
+    one."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Clip range of the probability ratio."""
     updates: Count = 60

@@ -1,89 +1,294 @@
-"""Which search algorithm finds most: toy rewards with known optima, equal numbers of trials, many seeds."""
+"""Which search algorithm finds most, at equal numbers of trials over many seeds: on toys, and on real proxies."""
 
 from __future__ import annotations
 
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from autosegloss.config import as_config
 from autosegloss.errors import InputError
+from autosegloss.loss.file import replace_text
+from autosegloss.metric import Accumulator, metric
+from autosegloss.proxy.data import Split
+from autosegloss.proxy.train import predict
+from autosegloss.proxy.trial import Proxy, search_space
 from autosegloss.report.machine import packages
+from autosegloss.report.tables import metric_label
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.journal import Job, Journal, Outcome
-from autosegloss.search.runners import SerialRunner
-from autosegloss.search.study import Study
+from autosegloss.search.runners import SerialRunner, attempt
+from autosegloss.search.study import Objective, Study
 
-STEPS, SAMPLES = 12, 32
+Theta = tuple[float, ...]
+
 CANDIDATES, FINALIST_SEEDS = 3, 3
-DIMENSIONS = (6, 12, 24)
-NOISES = (0.0, 0.05, 0.2)
+BASIS = "ppo2"
+"""The contestant that the others are compared with."""
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "ppo2": {},
-    "ppo2, joint ratio": {"ratio": "joint"},
     "ppo2, baseline mu (published)": {"baseline": "mu"},
-    "random": {},
+    "ppo2, joint ratio": {"ratio": "joint"},
+    "snes": {},
     "cma_es": {},
     "tpe": {},
+    "random": {},
 }
 """Options by name; the name begins with that of the algorithm."""
 
 
+class Setting(Protocol):
+    """What is searched, for how long, and how good a point is.
+
+    `name` says all that decides it. `best` is the highest score there is; None if nobody knows.
+    """
+
+    best: ClassVar[float | None]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def lag(self) -> int: ...
+    def start(self) -> Theta: ...
+    def objective(self, seed: int) -> Objective: ...
+    def score(self, theta: Theta, seed: int) -> float: ...
+
+
 @dataclass(frozen=True)
 class Valley:
-    """Reward -sum(w (theta - optimum)^2), with weights that sum to 3, plus noise of the trial's seed.
+    """Reward -q with q = sum(w (theta - optimum)^2) and weights that sum to 3, plus noise of the trial's seed.
 
-    The objective of a study; every number follows from `dimensions`, `seed` and `noise`.
+    The objective of a study; every number follows from `dimensions` and `seed`. With a width the reward is
+    exp(-q / width) - 1: flat but near the optimum, as where most losses earn nothing.
     """
 
     dimensions: int
     seed: int
     noise: float
+    width: float | None = None
 
     def regret(self, theta: Sequence[float]) -> float:
         """How far below the optimum a point is, without noise."""
         rng = np.random.default_rng((self.dimensions, self.seed))
         weights, optimum = rng.random(self.dimensions), rng.uniform(0.1, 0.9, self.dimensions)
-        return float(3 * (weights * (np.array(theta) - optimum) ** 2).sum() / weights.sum())
+        q = float(3 * (weights * (np.array(theta) - optimum) ** 2).sum() / weights.sum())
+        return q if self.width is None else -float(np.expm1(-q / self.width))
 
     def __call__(self, job: Job) -> Outcome:
         """A trial; cross-entropy earns -1."""
         value = -1.0 if job.theta is None else -self.regret(job.theta)
         key = [job.seed, *(int(x * 2**32) for x in job.theta or ())]
-        reward = value + self.noise * float(np.random.default_rng(key).standard_normal())
-        return Outcome(reward, {}, {}, None, 0.0)
+        return _outcome(value + self.noise * float(np.random.default_rng(key).standard_normal()))
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Regrets of one contestant in one setting, a seed each, with their mean and its 95% t-interval."""
+class Toy:
+    """A valley or a bump (a valley with a width), another for each seed.
 
-    contestant: str
+    Args:
+        shape: Which.
+        dimensions: Coordinates.
+        noise: Standard deviation of the noise of each trial.
+        steps: Steps of the search.
+        samples: Trials a step.
+        lag: Steps that may be under way when the next one is asked.
+    """
+
+    shape: Literal["valley", "bump"]
     dimensions: int
     noise: float
-    regrets: tuple[float, ...]
-    mean: float
-    low: float
-    high: float
+    steps: int = 12
+    samples: int = 32
+    lag: int = 0
+    best: ClassVar[float | None] = 0.0
+
+    @property
+    def name(self) -> str:
+        lag = f", lag {self.lag}" if self.lag else ""
+        return f"{self.shape}, {self.dimensions} dimensions, noise {self.noise:g}, {self.steps} x {self.samples}{lag}"
+
+    def start(self) -> Theta:
+        return (0.5,) * self.dimensions
+
+    def objective(self, seed: int) -> Valley:
+        return Valley(self.dimensions, seed, self.noise, None if self.shape == "valley" else 0.08)
+
+    def score(self, theta: Theta, seed: int) -> float:
+        return -self.objective(seed).regret(theta)
 
 
-def bench_algorithms(out: Path, seeds: int = 20, contestants: Sequence[str] = tuple(CONTESTANTS)) -> str:
-    """Let every contestant search every toy, as a study does: steps, then finals on fresh seeds.
+@dataclass(frozen=True)
+class RealProxy:
+    """A proxy on real training, made cheap: quarters of the images, few iterations, the target metric alone.
 
-    Writes `toys.json` and `toys.md`; the same arguments give the same bytes.
+    What a search finds is scored by its mean reward over trainings with seeds of their own.
+
+    Args:
+        data: A data set of `PROXIES`.
+        steps: Steps of the search.
+        samples: Trials a step.
+        lag: Steps that may be under way when the next one is asked.
+    """
+
+    data: str
+    steps: int = 8
+    samples: int = 12
+    lag: int = 0
+    best: ClassVar[float | None] = None
+    FRESH_SEEDS: ClassVar[int] = 6
+
+    @property
+    def name(self) -> str:
+        config = as_config(PROXIES[self.data])
+        train = config.proxy.train
+        return (
+            f"{metric_label(config)} on {self.data}, {config.relaxation.pieces} pieces a curve, {train.iterations} "
+            f"iterations of {train.batch_size} crops of {SIDE}x{SIDE}, {self.steps} x {self.samples}"
+        )
+
+    def start(self) -> Theta:
+        return search_space(as_config(PROXIES[self.data])).identity
+
+    def objective(self, seed: int) -> Objective:
+        reward = _reward_of(self.data)
+        return lambda job: _outcome(reward(job.theta, job.seed))
+
+    def score(self, theta: Theta, seed: int) -> float:
+        fresh = (Job("final", 0, 0, theta, number) for number in range(self.FRESH_SEEDS))
+        return statistics.fmean(attempt(self.objective(seed), job).reward or 0.0 for job in fresh)
+
+
+SIDE = 32
+"""Height and width of the crops that cheap proxies train on and are scored on."""
+PROXIES: Mapping[str, Mapping[str, Any]] = {
+    "shapes": {
+        "metric": "miou",
+        "proxy": {"data": {"name": "shapes"}, "train": {"iterations": 16, "batch_size": 4}},
+    },
+    "nuclei": {
+        "metric": {"name": "bf1", "radius": 2},
+        "relaxation": {"pieces": 1},
+        "proxy": {"data": {"name": "nuclei"}, "train": {"iterations": 16, "batch_size": 4}},
+    },
+}
+"""The configurations of the cheap proxies."""
+
+
+@cache
+def _reward_of(data: str) -> Callable[[Theta | None, int], float]:
+    """The reward of a loss and a seed; what several searches try alike is trained once."""
+    proxy = Proxy.load(as_config(PROXIES[data])).prepare()
+    dataset = replace(proxy.dataset, train=_crops(proxy.dataset.train), heldout=_crops(proxy.dataset.heldout, 64))
+    proxy = replace(proxy, dataset=dataset)
+    images, labels = dataset.heldout, torch.from_numpy(dataset.heldout.labels)
+
+    @lru_cache(maxsize=1000)
+    def reward(theta: Theta | None, seed: int) -> float:
+        network = proxy.trained(proxy.loss(theta), seed)
+        accumulator = Accumulator(metric(proxy.config.metric), len(dataset.classes), dataset.ignore_index)
+        accumulator.update(torch.from_numpy(predict(network, images)), labels)
+        return accumulator.compute()
+
+    return reward
+
+
+def _crops(split: Split, count: int | None = None) -> Split:
+    """Images and labels cut into squares of `SIDE`; the first `count` of them."""
+
+    def cut(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        corners = product(range(0, maps.shape[-2], SIDE), range(0, maps.shape[-1], SIDE))
+        parts = [maps[..., row : row + SIDE, column : column + SIDE] for row, column in corners]
+        return np.ascontiguousarray(np.concatenate(parts)[:count])
+
+    return Split(cut(split.images), cut(split.labels))
+
+
+def _outcome(reward: float) -> Outcome:
+    return Outcome(reward, {}, {}, None, 0.0)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that is done, and what it found."""
+
+    contestant: str
+    setting: str
+    seed: int
+    theta: Theta
+    score: float
+
+
+def searched(contestant: str, setting: Setting, seed: int) -> Search:
+    """Search as a study does: steps, then finals on fresh seeds."""
+    options = CONTESTANTS[contestant]
+    samples = setting.samples - (options.get("baseline") == "mu")  # mu is a trial too
+    algorithm = ALGORITHMS[contestant.partition(",")[0]](start=setting.start(), samples=samples, seed=seed, **options)
+    with tempfile.TemporaryDirectory(prefix="autosegloss-bench-") as folder, Journal(Path(folder, "trials")) as journal:
+        study = Study(
+            algorithm,
+            journal,
+            steps=setting.steps,
+            candidates=CANDIDATES,
+            finalist_seeds=FINALIST_SEEDS,
+            seed=seed,
+            lag=setting.lag,
+        )
+        SerialRunner().run(study, setting.objective(seed))
+        theta = study.findings().theta
+    return Search(contestant, setting.name, seed, theta, setting.score(theta, seed))
+
+
+SETTINGS: Mapping[str, Sequence[Setting]] = {
+    "toys": [
+        *(Toy("valley", d, noise) for d, noise in product((6, 12, 24), (0.0, 0.05, 0.2))),
+        *(Toy("valley", 12, noise, 8, 12) for noise in (0.0, 0.05, 0.2)),
+        *(Toy("bump", 12, noise, 8, 12) for noise in (0.0, 0.05, 0.2)),
+    ],
+    "lag": [Toy("valley", 12, noise, lag=lag) for noise, lag in product((0.0, 0.05, 0.2), (0, 1, 2))],
+    "shapes": [RealProxy("shapes")],
+    "nuclei": [RealProxy("nuclei")],
+}
+"""The settings of each benchmark."""
+_TOY = (
+    "Noise is the standard deviation of a trial's reward. A valley is a weighted quadratic with an optimum inside, and "
+    "the start has a regret of 0.16 on average; a bump is flat but near the optimum, and the start has 0.8."
+)
+_REAL = (
+    f"What was found is scored by its mean reward over {RealProxy.FRESH_SEEDS} trainings of their own, the same for "
+    "all; the regret is the distance to the best that any search of the table found."
+)
+_ABOUT = {"toys": _TOY, "lag": _TOY, "shapes": _REAL, "nuclei": _REAL}
+
+
+def bench_algorithms(
+    out: Path, on: str = "toys", seeds: int = 20, contestants: Sequence[str] = tuple(CONTESTANTS)
+) -> str:
+    """Let every contestant search in every setting.
+
+    Search after search is written to `out/<on>.jsonl`, and those that are there already are not run again; at the end
+    the table to `out/<on>.md`. The same arguments give the same bytes, interrupted or not.
 
     Args:
         out: The folder to write to.
-        seeds: Toys and searches of each setting, 2 or more.
+        on: Name of `SETTINGS`.
+        seeds: Searches of each contestant in each setting, 2 or more.
         contestants: Names of `CONTESTANTS`.
 
     Returns:
@@ -96,50 +301,80 @@ def bench_algorithms(out: Path, seeds: int = 20, contestants: Sequence[str] = tu
         raise InputError(f"seeds is {seeds}; an interval needs 2 or more.")
     if unknown := [name for name in contestants if name not in CONTESTANTS]:
         raise InputError(f"unknown: {', '.join(unknown)}; known: {'; '.join(CONTESTANTS)}.")
-    settings = list(product(contestants, DIMENSIONS, NOISES))
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        runs = [(name, Valley(size, seed, noise)) for name, size, noise in settings for seed in range(seeds)]
-        regrets = list(pool.map(_searched, *zip(*runs, strict=True), chunksize=5))
-    cells = [_cell(*setting, regrets[i * seeds : (i + 1) * seeds]) for i, setting in enumerate(settings)]
-    table = _markdown(cells, seeds, contestants)
+    settings = SETTINGS[on]
+    wanted = [(name, setting, seed) for setting, seed, name in product(settings, range(seeds), contestants)]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "toys.json").write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n", encoding="utf-8")
-    (out / "toys.md").write_text(table, encoding="utf-8")
+    path = out / f"{on}.jsonl"
+    done = _read(path)
+    missing = [run for run in wanted if (run[0], run[1].name, run[2]) not in done]
+    # Proxies have one process: what the contestants try alike is trained once.
+    workers = 1 if isinstance(settings[0], RealProxy) else None
+    _write(path, done)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, path.open("a") as file:
+        for search in pool.map(searched, *zip(*missing, strict=True)) if missing else ():
+            done[search.contestant, search.setting, search.seed] = search
+            print(json.dumps(asdict(search)), file=file, flush=True)
+    _write(path, done)
+    scores = {
+        (name, setting.name): np.array([done[name, setting.name, seed].score for seed in range(seeds)])
+        for name, setting in product(contestants, settings)
+    }
+    table = _markdown(on, scores, settings, contestants, seeds)
+    replace_text(out / f"{on}.md", table)
     return table
 
 
-def _searched(contestant: str, toy: Valley) -> float:
-    """The regret of what a search finds."""
-    build = ALGORITHMS[contestant.partition(",")[0]]
-    algorithm = build(start=(0.5,) * toy.dimensions, samples=SAMPLES, seed=toy.seed, **CONTESTANTS[contestant])
-    with tempfile.TemporaryDirectory(prefix="autosegloss-bench-") as folder, Journal(Path(folder, "trials")) as journal:
-        study = Study(
-            algorithm, journal, steps=STEPS, candidates=CANDIDATES, finalist_seeds=FINALIST_SEEDS, seed=toy.seed
-        )
-        SerialRunner().run(study, toy)
-        return toy.regret(study.findings().theta)
+def _read(path: Path) -> dict[tuple[str, str, int], Search]:
+    """The searches in a file, without a last line that was cut off."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    found = [Search(**row | {"theta": tuple(row["theta"])}) for row in rows]
+    return {(search.contestant, search.setting, search.seed): search for search in found}
 
 
-def _cell(contestant: str, dimensions: int, noise: float, regrets: Sequence[float]) -> Cell:
-    mean = statistics.fmean(regrets)
-    half = float(student.ppf(0.975, len(regrets) - 1)) * statistics.stdev(regrets) / len(regrets) ** 0.5
-    return Cell(contestant, dimensions, noise, tuple(regrets), mean, mean - half, mean + half)
+def _write(path: Path, done: Mapping[tuple[str, str, int], Search]) -> None:
+    replace_text(path, "".join(json.dumps(asdict(search)) + "\n" for _, search in sorted(done.items())))
 
 
-def _markdown(cells: Sequence[Cell], seeds: int, contestants: Sequence[str]) -> str:
-    rows = {(cell.contestant, cell.dimensions, cell.noise): cell for cell in cells}
+def _markdown(
+    on: str,
+    scores: Mapping[tuple[str, str], NDArray[np.float64]],
+    settings: Sequence[Setting],
+    contestants: Sequence[str],
+    seeds: int,
+) -> str:
+    def table(names: Sequence[str], cell: Callable[[str, Setting], NDArray[np.float64]]) -> list[str]:
+        rows = [" | ".join([s.name, *(_interval(cell(name, s)) for name in names)]) for s in settings]
+        return [f"| setting | {' | '.join(names)} |", "|---|" + "---:|" * len(names), *map("| {} |".format, rows)]
+
+    def regret(name: str, setting: Setting) -> NDArray[np.float64]:
+        best = setting.best
+        if best is None:
+            best = max(float(scores[other, setting.name].max()) for other in contestants)
+        return best - scores[name, setting.name]
+
     lines = [
-        f"Mean regret [95% t-interval] over {seeds} seeds of what a search of {STEPS} steps of {SAMPLES} trials finds, "
-        f"the finals ({CANDIDATES} candidates on {FINALIST_SEEDS} fresh seeds) included. Rewards are weighted "
-        "quadratics with an optimum inside; the start has a regret of 0.16 on average; noise is the standard deviation "
-        "of a trial's reward.",
+        f"Mean regret [95% t-interval] over {seeds} seeds of what a search finds, the finals ({CANDIDATES} candidates "
+        f"on {FINALIST_SEEDS} fresh seeds) included; a setting ends with its steps x trials. {_ABOUT[on]}",
         "",
-        "| dimensions | noise | " + " | ".join(contestants) + " |",
-        "|---:|---:|" + "---|" * len(contestants),
+        *table(contestants, regret),
     ]
-    for size, noise in product(DIMENSIONS, NOISES):
-        found = (rows[name, size, noise] for name in contestants)
-        scores = " | ".join(f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in found)
-        lines.append(f"| {size} | {noise:g} | {scores} |")
-    versions = ", ".join(f"{name} {version}" for name, version in packages("autosegloss", "cmaes", "optuna").items())
-    return "\n".join([*lines, "", f"Command: `autosegloss bench algorithms --seeds {seeds}`. {versions}.", ""])
+    others = [name for name in contestants if name != BASIS]
+    if others and BASIS in contestants:
+        lines += [
+            "",
+            f"Difference to {BASIS} on the same seeds; below 0 is better than {BASIS}:",
+            "",
+            *table(others, lambda name, setting: regret(name, setting) - regret(BASIS, setting)),
+        ]
+    chosen = "" if list(contestants) == list(CONTESTANTS) else "".join(f' --algorithm "{name}"' for name in contestants)
+    versions = ", ".join(f"{k} {v}" for k, v in packages("autosegloss", "torch", "cmaes", "optuna").items())
+    return "\n".join(
+        [*lines, "", f"Command: `autosegloss bench algorithms --on {on} --seeds {seeds}{chosen}`. {versions}.", ""]
+    )
+
+
+def _interval(values: NDArray[np.float64]) -> str:
+    mean = float(values.mean())
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"

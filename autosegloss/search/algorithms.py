@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from autosegloss.search.history import CMAES, TPE, RandomSearch, TuneSearch
 from autosegloss.search.ppo import PPO2
+from autosegloss.search.snes import SNES
 
 S = TypeVar("S")
 
@@ -46,6 +47,7 @@ class Algorithm(Protocol[S]):
 
 ALGORITHMS: Mapping[str, Callable[..., Algorithm[Any]]] = {
     "ppo2": PPO2,
+    "snes": SNES,
     "random": RandomSearch,
     "cma_es": CMAES,
     "tpe": TPE,

@@ -15,24 +15,40 @@ from scipy.stats import truncnorm
 from torch import Tensor
 from torch.special import log_ndtr
 
+from autosegloss.errors import InputError
 
-def sample(mu: Sequence[float], std: float, n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+
+def check_start(start: Sequence[float]) -> None:
+    """Refuse a centre that no search can begin from.
+
+    Raises:
+        InputError: There is no coordinate, or the start is not inside (0, 1).
+    """
+    if not start:
+        raise InputError("start is empty: a loss whose curves have no parameters has nothing to search.")
+    if not all(0 < x < 1 for x in start):
+        raise InputError(f"start is {start}; each coordinate must lie strictly between 0 and 1.")
+
+
+def sample(
+    mu: Sequence[float], std: float | Sequence[float], n: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
     """Draw points from the truncated normal.
 
     One uniform number is spent on each coordinate, row by row: the first rows are the same whatever `n` is.
 
     Args:
         mu: Centre of each coordinate, length d, in [0, 1].
-        std: Standard deviation before truncation, > 0.
+        std: Standard deviation before truncation, > 0; one for all coordinates, or one for each.
         n: Number of points.
         rng: Source of the uniform numbers.
 
     Returns:
         Points in [0, 1], shape (n, d).
     """
-    centre = np.asarray(mu, dtype=np.float64)
+    centre, scale = np.asarray(mu, dtype=np.float64), np.asarray(std, dtype=np.float64)
     uniform = rng.random((n, len(centre)))
-    points = truncnorm.ppf(uniform, (0 - centre) / std, (1 - centre) / std, loc=centre, scale=std)
+    points = truncnorm.ppf(uniform, (0 - centre) / scale, (1 - centre) / scale, loc=centre, scale=scale)
     return np.clip(points, 0.0, 1.0)  # the last bit of the inverse may fall outside
 
 

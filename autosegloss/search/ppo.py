@@ -84,10 +84,7 @@ class PPO2:
         Raises:
             InputError: There is no coordinate, or the start is not inside (0, 1).
         """
-        if not self.start:
-            raise InputError("start is empty: a loss whose curves have no parameters has nothing to search.")
-        if not all(0 < x < 1 for x in self.start):
-            raise InputError(f"start is {self.start}; each coordinate must lie strictly between 0 and 1.")
+        policy.check_start(self.start)
 
     def init(self) -> State:
         """State before the first step."""

@@ -1,43 +1,88 @@
 """The benchmark of search algorithms: its toys are what they say, and the table repeats itself to the byte."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from autosegloss.cli import main
-from autosegloss.report.bench_algorithms import Valley, bench_algorithms
-from autosegloss.search.journal import Job
+from autosegloss.report import bench_algorithms as bench
+from autosegloss.report.bench_algorithms import (
+    CONTESTANTS,
+    SETTINGS,
+    RealProxy,
+    Toy,
+    Valley,
+    bench_algorithms,
+    searched,
+)
+from autosegloss.search.journal import Job, Outcome
 
 
-def test_a_toy_has_its_optimum_inside_and_noise_of_the_trial_alone() -> None:
-    toy = Valley(6, seed=3, noise=0.05)
+@pytest.mark.parametrize(("width", "poor"), [(None, 0.01), (0.08, 0.3)])
+def test_a_toy_has_its_optimum_inside_and_noise_of_the_trial_alone(width: float | None, poor: float) -> None:
+    toy = Valley(6, seed=3, noise=0.05, width=width)
     grid = np.linspace(0, 1, 101)
     best = [float(grid[np.argmin([toy.regret([0.5] * i + [x] + [0.5] * (5 - i)) for x in grid])]) for i in range(6)]
     assert all(0.09 <= x <= 0.91 for x in best)
-    assert toy.regret(best) < 1e-3 < toy.regret([0.5] * 6)
+    assert 0 <= toy.regret(best) < poor / 10 < poor < toy.regret([0.5] * 6) <= 1
     job = Job("search", 0, 0, tuple(best), 1)
     rewards = [toy(Job("search", 0, 0, tuple(best), seed)).reward for seed in range(200)]
     assert toy(job).reward == toy(job).reward == rewards[1]
     assert np.std(rewards) == pytest.approx(0.05, rel=0.2)
 
 
-def test_the_table_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_setting_has_a_name_of_its_own() -> None:
+    for settings in SETTINGS.values():
+        assert len({setting.name for setting in settings}) == len(settings)
+
+
+def test_the_table_repeats_itself_interrupted_or_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "first"
-    assert main(["bench", "algorithms", "--algorithm", "random", "--seeds", "2", "--out", str(out)]) == 0
-    cells = json.loads((out / "toys.json").read_text())
-    assert [(cell["dimensions"], cell["noise"]) for cell in cells] == [
-        (d, n) for d in (6, 12, 24) for n in (0, 0.05, 0.2)
-    ]
-    for cell in cells:
-        assert len(cell["regrets"]) == 2
-        assert cell["low"] <= cell["mean"] <= cell["high"]
-        assert cell["mean"] == pytest.approx(np.mean(cell["regrets"]))
-    assert (out / "toys.md").read_text() in capsys.readouterr().out
-    bench_algorithms(tmp_path / "second", seeds=2, contestants=["random"])
-    for name in ("toys.json", "toys.md"):
-        assert (tmp_path / "second" / name).read_bytes() == (out / name).read_bytes()
+    assert main(["bench", "algorithms", "--on", "lag", "--algorithm", "snes", "--seeds", "2", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in (out / "lag.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * len(SETTINGS["lag"])
+    table = (out / "lag.md").read_text()
+    assert table in capsys.readouterr().out
+    for setting in SETTINGS["lag"]:
+        regrets = [-row["score"] for row in rows if row["setting"] == setting.name]
+        assert f"| {setting.name} | {np.mean(regrets):.3f} [" in table
+
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    text = (out / "lag.jsonl").read_text()
+    (torn / "lag.jsonl").write_text(text[: len(text) // 2])
+    bench_algorithms(torn, "lag", seeds=2, contestants=["snes"])
+    for name in ("lag.jsonl", "lag.md"):
+        assert (torn / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_contestants_get_equal_numbers_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = dict.fromkeys(CONTESTANTS, 0)
+    plain = Valley.__call__
+
+    def counted(self: Valley, job: Job) -> Outcome:
+        counts[name] += job.stage == "search"
+        return plain(self, job)
+
+    monkeypatch.setattr(Valley, "__call__", counted)
+    for name in CONTESTANTS:
+        searched(name, Toy("valley", 2, 0.0, steps=2, samples=5), 0)
+    assert counts == dict.fromkeys(CONTESTANTS, 10)
+
+
+def test_a_search_on_a_real_proxy_finds_what_scores_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"data": {"name": "shapes"}, "start": {"iterations": 2}, "train": {"iterations": 2, "batch_size": 2}}
+    monkeypatch.setattr(bench, "PROXIES", {"shapes": {"metric": "miou", "proxy": small}})
+    monkeypatch.setattr(RealProxy, "FRESH_SEEDS", 2)
+    bench._reward_of.cache_clear()
+    setting = replace(RealProxy("shapes"), steps=1, samples=2)
+    search = searched("random", setting, seed=0)
+    assert 0 < search.score < 1
+    assert search.score == pytest.approx(np.mean([bench._reward_of("shapes")(search.theta, s) for s in (0, 1)]))
+    bench._reward_of.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""SNES, separable natural evolution strategies: PPO2's kind of policy, whose spread is learned too.
+
+A step draws points from a normal distribution, one mean and one standard deviation a coordinate, truncated to [0, 1],
+and moves both along the natural gradient of the expected utility of a point. Utilities follow from the ranks of the
+rewards, so that neither a plateau, nor the scale of a reward, nor a luck that all trials of a step share says anything.
+
+Reference: Wierstra et al., Natural Evolution Strategies, JMLR 15, 2014, algorithm 6 and section 3.1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from autosegloss.errors import InputError
+from autosegloss.search import policy
+
+# mu stays inside (0, 1), and no std collapses or outgrows the cube.
+MARGIN, NARROWEST, WIDEST = 1e-3, 0.02, 0.5
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the search stands: the steps done, and the centre and the spread of the policy."""
+
+    step: int
+    mu: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> str:
+        """Write the state as JSON; every float survives exactly."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(step=fields["step"], mu=tuple(fields["mu"]), std=tuple(fields["std"]))
+
+
+@dataclass(frozen=True)
+class SNES:
+    """Natural-gradient ascent of the centres and the spreads of a truncated normal, with the paper's rates.
+
+    Args:
+        start: Centre of the first step, one number inside (0, 1) per coordinate.
+        samples: Points a step.
+        seed: Source of all randomness, with the step's number.
+        std: Standard deviation of the first step before truncation.
+
+    Raises:
+        InputError: There is no coordinate, or the start is not inside (0, 1).
+    """
+
+    start: tuple[float, ...]
+    samples: int = 32
+    seed: int = 0
+    std: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be searched."""
+        policy.check_start(self.start)
+
+    def init(self) -> State:
+        """State before the first step."""
+        return State(step=0, mu=self.start, std=(self.std,) * len(self.start))
+
+    def answer(self, state: State) -> tuple[float, ...]:
+        """The point this state stands for: mu."""
+        return state.mu
+
+    def ask(self, state: State) -> list[tuple[float, ...]]:
+        """Points whose rewards `tell` wants."""
+        rng = np.random.default_rng((self.seed, state.step))
+        points: list[list[float]] = policy.sample(state.mu, state.std, self.samples, rng).tolist()
+        return [tuple(point) for point in points]
+
+    def skip(self, state: State) -> State:
+        """The state of the next step while the rewards of this one are out: the same policy, other draws."""
+        return State(state.step + 1, state.mu, state.std)
+
+    def tell(self, state: State, rewards: Sequence[float], asked: State | None = None) -> State:
+        """Move the policy towards the points of high rank.
+
+        Args:
+            state: What is moved.
+            rewards: One finite reward for each point of `ask(asked)`, in its order; more is better.
+            asked: The state that gave the points, at whose policy the gradient is taken; by default `state` itself.
+
+        Raises:
+            InputError: The number of rewards is wrong, or one is not finite.
+        """
+        asked = state if asked is None else asked
+        theta = np.array(self.ask(asked))
+        if len(rewards) != len(theta) or not np.isfinite(rewards).all():
+            raise InputError(
+                f"tell needs a finite reward for each of the {len(theta)} points asked; it got {list(rewards)}."
+            )
+        utility = _utilities(rewards)
+        std, dimensions = np.array(asked.std), len(self.start)
+        s = (theta - np.array(asked.mu)) / std
+        rate = (3 + np.log(dimensions)) / (5 * np.sqrt(dimensions))
+        mu = np.array(state.mu) + std * (utility @ s)
+        spread = np.array(state.std) * np.exp(rate / 2 * (utility @ (s**2 - 1)))
+        return State(
+            state.step + 1,
+            tuple(np.clip(mu, MARGIN, 1 - MARGIN).tolist()),
+            tuple(np.clip(spread, NARROWEST, WIDEST).tolist()),
+        )
+
+
+def _utilities(rewards: Sequence[float]) -> NDArray[np.float64]:
+    """What each point is worth, by its rank alone; they sum to 0, and points of equal reward are worth the same."""
+    n = len(rewards)
+    worth = np.maximum(0, np.log(n / 2 + 1) - np.log(np.arange(n, 0, -1)))  # from the lowest reward to the highest
+    worth = worth / worth.sum() - 1 / n
+    ranks = rankdata(rewards, method="min").astype(int)
+    return np.array([worth[low - 1 : low - 1 + np.sum(ranks == low)].mean() for low in ranks])
