@@ -46,6 +46,10 @@ def test_the_metric_as_text_is_a_configuration(tmp_path: Path) -> None:
     assert autosegloss.load_config(path).metric == "0.5 * miou + 0.5 * bf1(radius=3)"
 
 
+def test_the_configuration_for_a_folder_is_the_one_that_is_tried() -> None:
+    assert blocks("yaml")[1] in (ROOT / "tests/proxy/data/test_searches.py").read_text()
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "results/searches").glob("*.json")), ids=lambda path: path.stem)
 def test_every_result_loads_and_names_what_it_was_measured_with(path: Path) -> None:
     loss = autosegloss.load_loss(path)
