@@ -23,6 +23,8 @@ from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
 from autosegloss.report.bench_algorithms import CONTESTANTS, SETTINGS, bench_algorithms
+from autosegloss.report.bench_filter import bench_filter
+from autosegloss.report.bench_prune import bench_prune
 from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, compare
 from autosegloss.report.display import Display, status_text
 from autosegloss.report.dry_run import dry_run
@@ -289,6 +291,20 @@ def _bench_scale(given: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {Path(given.out)}/scale.json and scale.md", markup=False)
 
 
+def _bench_filter(given: argparse.Namespace, console: Console) -> None:
+    with console.status("training", spinner="line"):
+        table = bench_filter(Path(given.out), [Path(config) for config in given.config], given.thetas)
+    console.print(table, markup=False)
+    console.print(f"wrote {Path(given.out)}/filter.json and filter.md", markup=False)
+
+
+def _bench_prune(given: argparse.Namespace, console: Console) -> None:
+    with console.status("searching", spinner="line"):
+        table = bench_prune(Path(given.out), given.seeds)
+    console.print(table, markup=False)
+    console.print(f"wrote {Path(given.out)}/prune.json and prune.md", markup=False)
+
+
 def _schema(given: argparse.Namespace, console: Console) -> None:
     console.print(json.dumps(json_schema(), indent=2), markup=False)
 
@@ -419,6 +435,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
     command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
     command.set_defaults(run=_bench_algorithms)
+    command = benches.add_parser("filter", help="how well a reward is told before training, and early in it")
+    command.add_argument("config", nargs="+", metavar="CONFIG", help="a YAML file; several, one after another")
+    command.add_argument("--thetas", type=int, default=20, metavar="N", help="half of the losses; default: 20")
+    command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
+    command.set_defaults(run=_bench_filter)
+    command = benches.add_parser("prune", help="real searches with and without giving trials up early")
+    command.add_argument("--seeds", type=int, default=10, metavar="K", help="searches of each kind; default: 10")
+    command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
+    command.set_defaults(run=_bench_prune)
 
     command = benches.add_parser("scale", help="searches on a thousand simulated slots: what waiting costs, and saves")
     command.add_argument("--seeds", type=int, default=5, metavar="K", help="searches of each setting; default: 5")

@@ -72,6 +72,8 @@ def test_defaults_are_those_of_the_contract() -> None:
             "samples": 32,
             "seed": 0,
             "lag": 0,
+            "prune": 0.0,
+            "prune_by": "logits",
             "std": 0.2,
             "clip": 0.2,
             "updates": 60,

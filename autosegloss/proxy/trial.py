@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,14 +13,16 @@ from autosegloss.config import StudyConfig
 from autosegloss.errors import RefusedError
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
 from autosegloss.loss.classic import CrossEntropy
-from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr, metric
+from autosegloss.metric import METRICS, Accumulator, Accumulators, CalibrationError, Expr, metric
 from autosegloss.proxy.data import Dataset, Split, load_dataset
+from autosegloss.proxy.filter import IMAGES, descent
 from autosegloss.proxy.labels import Labels, Task, build_labels
 from autosegloss.proxy.networks import build_network, encoder_prefix
 from autosegloss.proxy.networks.weights import fitting, read_weights
 from autosegloss.proxy.pseudo import Unlabelled
 from autosegloss.proxy.train import (
     Loss,
+    Regime,
     Settings,
     State,
     Training,
@@ -39,16 +42,22 @@ class Evaluation:
 
     Args:
         reward: The target metric on the held-out part of the training set.
-        metrics: Every metric of the catalogue there, by name.
+        metrics: Every metric of the catalogue there, by name; none of a training that was given up.
         validation: On the validation set, the target metric, as `TARGET`, every metric of the catalogue, and the IoU of
             each class, as `IoU of <class>`; empty unless asked for.
+        early: What was shown early, if it was looked at.
+        pruned: Whether the trial was given up then; `reward` is `early`.
     """
 
     reward: float
     metrics: dict[str, float]
     validation: dict[str, float]
+    early: float | None = None
+    pruned: bool = False
 
 
+EARLY = 0.3
+"""Of the iterations, after which a trial may be given up for its metric."""
 TARGET = "target"
 """The name under which the metric of the study stands among the others."""
 CLASS_PREFIX = "IoU of "
@@ -115,28 +124,69 @@ class Proxy:
         soft = _labels(self.config).soften(_task(self.config, self.dataset), teach)
         return replace(begun, dataset=replace(self.dataset, train=replace(split, soft=soft)))
 
-    def __call__(self, theta: tuple[float, ...] | None, seed: int, validate: bool = False) -> Evaluation:
+    def __call__(
+        self, theta: tuple[float, ...] | None, seed: int, validate: bool = False, floor: float | None = None
+    ) -> Evaluation:
         """Train with the loss at `theta` and evaluate.
 
         Args:
             theta: Coordinates of the loss, see `search_space`; None is cross-entropy.
             seed: Decides the initial weights (of what is not pretrained), the order of the images and their flips.
             validate: Whether to evaluate on the validation set as well.
+            floor: If given, the trial is given up if what it shows early is below: as `search.prune_by` says, the
+                target metric of a few training images whose pretrained logits descend the loss by themselves, or that
+                of the network on the held-out part after a share `EARLY` of the iterations.
 
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
         """
-        network = self.trained(self.loss(theta), seed)
-        return self.evaluation(network, validate)
+        loss = self.loss(theta)
+        if floor is None:
+            return self.evaluation(self.trained(loss, seed), validate)
+        training = self.training(loss, seed)
+        with one_thread():
+            if self.config.search.prune_by == "logits":
+                early = self.descent(loss)[-1]
+            else:
+                training.advance(max(1, round(EARLY * self.config.proxy.train.iterations)))
+                early = self.target(training.network)
+            if early < floor:
+                return Evaluation(early, {}, {}, early, pruned=True)
+            training.advance()
+        return replace(self.evaluation(training.network, validate), early=early)
 
     def evaluation(self, network: nn.Module, validate: bool) -> Evaluation:
         """What a network scores, on the validation set too if that is asked for."""
-        metrics = self._evaluate(network, self.dataset.heldout).values()
+        metrics = self._evaluate(network, self.dataset.heldout, measured(self.config)).values()
         reward = metrics.pop(TARGET)
         if not validate:
             return Evaluation(reward, metrics, {})
-        scores = self._evaluate(network, self.dataset.validation)
+        scores = self._evaluate(network, self.dataset.validation, measured(self.config))
         return Evaluation(reward, metrics, validation_values(scores, self.dataset.classes))
+
+    def target(self, network: nn.Module) -> float:
+        """The target metric of a network on the held-out part, which of a trained one is the reward."""
+        return self._evaluate(network, self.dataset.heldout, {TARGET: metric(self.config.metric)}).values()[TARGET]
+
+    def descent(self, loss: Loss, regime: Regime = "checkpoint", seed: int = 0, **options: Any) -> list[float]:
+        """The target metric of a few training images while their logits descend a loss by themselves, see `descent`.
+
+        Args:
+            loss: What they descend.
+            regime: Of the network that gives the logits.
+            seed: Of what is fresh in that network.
+            options: Passed on.
+        """
+        labels = torch.from_numpy(self.dataset.train.labels[:IMAGES]).to(torch.int64)
+        logits = next(logits_of(self._initial(regime, seed), self.dataset.train.images[:IMAGES]))
+        exact = Accumulator(metric(self.config.metric), len(self.dataset.classes), self.dataset.ignore_index)
+        return descent(loss, logits, labels, exact, **options)
+
+    def _initial(self, regime: Regime, seed: int) -> nn.Module:
+        named = self.config.proxy.network
+        return initial_network(
+            named.name, len(self.dataset.classes), regime, self.pretrained, seed=seed, options=named.options
+        )
 
     def trained(self, loss: Loss, seed: int, iterations: int | None = None) -> nn.Module:
         """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
@@ -169,14 +219,7 @@ class Proxy:
         """
         device = _device(self.config) if device is None else device
         proxy, dataset = self.config.proxy, self.dataset
-        network = initial_network(
-            proxy.network.name,
-            len(dataset.classes),
-            proxy.start.regime,
-            self.pretrained,
-            seed=seed,
-            options=proxy.network.options,
-        )
+        network = self._initial(proxy.start.regime, seed)
         settings = proxy.train.model_dump(include={field.name for field in fields(Settings)})
         if iterations is not None:
             settings["iterations"] = iterations
@@ -199,8 +242,8 @@ class Proxy:
         ignore_index = self.dataset.ignore_index
         return CrossEntropy(ignore_index=ignore_index) if theta is None else surrogate(self.config, theta, ignore_index)
 
-    def _evaluate(self, network: nn.Module, split: Split) -> Accumulators:
-        accumulators = Accumulators(measured(self.config), len(self.dataset.classes), self.dataset.ignore_index)
+    def _evaluate(self, network: nn.Module, split: Split, metrics: Mapping[str, Expr]) -> Accumulators:
+        accumulators = Accumulators(metrics, len(self.dataset.classes), self.dataset.ignore_index)
         labels = predict(network, split, _EVALUATION_BATCH)
         for start in range(0, len(labels), _EVALUATION_BATCH):
             part = slice(start, start + _EVALUATION_BATCH)

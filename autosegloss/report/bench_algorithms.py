@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from autosegloss.config import as_config
+from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError
 from autosegloss.loss.file import replace_text
 from autosegloss.metric import Accumulator, metric
@@ -194,9 +194,8 @@ PROXIES: Mapping[str, Mapping[str, Any]] = {
 @cache
 def _reward_of(data: str) -> Callable[[Theta | None, int], float]:
     """The reward of a loss and a seed; what several searches try alike is trained once."""
-    proxy = Proxy.load(as_config(PROXIES[data])).prepare()
-    dataset = replace(proxy.dataset, train=_crops(proxy.dataset.train), heldout=_crops(proxy.dataset.heldout, 64))
-    proxy = replace(proxy, dataset=dataset)
+    proxy = cheap_proxy(as_config(PROXIES[data]))
+    dataset = proxy.dataset
     images, labels = dataset.heldout, torch.from_numpy(dataset.heldout.labels)
 
     @lru_cache(maxsize=1000)
@@ -207,6 +206,13 @@ def _reward_of(data: str) -> Callable[[Theta | None, int], float]:
         return accumulator.compute()
 
     return reward
+
+
+def cheap_proxy(config: StudyConfig) -> Proxy:
+    """A proxy that trains on quarters of its images, and is scored on some of them."""
+    proxy = Proxy.load(config).prepare()
+    dataset = replace(proxy.dataset, train=_crops(proxy.dataset.train), heldout=_crops(proxy.dataset.heldout, 64))
+    return replace(proxy, dataset=dataset)
 
 
 def _crops(split: Split, count: int | None = None) -> Split:

@@ -71,13 +71,19 @@ class Objective:
     def __call__(self, job: Job) -> Outcome:
         """Run a trial; a final is measured on the validation set too."""
         start = time.perf_counter()
-        evaluation = self.proxy(job.theta, job.seed, validate=job.stage == "final")
+        floor = None if job.rung is None else job.rung.floor
+        evaluation = self.proxy(job.theta, job.seed, validate=job.stage == "final", floor=floor)
+        reward = evaluation.reward
+        if evaluation.pruned and job.rung is not None:
+            reward = job.rung.expected(reward)
         return Outcome(
-            evaluation.reward,
+            reward,
             evaluation.metrics,
             evaluation.validation,
             error=None,
             seconds=time.perf_counter() - start,
+            early=evaluation.early,
+            pruned=evaluation.pruned,
         )
 
 
@@ -168,7 +174,7 @@ def status(folder: str | os.PathLike[str]) -> Status:
     with tempfile.TemporaryDirectory(prefix="autosegloss-status-") as draft:
         copy = Path(shutil.copy(path, draft))
         with Journal(copy, resume=True) as journal:
-            return Status(config, study_of(config, journal, None), running)
+            return Status(config, study_of(config, journal), running)
 
 
 def check_space(config: StudyConfig) -> SearchSpace:
@@ -186,7 +192,7 @@ def check_space(config: StudyConfig) -> SearchSpace:
     return space
 
 
-def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None) -> Study:
+def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None = None) -> Study:
     """The study that a configuration describes, as far as its journal goes."""
     return Study(
         ALGORITHMS[config.search.algorithm](start=search_space(config).identity, **config.search.options),
@@ -197,6 +203,7 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
         seed=config.search.seed,
         guard=config.guard,
         lag=config.search.lag,
+        prune=config.search.prune,
         observer=observer,
     )
 

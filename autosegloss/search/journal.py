@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from autosegloss.errors import RefusedError, SearchError
+from autosegloss.search.prune import Rung
 
 Place = tuple[str, int, int]
 """Stage, step and index of a job."""
@@ -35,6 +36,7 @@ class Job:
         index: Place within the step.
         theta: Parameters of the loss, in [0, 1]^d; None is cross-entropy, or in a comparison the loss of that index.
         seed: Seed of the training.
+        rung: Whether and when to give it up, if pruning is on. It follows from earlier steps and is not in the journal.
     """
 
     stage: Literal["search", "final", "compare"]
@@ -42,6 +44,7 @@ class Job:
     index: int
     theta: tuple[float, ...] | None
     seed: int
+    rung: Rung | None = None
 
     @property
     def place(self) -> Place:
@@ -59,6 +62,8 @@ class Outcome:
         validation: Every metric on the validation set; not of a job of the search.
         error: Why there is no reward.
         seconds: Wall-clock time spent. The only field that differs from run to run.
+        early: The target metric on the way, if the job has a rung; in the journal only then.
+        pruned: Whether the training was given up there; the reward is then the one expected. In the journal only if so.
     """
 
     reward: float | None
@@ -66,6 +71,8 @@ class Outcome:
     validation: dict[str, float]
     error: str | None
     seconds: float
+    early: float | None = None
+    pruned: bool = False
 
     @classmethod
     def failed(cls, error: str, seconds: float) -> Outcome:
@@ -76,7 +83,8 @@ class Outcome:
         """This outcome in plain, finite floats; a failed one if a number is not finite."""
         if self.reward is None:
             return Outcome.failed(self.error or "no reward, and no error given", float(self.seconds))
-        numbers = {"reward": self.reward, **self.metrics, **self.validation}
+        early = {} if self.early is None else {"early": self.early}
+        numbers = {"reward": self.reward, **self.metrics, **self.validation, **early}
         wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
         if wrong:
             return Outcome.failed("not finite: " + ", ".join(wrong), float(self.seconds))
@@ -87,10 +95,13 @@ class Outcome:
             validation={name: float(value) for name, value in self.validation.items()},
             error=None,
             seconds=float(self.seconds),
+            early=None if self.early is None else float(self.early),
         )
 
 
-LINE_KEYS = {field.name for kind in (Job, Outcome) for field in fields(kind)}
+OPTIONAL = {"rung": None, "early": None, "pruned": False}
+"""Fields that joined later; a line has them only where they are set, and never the rung."""
+LINE_KEYS = {field.name for kind in (Job, Outcome) for field in fields(kind)} - OPTIONAL.keys()
 
 
 class Journal:
@@ -151,12 +162,15 @@ class Journal:
 
     def _parse(self, number: int, line: bytes) -> tuple[Job, Outcome]:
         record = json.loads(line) if _is_json(line) else None
-        if not isinstance(record, dict) or record.keys() != LINE_KEYS:
+        if not isinstance(record, dict) or record.keys() - OPTIONAL.keys() != LINE_KEYS:
             raise RefusedError(
                 f"{self.path}:{number}: this line is damaged, and later lines build on it. Restore the file from a "
                 f"copy, or cut it before line {number} to run the trials from there again."
             )
-        job, outcome = ({field.name: record[field.name] for field in fields(kind)} for kind in (Job, Outcome))
+        job, outcome = (
+            {field.name: record[field.name] for field in fields(kind) if field.name in record}
+            for kind in (Job, Outcome)
+        )
         if job["theta"] is not None:
             job["theta"] = tuple(job["theta"])
         return Job(**job), Outcome(**outcome)
@@ -171,7 +185,8 @@ class Journal:
         Raises:
             SearchError: The disk does not take it.
         """
-        self._write({**asdict(job), **asdict(outcome)})
+        record = asdict(replace(job, rung=None)) | asdict(outcome)
+        self._write({key: value for key, value in record.items() if key not in OPTIONAL or value != OPTIONAL[key]})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:
