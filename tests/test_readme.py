@@ -115,3 +115,15 @@ def test_the_table_of_searches_is_that_of_the_files() -> None:
             f"{100 * of[loss][metric]['mean']:.1f} ± {100 * of[loss][metric]['sd']:.1f}" for loss, metric in wanted
         ]
         assert cells.replace("*", "").split(" | ") == shown, name
+
+
+def test_every_fault_of_the_table_has_its_tests() -> None:
+    section = README.partition("## Reliability")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 14
+    tested = "".join(path.read_text() for path in (ROOT / "tests/search").glob("test_*.py"))
+    for row in rows:
+        names = re.findall(r"`(test_\w+)`", row.split(" | ")[-1])
+        assert names, row
+        for name in names:
+            assert f"def {name}(" in tested, name
