@@ -77,7 +77,7 @@ def bench_prune(out: Path, seeds: int = 10) -> str:
     if seeds < 2:
         raise InputError(f"seeds is {seeds}; an interval needs 2 or more.")
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        runs = list(pool.map(searched, *zip(*product(range(seeds), PROXIES, CONTESTANTS), strict=True)))
+        runs = list(pool.map(searched, *zip(*product(range(seeds), map(RealProxy, PROXIES), CONTESTANTS), strict=True)))
     table = _markdown(runs, seeds)
     out.mkdir(parents=True, exist_ok=True)
     (out / "prune.json").write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n", encoding="utf-8")
@@ -85,9 +85,9 @@ def bench_prune(out: Path, seeds: int = 10) -> str:
     return table
 
 
-def searched(seed: int, data: str, contestant: str) -> Run:
+def searched(seed: int, setting: RealProxy, contestant: str) -> Run:
     """Search as a study does, and train anew with what was found."""
-    config = _config(data, contestant, seed)
+    config = _config(setting, contestant, seed)
     proxy = cheap_proxy(config)
     proxy = replace(proxy, dataset=replace(proxy.dataset, unseen=proxy.dataset.heldout))  # the finals look at it
     with tempfile.TemporaryDirectory(prefix="autosegloss-bench-") as folder:
@@ -100,7 +100,7 @@ def searched(seed: int, data: str, contestant: str) -> Run:
     pruned = sum("pruned" in trial for trial in trials)
     theta = study.findings().theta
     return Run(
-        data,
+        setting.data,
         contestant,
         seed,
         len(trials),
@@ -110,12 +110,13 @@ def searched(seed: int, data: str, contestant: str) -> Run:
     )
 
 
-def _config(data: str, contestant: str, seed: int) -> StudyConfig:
+def _config(setting: RealProxy, contestant: str, seed: int) -> StudyConfig:
     """A study with as many samples as take the plain one's time if `SHARE` of all but the first step is given up."""
-    options, plain = CONTESTANTS[contestant], RealProxy(data)
+    options, steps = CONTESTANTS[contestant], setting.steps
     cost = 1 - SHARE * (1 - COSTS[options["prune_by"]]) if options else 1.0
-    samples = round(plain.samples * plain.steps / (1 + (plain.steps - 1) * cost))
-    return as_config({**PROXIES[data], "search": {"steps": plain.steps, "samples": samples, "seed": seed, **options}})
+    samples = round(setting.samples * steps / (1 + (steps - 1) * cost))
+    search = {"steps": steps, "samples": samples, "seed": seed, **options}
+    return as_config({**PROXIES[setting.data], "search": search})
 
 
 def _markdown(runs: Sequence[Run], seeds: int) -> str:

@@ -49,11 +49,10 @@ def test_scores_by_hand() -> None:
 
 
 def test_searches_are_compared_at_equal_training() -> None:
-    run = searched(0, "shapes", "by logits")
-    assert (run.data, run.contestant, run.seed) == ("shapes", "by logits", 0)
-    assert run.trials > RealProxy("shapes").samples * RealProxy("shapes").steps
-    assert 0 < run.pruned < run.trials
-    assert run.trainings == pytest.approx(run.trials - 0.97 * run.pruned)
+    run = searched(0, RealProxy("shapes", steps=2, samples=4), "by metric")
+    assert (run.data, run.contestant, run.seed, run.trials) == ("shapes", "by metric", 0, 10)
+    assert 0 <= run.pruned <= 5
+    assert run.trainings == pytest.approx(10 - 0.67 * run.pruned)
     assert 0 < run.found < 1
 
 
