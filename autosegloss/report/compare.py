@@ -277,7 +277,8 @@ def compare(
     }
 
     def run(comparison: Comparison) -> None:
-        chosen.run(comparison, Contest(proxy.prepare(), modules))
+        with chosen.ready():
+            chosen.run(comparison, Contest(proxy.prepare(), modules))
 
     return carry_out(plan, folder, run, proxy, what="comparison", resume=resume, command=command, observer=observer)
 

@@ -84,7 +84,8 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
     """
     space = check_space(config)
     chosen = choose_runner(runner, config, address)
-    chosen.check()
+    with chosen.ready():
+        pass  # there is room
     workers = 1 if isinstance(chosen, SerialRunner) else config.resources.workers
     proxy = Proxy.load(config)
     whole = proxy.dataset

@@ -132,7 +132,8 @@ def search(
         if observer is not None:
             observer(study)
         if not study.finished:
-            chosen.run(study, Objective(proxy.prepare()))
+            with chosen.ready():
+                chosen.run(study, Objective(proxy.prepare()))
         return _result(settled, folder, study.findings())
 
 

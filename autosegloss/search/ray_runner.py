@@ -65,16 +65,25 @@ class RayRunner:
         self.gpus = gpus
         self.time_limit = time_limit
         self.address = address
+        self._ready = False
 
-    def check(self) -> None:
-        """See that the workers have room; see `Runner.check`."""
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Ray, with room for the workers; see `Runner.ready`."""
+        if self._ready:
+            yield
+            return
         with _ray(self.address):
             self._check_room()
+            self._ready = True
+            try:
+                yield
+            finally:
+                self._ready = False
 
     def run(self, study: Trials, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
-        with _ray(self.address):
-            self._check_room()
+        with self.ready():
             crew = _Crew(self, objective)
             try:
                 while not study.finished:

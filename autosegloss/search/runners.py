@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from autosegloss.search.journal import Job, Outcome
@@ -26,11 +27,11 @@ class Trials(Protocol):
 class Runner(Protocol):
     """Runs the trials of a study until it is finished."""
 
-    def check(self) -> None:
-        """See that there is something to run trials on, without running any.
+    def ready(self) -> AbstractContextManager[None]:
+        """A context in which there is something to run trials on: what is missing is said before work is done for it.
 
         Raises:
-            RefusedError: There is not.
+            RefusedError: There is nothing, or too little.
         """
 
     def run(self, study: Trials, objective: Objective) -> None:
@@ -49,8 +50,9 @@ class Runner(Protocol):
 class SerialRunner:
     """Runs one trial after another in this process."""
 
-    def check(self) -> None:
+    def ready(self) -> AbstractContextManager[None]:
         """This process is there."""
+        return nullcontext()
 
     def run(self, study: Trials, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""

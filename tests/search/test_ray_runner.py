@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from autosegloss.errors import RefusedError, SearchError
+from autosegloss.search import search
 from autosegloss.search.ray_runner import RayRunner
 from autosegloss.search.runners import Runner, SerialRunner
 from tests.toys import TOY, Clocked, Clumsy, Hanging, drive, run_toy
@@ -138,6 +139,13 @@ def test_absent_resources_are_refused_at_once(tmp_path: Path, runner: RayRunner,
     with pytest.raises(RefusedError, match=message):
         run_toy(tmp_path, runner)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_absent_resources_are_refused_before_work_is_done_for_them(tmp_path: Path) -> None:
+    endless = {"metric": "miou", "proxy": {"start": {"iterations": 10**12}}, "resources": {"workers": 3}}
+    with pytest.raises(RefusedError, match=r"^3 workers of 1 CPUs"):
+        search(endless, out=tmp_path)
 
 
 @pytest.mark.usefixtures("ray_address")
