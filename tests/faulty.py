@@ -93,7 +93,7 @@ class Greedy:
             for _ in range(32):
                 held.append(b"x" * 2**26)
                 time.sleep(0.02)
-            time.sleep(BOUND)  # until the monitor, which looks now and then, has seen it
+            time.sleep(BOUND / 8)  # until the monitor, which looks 20 times a second, has seen it
         return TOY(job)
 
 
