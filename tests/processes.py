@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 SECONDS = 120  # far beyond what the processes need; a hang ends here
 
+OneRank = Callable[[int, Any], dict[Any, Any]]
+"""What a process does, from its rank and what all are given to what it saw."""
 
-def seen_by_ranks(one_rank: Callable[..., None], world: int, folder: Path, shares: object) -> list[dict[Any, Any]]:
-    """Run `one_rank(rank, world, folder, shares)` in a process for each rank, and read what each wrote there."""
+
+def seen_by_ranks(one_rank: OneRank, world: int, folder: Path, given: object) -> list[dict[Any, Any]]:
+    """What each of several processes saw that are the ranks of one group."""
     context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=one_rank, args=(rank, world, folder, shares)) for rank in range(world)]
+    ranks = [context.Process(target=_in_group, args=(one_rank, rank, world, folder, given)) for rank in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -22,5 +29,15 @@ def seen_by_ranks(one_rank: Callable[..., None], world: int, folder: Path, share
     codes = [process.exitcode for process in ranks]
     for process in ranks:
         process.kill()
-    assert codes == [0] * world, "a process failed, or hung (None)"
+    assert codes == [0] * world, f"a process failed, or hung (None): {codes}"
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(world)]
+
+
+def _in_group(one_rank: OneRank, rank: int, world: int, folder: Path, given: object) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    seen = one_rank(rank, given)
+    dist.barrier()
+    gc.collect()  # a DistributedDataParallel, which is part of a cycle, may hang if it outlives the group
+    dist.destroy_process_group()
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(seen))

@@ -5,10 +5,12 @@ A run may be stopped anywhere: it goes on from its last checkpoint and, on the C
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -132,7 +134,13 @@ def _processes(gpu: bool) -> Iterator[Team]:
     dist.init_process_group("nccl" if gpu else "gloo")
     try:
         yield Team(dist.get_rank(), ranks, device)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
+        # A DistributedDataParallel that outlives the group may hang: it ends gloo's threads while it holds Python's
+        # lock, for which they wait. It is part of a cycle, and so goes only with the garbage.
+        gc.collect()
         dist.destroy_process_group()
 
 

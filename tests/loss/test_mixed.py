@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import copy
 import pickle
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +15,7 @@ from autosegloss.errors import InputError, InputTypeError, LossFileError
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss, load_loss, named_loss, presets
 from autosegloss.loss.classic import CLASSICS, CrossEntropy, LovaszSoftmax
 from autosegloss.metric import metric
+from tests.processes import seen_by_ranks
 
 
 def batch(images: int = 2) -> tuple[Tensor, Tensor]:
@@ -91,37 +91,34 @@ def network() -> torch.nn.Module:
     return torch.nn.Conv2d(2, 3, 1).double()
 
 
-def one_rank(rank: int, folder: str) -> None:
-    """A process of two: its loss, and the gradients that DistributedDataParallel leaves."""
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
-    try:
-        images, labels = images_and_labels()
-        parallel = DistributedDataParallel(network())
-        loss = CrossEntropy([1.0, 2.0, 3.0], 0.1, reduce_over_ranks=True)
-        value = loss(parallel(images[SHARES[rank]]), labels[SHARES[rank]])
-        value.backward()
-        found = [value.detach(), *(weight.grad for weight in parallel.parameters())]
-        # The mixed loss asks its cross-entropy for the same.
-        mixed = MixedLoss(SurrogateLoss("miou", curve="identity", reduce_over_ranks=True), 1)
-        found.append(mixed(parallel(images[SHARES[rank]]), labels[SHARES[rank]]).detach())
-        torch.save(found, f"{folder}/{rank}.pt")
-    finally:
-        distributed.destroy_process_group()
+def one_rank(rank: int, shares: tuple[slice, ...]) -> dict[str, Tensor]:
+    """The loss of one of the processes, and the gradients that DistributedDataParallel leaves."""
+    images, labels = images_and_labels()
+    parallel = DistributedDataParallel(network())
+    loss = CrossEntropy([1.0, 2.0, 3.0], 0.1, reduce_over_ranks=True)
+    value = loss(parallel(images[shares[rank]]), labels[shares[rank]])
+    value.backward()
+    gradients = {name: weight.grad for name, weight in parallel.module.named_parameters()}
+    # The mixed loss asks its cross-entropy for the same.
+    mixed = MixedLoss(SurrogateLoss("miou", curve="identity", reduce_over_ranks=True), 1)
+    plain = mixed(parallel(images[shares[rank]]), labels[shares[rank]]).detach()
+    return {"loss": value.detach(), "mixed": plain} | gradients
 
 
 def test_two_ranks_have_the_loss_and_the_gradients_of_one_process(tmp_path: Path) -> None:
-    multiprocessing.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
+    seen = seen_by_ranks(one_rank, 2, tmp_path, SHARES)
     images, labels = images_and_labels()
     alone = network()
     value = CrossEntropy([1.0, 2.0, 3.0], 0.1)(alone(images), labels)
     value.backward()
     plain = functional.cross_entropy(alone(images), labels, ignore_index=255).detach()
-    expected = [value.detach(), *(weight.grad for weight in alone.parameters()), plain]
-    for rank in range(2):
-        for ours, wanted in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
-            torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-12)
+    expected = {"loss": value.detach(), "mixed": plain} | {
+        name: weight.grad for name, weight in alone.named_parameters()
+    }
+    for of_rank in seen:
+        assert of_rank.keys() == expected.keys()
+        for name, wanted in expected.items():
+            torch.testing.assert_close(of_rank[name], wanted, rtol=1e-9, atol=1e-12)
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
