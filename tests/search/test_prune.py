@@ -115,6 +115,18 @@ def test_the_floor_of_a_step_is_that_of_the_steps_before_it(undisturbed: tuple[s
     assert all(final["theta"] not in given_up for final in json.loads(undisturbed[0])["finals"])
 
 
+def test_what_was_given_up_is_no_candidate_however_much_is_expected_of_it(tmp_path: Path) -> None:
+    def hopeful(job: Job) -> Outcome:
+        outcome = Climbing()(job)
+        return replace(outcome, reward=9.0) if outcome.pruned else outcome
+
+    result = json.loads(run_toy(tmp_path, SerialRunner(), hopeful, prune=0.75))
+    trials = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    given_up = [trial["theta"] for trial in trials if "pruned" in trial]
+    assert given_up
+    assert all(final["theta"] not in given_up for final in result["finals"])
+
+
 @pytest.mark.parametrize("cut", [0, 5, 8, 13, 21, 30])
 def test_cut_anywhere_and_resumed(undisturbed: tuple[str, list[str]], cut: int, tmp_path: Path) -> None:
     result, lines = undisturbed

@@ -5,7 +5,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -344,6 +344,23 @@ def test_a_lag_changes_what_is_learned_and_nothing_else(tmp_path: Path) -> None:
             found.append(study.findings())
     assert found[0] == found[1]
     assert lagging(0) != lagging(1)
+
+
+def test_an_algorithm_is_told_from_which_state_its_points_came(tmp_path: Path) -> None:
+    told: list[tuple[State, State | None]] = []
+
+    class Listening(PPO2):
+        def tell(self, state: State, rewards: Sequence[float], asked: State | None = None) -> State:
+            told.append((state, asked))
+            return super().tell(state, rewards, asked)
+
+    with Journal(tmp_path / JOURNAL) as journal:
+        algorithm = Listening((0.5,) * 3, samples=8, updates=5)
+        study = Study(algorithm, journal, steps=4, candidates=2, finalist_seeds=2, seed=7, lag=2)
+        SerialRunner().run(study, TOY)
+    first, after_one = told[0][0], told[1][0]
+    in_turn = [first, algorithm.skip(first), algorithm.skip(algorithm.skip(first))]
+    assert [asked for _, asked in told] == [*in_turn, algorithm.skip(algorithm.skip(after_one))]
 
 
 def test_points_that_coincide_are_run_once(tmp_path: Path) -> None:
