@@ -142,7 +142,7 @@ def test_nuclei_without_the_package_say_what_to_install(monkeypatch, tmp_path):
         load_dataset("nuclei")
     assert str(error.value) == (
         "data set `nuclei`: the stardist package, which ships the image, is not installed."
-        ' Install both: pip install "autosegloss[samples]"'
+        ' Install it: pip install "autosegloss[samples]"'
     )
     (tmp_path / "stardist").mkdir()
     (tmp_path / "stardist" / "__init__.py").touch()

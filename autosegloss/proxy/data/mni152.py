@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autosegloss.errors import DataError
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
+from autosegloss.proxy.data.shipped import not_installed, shipped
 
 FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 # Of the grid of 197 x 233 x 189 mm: one hemisphere up to its midline, and the height of the brain.
@@ -52,22 +50,12 @@ def load() -> Dataset:
 
 
 def _read(name: str) -> NDArray[np.uint8]:
-    # Importing nilearn would import scikit-learn and more; finding it reads nothing.
-    package = find_spec("nilearn")
-    if package is None or not package.submodule_search_locations:
-        raise _missing("the nilearn package, which ships the template, is not installed")
-    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / name
-    if not path.is_file():
-        raise _missing(f"the installed nilearn package has no {name}")
+    path = shipped("mni152", "nilearn", f"datasets/data/{name}", "the template")
     try:
         nibabel = importlib.import_module("nibabel")
     except ImportError:
-        raise _missing("the nibabel package, which reads the template, is not installed") from None
+        raise not_installed("mni152", "the nibabel package, which reads the template, is not installed") from None
     return np.asarray(nibabel.load(path).dataobj, dtype=np.uint8)
-
-
-def _missing(what: str) -> DataError:
-    return DataError(f'data set `mni152`: {what}. Install both: pip install "autosegloss[samples]"')
 
 
 def _slices(image: NDArray[np.uint8], labels: NDArray[np.uint8], numbers: list[int]) -> Split:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
-from autosegloss.errors import DataError
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
+from autosegloss.proxy.data.shipped import shipped
 
 TILE = 64
 # 480 of the 512 columns, in whole tiles for the two splits that are scored, with 16 columns between any two.
@@ -42,23 +40,8 @@ def load() -> Dataset:
 
 
 def _read(name: str) -> NDArray[np.uint16]:
-    # Importing stardist would import numba and more; finding it reads nothing.
-    package = find_spec("stardist")
-    if package is None or not package.submodule_search_locations:
-        raise _missing("the stardist package, which ships the image, is not installed")
-    path = Path(package.submodule_search_locations[0]) / "data" / "images" / name
-    if not path.is_file():
-        raise _missing(f"the installed stardist package has no {name}")
-    try:
-        from PIL import Image
-    except ImportError:
-        raise _missing("the pillow package, which reads the image, is not installed") from None
-    with Image.open(path) as file:
+    with Image.open(shipped("nuclei", "stardist", f"data/images/{name}", "the image")) as file:
         return np.asarray(file, dtype=np.uint16)
-
-
-def _missing(what: str) -> DataError:
-    return DataError(f'data set `nuclei`: {what}. Install both: pip install "autosegloss[samples]"')
 
 
 def _classes(nuclei: NDArray[np.uint16]) -> NDArray[np.uint8]:
