@@ -17,7 +17,7 @@ from typing import Any
 from autosegloss.proxy import trial
 from autosegloss.search.api import Objective
 from autosegloss.search.study import Job, Outcome
-from tests.toys import TOY
+from tests.toys import TOY, fault_is_due
 
 DRIVERS = multiprocessing.get_context("spawn")
 BOUND = 240  # seconds, on waiting; no claim of speed
@@ -80,15 +80,12 @@ class Located:
 
 @dataclass(frozen=True)
 class Greedy:
-    """A toy that takes up to 2 GiB when it first meets the job (search, 1, 0), and whenever it meets (search, 2, 3)."""
+    """A toy that takes up to 2 GiB when a fault is due."""
 
     folder: Path
 
     def __call__(self, job: Job) -> Outcome:
-        flag = self.folder / "took"
-        place = (job.stage, job.step, job.index)
-        if place == ("search", 2, 3) or (place == ("search", 1, 0) and not flag.exists()):
-            flag.touch()
+        if fault_is_due(self.folder, job):
             held = []
             for _ in range(32):
                 held.append(b"x" * 2**26)

@@ -7,25 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from autosegloss import METRICS, MixedLoss, SurrogateLoss, load_loss, metric
 from autosegloss.cli import main
 from autosegloss.search.journal import Journal
+from tests.faulty import TINY
 
-TINY = """\
-metric: miou
-proxy:
-  start: {iterations: 4}
-  train: {iterations: 3, batch_size: 4}
-search: {steps: 2, samples: 2}
-finalists: {candidates: 1, seeds: 2}
-"""
+SMALL = TINY | {"metric": "miou", "search": {"steps": 2, "samples": 2}}
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(yaml.safe_dump(SMALL))
     return path
 
 
@@ -144,14 +139,14 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("serch: {steps: 2}", "{config}:7: serch: unknown key (did you mean `search`?)"),
-        ("guard: {miou: 2}", "{config}:7: guard.miou:"),
+        ("serch: {steps: 2}", "{config}:3: serch: unknown key (did you mean `search`?)"),
+        ("guard: {miou: 2}", "{config}:3: guard.miou:"),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_line(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, message: str
 ) -> None:
-    config.write_text(TINY + change + "\n")
+    config.write_text(f"# mine\n\n{change}\n{config.read_text()}")
     out = tmp_path / "out"
     status, _, error = run("search", str(config), "--out", str(out), capsys=capsys)
     assert status == 2

@@ -72,9 +72,18 @@ class Quadratic:
         return Outcome(reward, metrics, metrics if job.stage == "final" else {}, None, self.delay)
 
 
+def fault_is_due(folder: Path, job: Job) -> bool:
+    """Whether a job meets with a fault: (search, 1, 0) when it is first met, (search, 2, 3) always."""
+    met = folder / "met"
+    first = (job.stage, job.step, job.index) == ("search", 1, 0) and not met.exists()
+    if first:
+        met.touch()
+    return first or (job.stage, job.step, job.index) == ("search", 2, 3)
+
+
 @dataclass(frozen=True)
 class Clumsy:
-    """A toy that kills its process when it first meets the job (search, 1, 0), and notes where each trial ran."""
+    """A toy that kills its process when a fault is due, and notes where each trial ran."""
 
     folder: Path
     toy: Quadratic
@@ -83,25 +92,20 @@ class Clumsy:
         """Objective of a study."""
         with (self.folder / "where").open("a") as file:
             file.write(json.dumps([os.getpid(), os.environ.get("OMP_NUM_THREADS"), os.getcwd()]) + "\n")
-        flag = self.folder / "stumbled"
-        if (job.stage, job.step, job.index) == ("search", 1, 0) and not flag.exists():
-            flag.touch()
+        if fault_is_due(self.folder, job):
             os.kill(os.getpid(), 9)
         return self.toy(job)
 
 
 @dataclass(frozen=True)
 class Hanging:
-    """A toy that hangs when it first meets the job (search, 1, 0), and whenever it meets (search, 2, 3)."""
+    """A toy that hangs when a fault is due."""
 
     folder: Path
 
     def __call__(self, job: Job) -> Outcome:
         """Objective of a study."""
-        flag = self.folder / "hung"
-        place = (job.stage, job.step, job.index)
-        if place == ("search", 2, 3) or (place == ("search", 1, 0) and not flag.exists()):
-            flag.touch()
+        if fault_is_due(self.folder, job):
             time.sleep(3600)
         return TOY(job)
 

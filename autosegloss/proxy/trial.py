@@ -86,7 +86,7 @@ class Proxy:
             InputError: The network is unknown, or the file of its weights does not fit.
             RefusedError: Trials are to train on GPUs, and this process, which prepares them, has none.
         """
-        _device(config)
+        device_of(config)
         return cls.of(config, load_dataset(config.proxy.data.name, **config.proxy.data.options))
 
     @classmethod
@@ -114,7 +114,7 @@ class Proxy:
                 seed=seed,
                 iterations=start.iterations,
                 options=network.options,
-                device=_device(self.config),
+                device=device_of(self.config),
             )
             begun = replace(self, pretrained=weights)
 
@@ -217,7 +217,7 @@ class Proxy:
             device: Where to train; None is the GPU if the configuration gives trials one.
             **more: `over_ranks` of `Training`.
         """
-        device = _device(self.config) if device is None else device
+        device = device_of(self.config) if device is None else device
         proxy, dataset = self.config.proxy, self.dataset
         network = self._initial(proxy.start.regime, seed)
         settings = proxy.train.model_dump(include={field.name for field in fields(Settings)})
@@ -251,7 +251,7 @@ class Proxy:
         return accumulators
 
 
-def _device(config: StudyConfig) -> torch.device:
+def device_of(config: StudyConfig) -> torch.device:
     """Where networks train: the GPU, of which Ray shows each worker its own, if `resources.gpus` asks for one."""
     gpus = config.resources.gpus
     if gpus and not torch.cuda.is_available():

@@ -14,7 +14,7 @@ from autosegloss.config import Labels, StudyConfig
 from autosegloss.errors import RefusedError
 from autosegloss.proxy.data import Split
 from autosegloss.proxy.train import Settings, one_thread
-from autosegloss.proxy.trial import Proxy
+from autosegloss.proxy.trial import Proxy, device_of
 from autosegloss.report.machine import memory, peak_memory_so_far
 from autosegloss.search.api import JOURNAL_FILE, check_space, choose_runner, study_of
 from autosegloss.search.journal import Journal
@@ -118,8 +118,8 @@ def _tried(proxy: Proxy, theta: tuple[float, ...]) -> tuple[int, float | None, f
     part = slice(0, _EVALUATED)
     few = replace(dataset, heldout=Split(dataset.heldout.images[part], dataset.heldout.labels[part]))
     tried = replace(proxy, config=_shortened(config), dataset=few).prepare()
-    device = torch.device("cuda" if config.resources.gpus > 0 else "cpu")
-    training = tried.training(tried.loss(theta), config.search.seed, iterations=1 + _TIMED, device=device)
+    device = device_of(config)
+    training = tried.training(tried.loss(theta), config.search.seed, iterations=1 + _TIMED)
     with one_thread():
         training.advance(1)
         begun = time.perf_counter()

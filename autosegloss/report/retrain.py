@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autosegloss.config import Start, StudyConfig, as_config, fingerprint
-from autosegloss.errors import RefusedError, TrainingDiverged
+from autosegloss.errors import TrainingDiverged
 from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import loss_content, replace_bytes
 from autosegloss.metric import Accumulators, CalibrationError
 from autosegloss.proxy.batches import to_input
 from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.networks.unet import resize
-from autosegloss.proxy.trial import TARGET, Proxy, measured, validation_values
+from autosegloss.proxy.trial import TARGET, Proxy, device_of, measured, validation_values
 from autosegloss.report.compare import (
     CALIBRATION,
     FILES,
@@ -92,7 +92,7 @@ def retrain(
     settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
     check_losses(losses, seeds, least=1)
     folder = Path(out).absolute()
-    with _processes(settled.resources.gpus > 0) as team:
+    with _processes(settled) as team:
         if team.rank == 0:
             refuse_to_overwrite(folder, FILES, "retraining")
         proxy = _load(settled)
@@ -120,11 +120,12 @@ class Team:
 
 
 @contextmanager
-def _processes(gpu: bool) -> Iterator[Team]:
+def _processes(config: StudyConfig) -> Iterator[Team]:
     """Join the processes that torchrun has started, if it has."""
-    if gpu and not torch.cuda.is_available():
-        raise RefusedError("resources.gpus is above 0, but PyTorch sees no GPU. Set it to 0 to train on the CPU.")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
+    device = device_of(config)
+    gpu = device.type == "cuda"
+    if gpu:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     ranks = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun's
     if ranks == 1:
         yield Team(0, 1, device)

@@ -149,10 +149,3 @@ def test_nuclei_without_the_package_say_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(DataError, match=r"the installed stardist package has no img2d\.tif"):
         load_dataset("nuclei")
-
-
-@needs_samples
-def test_nuclei_without_pillow_say_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(DataError, match=r"the pillow package.*pip install \"autosegloss\[samples\]\""):
-        load_dataset("nuclei")

@@ -12,23 +12,6 @@ from autosegloss.report.bench_algorithms import RealProxy
 from autosegloss.report.bench_filter import Score
 from autosegloss.report.bench_prune import searched
 
-CONFIG = """\
-metric: miou
-relaxation: {pieces: 1}
-proxy:
-  start: {iterations: 2}
-  train: {iterations: 3, batch_size: 2}
-search: {steps: 2, samples: 3}
-finalists: {candidates: 1, seeds: 2}
-"""
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(CONFIG)
-    return path
-
 
 def test_scores_by_hand() -> None:
     rng = np.random.default_rng(0)
@@ -56,8 +39,8 @@ def test_searches_are_compared_at_equal_training() -> None:
     assert 0 < run.found < 1
 
 
-def test_what_was_seen_stands_beside_the_rewards(config: Path, tmp_path: Path) -> None:
-    assert main(["bench", "filter", str(config), "--thetas", "5", "--out", str(tmp_path)]) == 0
+def test_what_was_seen_stands_beside_the_rewards(tiny_config: Path, tmp_path: Path) -> None:
+    assert main(["bench", "filter", str(tiny_config), "--thetas", "5", "--out", str(tmp_path)]) == 0
     ((name, records),) = json.loads((tmp_path / "filter.json").read_text()).items()
     assert (name, len(records)) == ("tiny", 10)
     for record in records:
@@ -76,9 +59,9 @@ def test_what_was_seen_stands_beside_the_rewards(config: Path, tmp_path: Path) -
     ],
 )
 def test_bad_input_is_refused(
-    arguments: list[str], message: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [str(config) if argument == "CONFIG" else argument for argument in arguments]
+    given = [str(tiny_config) if argument == "CONFIG" else argument for argument in arguments]
     assert main(["bench", *given, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -17,14 +17,10 @@ from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog, together
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners import SerialRunner
 from autosegloss.search.study import Study
+from tests.faulty import TINY
 from tests.toys import TOY, toy_study
 
-TINY = {
-    "metric": "miou",
-    "proxy": {"start": {"regime": "scratch"}, "train": {"iterations": 2, "batch_size": 4}},
-    "search": {"steps": 2, "samples": 2},
-    "finalists": {"candidates": 1, "seeds": 2},
-}
+SMALL = TINY | {"metric": "miou", "search": {"steps": 2, "samples": 2}}
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -61,7 +57,7 @@ def expected(study: Study) -> dict[str, list[tuple[int, float]]]:
 
 def test_a_search_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "tiny.yaml"
-    config.write_text(json.dumps(TINY))
+    config.write_text(json.dumps(SMALL))
     out = tmp_path / "out"
     arguments = ["search", str(config), "--runner", "serial", "--out", str(out), "--json-logs", "--tensorboard"]
     assert main(arguments) == 0
@@ -158,7 +154,7 @@ def test_without_the_package_nothing_begins(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as if it were not installed
     config, out = tmp_path / "tiny.yaml", tmp_path / "out"
-    config.write_text(json.dumps(TINY))
+    config.write_text(json.dumps(SMALL))
     assert main(["search", str(config), "--out", str(out), "--tensorboard"]) == 2
     error = capsys.readouterr().err
     assert error == (

@@ -272,7 +272,7 @@ def test_the_memory_monitor_ends_a_trial(tmp_path: Path) -> None:
     in_a_process(exhaust_memory, tmp_path, expected)
     if (tmp_path / "unsteady").exists():
         pytest.skip("other processes take and give back too much memory meanwhile")
-    assert (tmp_path / "took").exists()
+    assert (tmp_path / "met").exists()
     (failed,) = (trial for trial in lines_of(tmp_path / "study" / "trials.jsonl") if trial["error"])
     assert re.match(
         r"out of memory, and again when tried once more with no other trial beside it: "

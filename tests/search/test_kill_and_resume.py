@@ -10,15 +10,8 @@ from pathlib import Path
 
 import pytest
 
-CONFIG = """\
-metric: {name: biou, radius: 2}
-relaxation: {pieces: 1}
-proxy:
-  start: {iterations: 3}
-  train: {iterations: 4, batch_size: 4}
-search: {steps: 3, samples: 4}
-finalists: {candidates: 2, seeds: 2}
-"""
+from tests.faulty import TRIALS
+
 KILLS = 3
 
 
@@ -46,32 +39,21 @@ def lines(out: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(CONFIG)
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return finish(config, tmp_path_factory.mktemp("undisturbed") / "out", "serial", resume=False)
-
-
-def test_two_runners_one_result(config: Path, undisturbed: bytes, tmp_path: Path) -> None:
-    assert finish(config, tmp_path / "out", "ray", resume=False) == undisturbed
+def test_two_runners_one_result(tiny_config: Path, undisturbed_search: bytes, tmp_path: Path) -> None:
+    assert finish(tiny_config, tmp_path / "out", "ray", resume=False) == undisturbed_search
 
 
 @pytest.mark.parametrize("runner", ["serial", "ray"])
-def test_killed_three_times_and_resumed(config: Path, undisturbed: bytes, tmp_path: Path, runner: str) -> None:
+def test_killed_three_times_and_resumed(
+    tiny_config: Path, undisturbed_search: bytes, tmp_path: Path, runner: str
+) -> None:
     out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
     moments = random.Random(seed)
     print(f"moments of the kills: seed {seed}")  # shown if the test fails
-    total = 3 * 4 + 4 * 2
     for kill in range(KILLS):
-        process = start(config, out, runner, resume=kill > 0)
+        process = start(tiny_config, out, runner, resume=kill > 0)
         # Somewhere in the share of the journal that this run is to write, then some milliseconds into what follows.
-        wanted = moments.randint(lines(out) + 1, total * (kill + 1) // (KILLS + 1))
+        wanted = moments.randint(lines(out) + 1, TRIALS * (kill + 1) // (KILLS + 1))
         while lines(out) < wanted and process.poll() is None:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))
@@ -79,4 +61,4 @@ def test_killed_three_times_and_resumed(config: Path, undisturbed: bytes, tmp_pa
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not (out / "loss.json").exists()
-    assert finish(config, out, runner, resume=True) == undisturbed
+    assert finish(tiny_config, out, runner, resume=True) == undisturbed_search

@@ -12,18 +12,12 @@ import torch
 import autosegloss as asl
 from autosegloss.config import as_config
 from autosegloss.proxy.trial import Proxy, search_space, surrogate
-
-TINY: dict[str, Any] = {
-    "metric": "miou",
-    "relaxation": {"pieces": 1},
-    "proxy": {"start": {"iterations": 3}, "train": {"iterations": 3, "batch_size": 4}},
-    "search": {"steps": 1, "samples": 2},
-    "finalists": {"candidates": 1, "seeds": 2},
-}
+from tests.faulty import TINY
 
 
 def tiny(cross_entropy: Any) -> dict[str, Any]:
-    return {**TINY, "relaxation": {"pieces": 1, "cross_entropy": cross_entropy}}
+    relaxation = {"pieces": 1, "cross_entropy": cross_entropy}
+    return TINY | {"metric": "miou", "relaxation": relaxation, "search": {"steps": 1, "samples": 2}}
 
 
 def test_a_searched_weight_is_that_of_the_loss_found(tmp_path: Path) -> None:
