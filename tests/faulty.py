@@ -80,14 +80,14 @@ class Located:
 
 @dataclass(frozen=True)
 class Greedy:
-    """A toy that takes up to 2 GiB when a fault is due."""
+    """A toy that takes up to 4 GiB when a fault is due."""
 
     folder: Path
 
     def __call__(self, job: Job) -> Outcome:
         if fault_is_due(self.folder, job):
             held = []
-            for _ in range(32):
+            for _ in range(64):
                 held.append(b"x" * 2**26)
                 time.sleep(0.02)
             time.sleep(BOUND / 8)  # until the monitor, which looks 20 times a second, has seen it
