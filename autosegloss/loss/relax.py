@@ -164,7 +164,7 @@ class RelaxedMaps(Maps):
             return self._or(*self._curved("or", node, left, right))
         either = self._or(*self._curved("or", node, left, right))
         both = self._and(*self._curved("and", node, left, right))
-        return (either - both).clamp(min=0)  # curves of their own may lift AND above OR; a truth value stays in [0, 1]
+        return torch.relu(either - both)  # curves of their own may lift AND above OR; a truth value stays in [0, 1]
 
     def _curved(
         self, operator: Literal["and", "or"], node: e.Logic, left: Tensor, right: Tensor

@@ -169,11 +169,11 @@ def sums(nodes: tuple[e.Sum, ...], maps: Maps | ExactMaps) -> Sums:
     """The values of the sums over a batch; shared parts are computed once."""
     if isinstance(maps, Maps):
         done: dict[e.Expr, Tensor] = {}
-        return {node: _reduced(node, _over_pixels(_summand(node, maps, done))) for node in nodes}
+        return {node: reduced(node, pixel_sums(node, maps, done)) for node in nodes}
     by_pixel = tuple(node for node in nodes if _is_pointwise(node))
     by_map = tuple(node for node in nodes if node not in by_pixel)
     rows = (_counted_rows(by_pixel, maps) if by_pixel else {}) | (_mapped_rows(by_map, maps) if by_map else {})
-    return {node: _reduced(node, rows[node]) for node in nodes}
+    return {node: reduced(node, rows[node]) for node in nodes}
 
 
 def value(expr: e.Expr, statistics: Sums, classes: Classes = "metric") -> Tensor:
@@ -193,14 +193,26 @@ def class_values(expr: e.Expr, statistics: Sums) -> Tensor:
     return _value(expr, statistics, "metric", {}).flatten()
 
 
-def _reduced(node: e.Sum, rows: Tensor) -> Tensor:
+def reduced(node: e.Sum, rows: Tensor) -> Tensor:
+    """A sum from its rows, the sums over the pixels of each image, (N, C or 1)."""
     return rows if node.per_image else rows.sum(0, keepdim=True)
 
 
+def pixel_sums(node: e.Sum, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
+    """The sum over the pixels of each image, (N, C or 1); int64 of truth values.
+
+    Args:
+        node: A sum.
+        maps: What its map is made of.
+        done: Maps that are made already; those that it takes to make the summand are added.
+    """
+    return _over_pixels(_summand(node, maps, done))
+
+
 def _summand(node: e.Sum, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
-    x = _map(node.map, maps, done)
+    x = pixel_map(node.map, maps, done)
     if node.within is not None:
-        x = _times(x, _map(node.within, maps, done))
+        x = _times(x, pixel_map(node.within, maps, done))
     if node.void == "skip" and maps.valid is not None:
         x = _times(x, maps.valid)
     return x
@@ -247,7 +259,7 @@ def _mapped_rows(nodes: tuple[e.Sum, ...], maps: ExactMaps) -> Sums:
             done = dict(joined)
             for node in nodes:
                 if "class" in node.axes or part is parts[0]:
-                    columns[node].append(_over_pixels(_summand(node, part, done)))
+                    columns[node].append(pixel_sums(node, part, done))
         for node, found in columns.items():
             rows[node].append(torch.cat(found, 1)[:, place] if "class" in node.axes else found[0])
     return {node: torch.cat(found) for node, found in rows.items()}
@@ -258,14 +270,15 @@ def _joined(node: e.AnyClass, parts: list[TruthMaps], place: Tensor, joined: dic
     counted = set(place[0 if node.background else 1 :].tolist())
     x, number = torch.zeros_like(parts[0].leaf(e.pred)[:, :1]), 0
     for part in parts:
-        for column in torch.split(_map(node.map, part, dict(joined)), 1, dim=1):
+        for column in torch.split(pixel_map(node.map, part, dict(joined)), 1, dim=1):
             if number in counted:
                 x = x | column
             number += 1
     return x
 
 
-def _map(expr: e.Expr, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
+def pixel_map(expr: e.Expr, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
+    """A map (N, C or 1, *S); arguments as of `pixel_sums`."""
     if expr in done:
         return done[expr]
     node = cast("e.MapNode", expr)
@@ -273,19 +286,19 @@ def _map(expr: e.Expr, maps: Maps, done: dict[e.Expr, Tensor]) -> Tensor:
         case e.Leaf():
             x = maps.leaf(node)
         case e.Logic():
-            x = maps.logic(node, _map(node.left, maps, done), _map(node.right, maps, done))
+            x = maps.logic(node, pixel_map(node.left, maps, done), pixel_map(node.right, maps, done))
         case e.Not():
-            inner = _map(node.map, maps, done)
+            inner = pixel_map(node.map, maps, done)
             x = ~inner if inner.dtype == torch.bool else 1 - inner
         case e.Erode():
-            inner = _map(node.map, maps, done)
+            inner = pixel_map(node.map, maps, done)
             x = minimum_filter(inner, in_pixels(node.radius, inner.shape[2:]), node.border)
         case e.Dilate():
-            inner = _map(node.map, maps, done)
+            inner = pixel_map(node.map, maps, done)
             widen = maximum_filter if node.shape == "square" else ball_maximum_filter
             x = widen(inner, in_pixels(node.radius, inner.shape[2:]))
         case e.AnyClass():
-            inner = _map(node.map, maps, done)
+            inner = pixel_map(node.map, maps, done)
             inner = inner if node.background else inner[:, 1:]
             x = inner.amax(1, keepdim=True) if inner.shape[1] else inner.new_zeros(inner.shape[0], 1, *inner.shape[2:])
         case e.Arithmetic():
@@ -305,7 +318,7 @@ def _map_arithmetic(node: e.Arithmetic, maps: Maps, done: dict[e.Expr, Tensor]) 
             whole = operand.value.is_integer() and abs(operand.value) < _LARGEST_COUNT
             sides.append(int(operand.value) if whole else operand.value)
         else:
-            sides.append(_map(operand, maps, done))
+            sides.append(pixel_map(operand, maps, done))
     if node.truth:
         return _times(cast("Tensor", sides[0]), cast("Tensor", sides[1]))
     left, right = (_countable(side, fraction=any(isinstance(s, float) for s in sides)) for side in sides)
