@@ -24,6 +24,7 @@ from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
 from autosegloss.report.bench_algorithms import CONTESTANTS, SETTINGS, bench_algorithms
 from autosegloss.report.bench_filter import bench_filter
+from autosegloss.report.bench_loss import DTYPES, SIZES, bench_loss
 from autosegloss.report.bench_prune import bench_prune
 from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, compare
 from autosegloss.report.display import Display, status_text
@@ -268,6 +269,19 @@ def _bench_metrics(given: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {Path(given.out)}/metrics.json and metrics.md", markup=False)
 
 
+def _bench_loss(given: argparse.Namespace, console: Console) -> None:
+    with console.status("measuring, some minutes", spinner="line"):
+        costs = bench_loss(
+            given.repeats,
+            given.size or SIZES[1:2],
+            given.dtype or DTYPES[:1],
+            given.loss,
+            Path(given.out),
+        )
+    console.print(costs.to_markdown(), markup=False)
+    console.print(f"wrote {Path(given.out)}/loss.json and loss.md", markup=False)
+
+
 def _bench_search(given: argparse.Namespace, console: Console) -> None:
     from autosegloss.report.bench_search import bench_search  # it imports Ray, which no other command needs
 
@@ -426,6 +440,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--side", type=int, default=512, metavar="PIXELS", help="size of the images; default: 512")
     command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
     command.set_defaults(run=_bench_metrics)
+    command = benches.add_parser("loss", help="losses, as ratios to cross-entropy, beside smp, monai and kornia")
+    command.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds; default: 10")
+    command.add_argument(
+        "--size",
+        action="append",
+        metavar="NxCxHxW",
+        help=f"of the logits; may be given again, as in {' '.join(SIZES)}; default: {SIZES[1]}",
+    )
+    command.add_argument(
+        "--dtype", action="append", choices=DTYPES, help="of the logits; may be given again; default: float32"
+    )
+    command.add_argument(
+        "--loss", action="append", default=[], metavar="NAME", help="start of the name of a loss; may be given again"
+    )
+    command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
+    command.set_defaults(run=_bench_loss)
     command = benches.add_parser("search", help="a search on Ray: workers busy, cost of a trial, memory")
     command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
     command.set_defaults(run=_bench_search)

@@ -29,7 +29,7 @@ from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
 from autosegloss.metric.interpret import Sums, TruthMaps
 
-_BLOCK = 2**17  # probabilities: half a megabyte a map
+_BLOCK = 2**16  # probabilities: a quarter of a megabyte a map
 _BLOCK_OF_A_DEVICE = 2**25  # where starting a step costs more than its memory
 
 
@@ -110,7 +110,12 @@ class _Block:
         factors = [node.map] + ([node.within] if node.within is not None else [])
         while factors:
             factor = factors.pop()
-            if isinstance(factor, e.Arithmetic) and factor.op == "*" or isinstance(factor, e.Logic) and factor.op == "&":
+            if (
+                isinstance(factor, e.Arithmetic)
+                and factor.op == "*"
+                or isinstance(factor, e.Logic)
+                and factor.op == "&"
+            ):
                 factors += factor.operands
             if factor in self.truth and not bool(self.truth[factor].any()):
                 return True

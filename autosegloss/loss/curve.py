@@ -149,9 +149,14 @@ class _Piece(NamedTuple):
     square: float
 
     @property
-    def coefficients(self) -> tuple[float, ...]:
-        """The numbers above, and the square of half the slope of x(s) by `width` at its start and at its end."""
-        return (*self, self.middle**2, (1 - self.middle) ** 2)
+    def first(self) -> float:
+        """The square of dx/ds / (2 width) at s = 0."""
+        return self.middle**2
+
+    @property
+    def last(self) -> float:
+        """The square of dx/ds / (2 width) at s = 1."""
+        return (1 - self.middle) ** 2
 
     @classmethod
     def straight(cls, p0: Point, p1: Point) -> _Piece:
@@ -183,15 +188,15 @@ class _Evaluation(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor]:
         x = x.clamp(0, 1)
-        start, width, middle, level, linear, square, first, last = _coefficients(x, pieces)
-        t = ((x - start).div_(width)).clamp_(0, 1)
+        of = _Coefficients(x, pieces)
+        t = (x - of("start")).div_(of("width")).clamp_(0, 1)
         # Solve x(s) = x for s; this form of the root has no branch at middle = 1/2 and no cancellation.
-        root = (first * (1 - t)).add_(last * t).clamp_(min=_TINY).sqrt_()
-        s = t.div_(root + middle)
-        half = square * s
-        slope = (linear + half).add_(half)  # dx/ds = 2 width root
-        y = half.add_(linear).mul_(s).add_(level).clamp_(0, 1)
-        slope.div_(root.mul_(width)).mul_(0.5)
+        root = ((1 - t).mul_(of("first")) + t * of("last")).clamp_(min=_TINY).sqrt_()
+        s = t.div_(root + of("middle"))
+        bend = s * of("square")
+        slope = bend + of("linear")
+        y = (slope * s).add_(of("level")).clamp_(0, 1)
+        slope.add_(bend).div_(root.mul_(of("width"))).mul_(0.5)  # dx/ds = 2 width root
         # Exactly 0 and 1 at the ends, also where rounding or a jump would leave something.
         above, one = x.sign(), x.floor_()
         return torch.maximum(y.mul_(above), one), slope.mul_(above.sub_(one))
@@ -207,24 +212,29 @@ class _Evaluation(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0], None
 
 
-def _coefficients(x: Tensor, pieces: Sequence[_Piece]) -> Sequence[Tensor | float]:
-    """The coefficients of the piece that each abscissa lies in; an abscissa between two lies in the left one."""
-    first, *others = pieces
-    if not others:
-        return first.coefficients
-    inside = [x.new_ones(())]
-    for piece in others:
-        beyond = (x - piece.start).sign_().clamp_(min=0)
-        inside[-1] = inside[-1] - beyond
-        inside.append(beyond)
-    # A sum with one weight of 1 and others of 0 picks exactly, and many times faster than `where` or `lerp`.
-    chosen = []
-    for values in zip(*(piece.coefficients for piece in pieces), strict=True):
-        picked = inside[0] * values[0]
-        for weight, value in zip(inside[1:], values[1:], strict=True):
-            picked.add_(weight, alpha=value)
-        chosen.append(picked)
-    return chosen
+class _Coefficients:
+    """The coefficients of the piece that each abscissa lies in; an abscissa between two lies in the left one.
+
+    Each is made where it is needed, and dropped: what few maps there are stay in the cache.
+    """
+
+    def __init__(self, x: Tensor, pieces: Sequence[_Piece]) -> None:
+        self._pieces = pieces
+        self._inside = [torch.ones_like(x)] if len(pieces) > 1 else []
+        for piece in pieces[1:]:
+            beyond = (x - piece.start).sign_().clamp_(min=0)
+            self._inside[-1].sub_(beyond)
+            self._inside.append(beyond)
+
+    def __call__(self, name: str) -> Tensor | float:
+        value, *others = (float(getattr(piece, name)) for piece in self._pieces)
+        if not others:
+            return value
+        # A sum with one weight of 1 and others of 0 picks exactly, and many times faster than `where` or `lerp`.
+        picked = self._inside[0] * value
+        for inside, other in zip(self._inside[1:], others, strict=True):
+            picked.add_(inside, alpha=other)
+        return picked
 
 
 def _point(point: Sequence[float], index: int) -> Point:

@@ -419,6 +419,11 @@ class Spread:
         """Whether a ratio says something: its quartiles lie closer together than its median lies to 1."""
         return self.high / self.low < max(self.median, 1 / self.median)
 
+    @property
+    def sure(self) -> bool:
+        """Whether its quartiles lie closer together than half of its median."""
+        return self.high - self.low < self.median / 2
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -485,7 +490,7 @@ def bench_metrics(repeats: int, side: int, out: Path) -> Benchmark:
         raise InputError(f"repeats is {repeats}; quartiles need 2 or more.")
     if side < 16:
         raise InputError(f"side is {side}; images of 16 pixels or more are wanted.")
-    left_out = _unusable()
+    left_out = unusable(job.needs for task in TASKS for job in task.jobs)
     tasks = [Task(t.title, tuple(j for j in t.jobs if j.needs not in left_out), t.memory) for t in TASKS]
     prediction, target = label_maps(IMAGES, CLASSES, side)
     present = sum(len(set(labels.unique().tolist()) - {IGNORED}) for labels in target) / IMAGES
@@ -551,10 +556,10 @@ def agreed_values(task: Task, prediction: Tensor, target: Tensor, num_classes: i
     return values
 
 
-def _unusable() -> dict[str, str]:
-    """Packages that peers need and that can't be imported, with the reason."""
+def unusable(needed: Iterable[str]) -> dict[str, str]:
+    """Those of the packages needed that can't be imported, with the reason; an empty name needs none."""
     left_out = {}
-    for package in sorted({job.needs for task in TASKS for job in task.jobs} - {""}):
+    for package in sorted(set(needed) - {""}):
         try:
             importlib.import_module(package)
         except Exception as error:  # a damaged dependency of theirs raises anything
@@ -602,9 +607,9 @@ def _markdown(benchmark: Benchmark) -> str:
         "",
         f"Written by `{benchmark.command}`.",
         "",
-        f"- Machine: {_listed(benchmark.machine)}.",
-        f"- Packages: {_listed(benchmark.packages)}.",
-        *([f"- Left out: {_listed(benchmark.left_out)}."] if benchmark.left_out else []),
+        f"- Machine: {listed(benchmark.machine)}.",
+        f"- Packages: {listed(benchmark.packages)}.",
+        *([f"- Left out: {listed(benchmark.left_out)}."] if benchmark.left_out else []),
         f"- Data: a batch of {setting.images} pairs of smooth random label maps (int64), {size}, {setting.classes} "
         f"classes of which an image has {setting.classes_in_an_image:.1f}, {setting.ignored:.0%} ignored.",
         f"- Time: of the processor, on one thread, from labels to value; medians [quartiles] of {setting.repeats} "
@@ -625,11 +630,11 @@ def _markdown(benchmark: Benchmark) -> str:
             if timing.differs:
                 notes.append(f"{len(notes) + 1}. {timing.differs}.")
             mark = f" ({len(notes)})" if timing.differs else ""
-            ratio = "1" if place == 0 else _spread(timing.ratio) if timing.ratio else "not decided"
+            ratio = "1" if place == 0 else spread_text(timing.ratio) if timing.ratio else "not decided"
             values = ", ".join(f"{value:.4f}" for value in timing.values.values()) if len(timing.values) < 4 else "-"
             lines.append(
-                f"| {timing.name}{mark} | {_digits(1 / timing.seconds.median)} | "
-                f"{_spread(timing.seconds, 1e3)} | {ratio} | {values} |"
+                f"| {timing.name}{mark} | {digits(1 / timing.seconds.median)} | "
+                f"{spread_text(timing.seconds, 1e3)} | {ratio} | {values} |"
             )
         lines += ["", *notes] if notes else []
     lines += ["", "## Peak memory of one update", ""]
@@ -648,14 +653,16 @@ def _markdown(benchmark: Benchmark) -> str:
     return "\n".join([*lines, ""])
 
 
-def _listed(items: Mapping[str, str]) -> str:
+def listed(items: Mapping[str, str]) -> str:
+    """Names and what they stand for, in a line."""
     return ", ".join(f"{name} {value}" for name, value in items.items())
 
 
-def _spread(spread: Spread, unit: float = 1.0) -> str:
-    return f"{_digits(unit * spread.median)} [{_digits(unit * spread.low)}, {_digits(unit * spread.high)}]"
+def spread_text(spread: Spread, unit: float = 1.0) -> str:
+    """Median and quartiles in a unit."""
+    return f"{digits(unit * spread.median)} [{digits(unit * spread.low)}, {digits(unit * spread.high)}]"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three digits, never as a power of ten."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
