@@ -77,6 +77,11 @@ class Curve:
         """Whether the curve has no control points and leaves everything as it is."""
         return not self.points
 
+    @property
+    def mirrored(self) -> Curve:
+        """The curve turned about (1/2, 1/2): 1 - g(1 - x)."""
+        return Curve(self.kind, tuple((1 - u, 1 - v) for u, v in reversed(self.points)))
+
     def __call__(self, x: Tensor) -> Tensor:
         """Ordinates at abscissae in [0, 1] (values beyond are cut off), shaped like `x`; differentiable once."""
         if self.is_identity:
