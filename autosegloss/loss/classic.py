@@ -57,7 +57,7 @@ class _PixelLoss(nn.Module, ABC):
             InputTypeError: The logits, the target or the mask have the wrong type; or soft labels have no meaning here.
             InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1].
         """
-        scores = check_logits(logits, target)
+        scores = logits.to(check_logits(logits, target))
         with torch.autocast(logits.device.type, enabled=False):
             if isinstance(target, Tensor) and target.is_floating_point():
                 return self._soft(scores, check_soft_labels(target, tuple(scores.shape), scores.dtype, mask)[0])

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from autosegloss.loss.curve import IDENTITY, Curve
 from autosegloss.loss.relax import Slot
 from autosegloss.metric import expr as e
-from autosegloss.metric.interpret import Sums
+from autosegloss.metric import interpret
+from autosegloss.metric.interpret import Sums, TruthMaps
 
 Atom = tuple[Curve, ...]
 """Curves that are applied to a probability one after another; none: the probability itself."""
@@ -105,10 +107,9 @@ def plan(nodes: tuple[e.Sum, ...], curves: Mapping[Slot, Curve]) -> tuple[Walk, 
     """
     walks: dict[e.Expr | None, dict[e.Sum, Forms]] = {}
     for node in nodes:
-        mask = node.within
+        mask, pixel = node.within, node.map
         if mask is not None and (mask.soft or "class" in mask.axes):
-            mask = None  # a factor of the map like any other, if it is pointwise
-        pixel = node.map if mask is node.within else e.arithmetic("*", node.map, node.within)
+            mask, pixel = None, e.arithmetic("*", pixel, mask)  # a factor like any other
         forms = tuple(_form(pixel, target, curves) for target in (0, 1))
         # An ignored pixel has no class: it counts as one of another class, which is nothing new if those are 0.
         if None not in forms and (node.void == "skip" or cast("Linear", forms[0]).is_zero):
@@ -182,6 +183,37 @@ def _under(curve: Curve, x: Linear) -> Linear | None:
     if (x.constant, factor) == (1, -1):
         return Linear(1, {(*atom, curve.mirrored): -1})
     return None
+
+
+def sums(walks: tuple[Walk, ...], logits: Tensor, labels: Tensor) -> Sums:
+    """The relaxed sums of a batch with hard labels that fuse; differentiable once by the logits.
+
+    Args:
+        walks: Of `plan`.
+        logits: Scores before the softmax, (N, C, *S) floating.
+        labels: (N, *S) int64, 0..C-1, or negative where a pixel is ignored.
+
+    Returns:
+        What `interpret.sums` gives for the sums of the walks with `RelaxedMaps` of the softmax.
+    """
+    found: Sums = {}
+    rows = logits.unsqueeze(-1).flatten(2)
+    for walk in walks:
+        counted = labels if walk.mask is None else _within(walk.mask, labels, logits.shape[1])
+        found |= walk.sums(moments(rows, counted.unsqueeze(-1).flatten(1), walk.wanted))
+    return found
+
+
+def _within(mask: e.Expr, labels: Tensor, classes: int) -> Tensor:
+    """Labels, negative outside a mask of the target too; made image by image."""
+    small = torch.uint8 if classes < 255 else torch.int32
+    numbers = torch.arange(classes, dtype=small, device=labels.device)
+    parts = []
+    for some in torch.split(labels, 1):
+        truth = some.masked_fill(some < 0, classes).to(small)
+        inside = interpret.pixel_map(mask, TruthMaps(truth, truth, numbers), {})
+        parts.append(some.masked_fill(~inside.squeeze(1), -1))
+    return torch.cat(parts)
 
 
 def moments(logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,8 +26,11 @@ _TINY = 1e-12  # as in `curve`: where a curve starts vertically its slope is cut
 
 def moments(logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Tensor, Tensor]:
     """See `fuse.moments`."""
+    pixels = _class_sums(torch.ones_like(labels), labels, logits.shape[1]).to(_dtype(logits))
+    if not wanted.inside and not wanted.outside:
+        return pixels.unsqueeze(2)[..., :0], pixels.unsqueeze(2)[..., :0], pixels
     inside, outside = _Moments.apply(logits, labels, wanted)  # type: ignore[no-untyped-call]
-    return inside, outside, _class_sums(torch.ones_like(labels), labels, logits.shape[1]).to(inside.dtype)
+    return inside, outside, pixels
 
 
 class _Moments(torch.autograd.Function):
@@ -76,7 +79,7 @@ class _Moments(torch.autograd.Function):
         gradient = torch.empty_like(logits)
 
         def write(image: slice, pixel: slice) -> None:
-            """p (h - sum of p h over the classes), where h is the derivative by the probabilities p."""
+            """Where h is the derivative by the probabilities p, that by the logits is p (h - sum of p h)."""
             p = torch.softmax(logits[image, :, pixel], 1, dtype).mul_(valid[image, :, pixel])
             h = torch.zeros_like(p)
             for j, function in enumerate(outside):
@@ -149,7 +152,7 @@ class _Curve:
 
 
 class _Piece:
-    """See `curve._Piece`; here with q = x - start, and its s found from the root w r = sqrt((m w)^2 + (1 - 2 m) w q)."""
+    """As `curve._Piece`: with q = x - start, s = q / (m w + w r), where w r = sqrt((m w)^2 + (1 - 2 m) w q)."""
 
     def __init__(self, piece: Any, first: bool, jump: float, some: Tensor) -> None:
         self._first = first

@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from autosegloss.errors import InputError, InputTypeError
+from autosegloss.loss import blocks, fuse
 from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
 from autosegloss.loss.ranks import batch_sums
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
-from autosegloss.metric.interpret import Classes
-from autosegloss.metric.labels import check_ignore_index, check_labels, check_logits, check_soft_labels
+from autosegloss.metric.interpret import Classes, Sums
+from autosegloss.metric.labels import (
+    check_ignore_index,
+    check_labels,
+    check_logits,
+    check_soft_labels,
+    is_traced,
+)
 
 
 class SurrogateLoss(nn.Module):
@@ -62,6 +69,11 @@ class SurrogateLoss(nn.Module):
         0.5
     """
 
+    fused: bool = True
+    """Whether sums over hard labels are made without the maps of a whole batch (several times faster, and with less
+    memory), or by plain autograd: the reference, which the other equals to rounding. What torch traces (`compile`,
+    `export`, `torch.func`) is always the reference."""
+
     def __init__(
         self,
         expr: Expr | str,
@@ -89,6 +101,7 @@ class SurrogateLoss(nn.Module):
         self.provenance: dict[str, object] = {}
         """Where the loss comes from: plain JSON values, written to and read from its file."""
         self._nodes = interpret.statistics(self.expr, classes)
+        self._walks = fuse.plan(self._nodes, self.curves)
 
     @classmethod
     def from_theta(
@@ -143,24 +156,33 @@ class SurrogateLoss(nn.Module):
             InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1]; or ranks
                 whose sums are added have different numbers of classes or dtypes.
         """
-        scores = check_logits(logits, target)
+        dtype = check_logits(logits, target)
         with torch.autocast(logits.device.type, enabled=False):
-            maps = self._maps(scores.softmax(1), target, mask)
-            sums = interpret.sums(self._nodes, maps)
+            sums = self._sums(logits, target, mask, dtype)
             if self.reduce_over_ranks:
                 sums = batch_sums(sums, *logits.shape[:2])
             return 1 - interpret.value(self.expr, sums, self.classes)
 
-    def _maps(self, probability: Tensor, target: Tensor, mask: Tensor | None) -> RelaxedMaps:
-        num_classes, dtype = probability.shape[1], probability.dtype
+    def _sums(self, logits: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Sums:
+        num_classes, valid, hard_target = logits.shape[1], None, True
         if isinstance(target, Tensor) and target.is_floating_point():
-            soft, counted = check_soft_labels(target, tuple(probability.shape), dtype, mask)
-            return RelaxedMaps(probability, soft, counted, self.curves, self.logic, hard_target=False)
-        shape = (probability.shape[0], *probability.shape[2:])
-        labels = check_labels(target, shape, num_classes, self.ignore_index, "target", mask)
-        valid = (labels != self.ignore_index).unsqueeze(1)
-        hard = one_hot(labels, num_classes, dtype) * valid
-        return RelaxedMaps(probability, hard, valid, self.curves, self.logic, hard_target=True)
+            truth, valid = check_soft_labels(target, tuple(logits.shape), dtype, mask)
+            hard_target = False
+        else:
+            shape = (logits.shape[0], *logits.shape[2:])
+            labels = check_labels(target, shape, num_classes, self.ignore_index, "target", mask)
+            counted = labels != self.ignore_index
+            if self.fused and not is_traced(labels, logits):  # blocks look at values, and are differentiable once
+                labels = labels.masked_fill(~counted, -1)
+                fused = fuse.sums(self._walks, logits, labels)
+                others = tuple(node for node in self._nodes if node not in fused)
+                found = fused | blocks.sums(others, logits, labels, self.curves, self.logic)
+                return {node: found[node] for node in self._nodes}
+            valid = counted.unsqueeze(1)
+            truth = one_hot(labels, num_classes, dtype) * valid
+        probability = logits.to(dtype).softmax(1)
+        maps = RelaxedMaps(probability, truth, valid, self.curves, self.logic, hard_target)
+        return interpret.sums(self._nodes, maps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the loss as a small JSON file that `load_loss` reads on any machine; replaces the file as a whole."""

@@ -103,8 +103,8 @@ def check_soft_labels(
     return _unless(wrong, soft, message), valid
 
 
-def check_logits(logits: Tensor, target: object) -> Tensor:
-    """Scores to compute with, in float32 or float64.
+def check_logits(logits: Tensor, target: object) -> torch.dtype:
+    """The dtype to compute with logits in: float64 for float64, else float32.
 
     Args:
         logits: Scores before the softmax, (N, C, *S), of any floating type.
@@ -121,7 +121,7 @@ def check_logits(logits: Tensor, target: object) -> Tensor:
         raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) is wanted.")
     if isinstance(target, Tensor) and target.device != logits.device:
         raise InputError(f"logits are on {logits.device}, target on {target.device}; both are wanted on one device.")
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def best_class(scores: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -166,11 +166,16 @@ def _without_channel(maps: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     return maps
 
 
+def is_traced(*tensors: Tensor) -> bool:
+    """Whether the code is compiled, exported or under `torch.func`, where a tensor may have no values to look at."""
+    return torch.compiler.is_compiling() or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+
+
 def _unless(wrong: Tensor, values: Tensor, message: str) -> Tensor:
     """The values, unless one is wrong: then InputError, also where the code is compiled, exported or under `vmap`."""
     # What traces a program sees no value, so there the look at them is an operator; it copies, which is for nothing
     # anywhere else.
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(wrong):
+    if is_traced(wrong):
         traced: Tensor = _unless_operator(values, wrong, message)
         return traced
     _refuse(values, wrong, message)
