@@ -110,12 +110,7 @@ class _Block:
         factors = [node.map] + ([node.within] if node.within is not None else [])
         while factors:
             factor = factors.pop()
-            if (
-                isinstance(factor, e.Arithmetic)
-                and factor.op == "*"
-                or isinstance(factor, e.Logic)
-                and factor.op == "&"
-            ):
+            if isinstance(factor, e.Arithmetic | e.Logic) and factor.op in "*&":
                 factors += factor.operands
             if factor in self.truth and not bool(self.truth[factor].any()):
                 return True
@@ -159,7 +154,7 @@ class _Rows(torch.autograd.Function):
                 with torch.enable_grad():
                     leaf = probability[:, block.classes].detach().requires_grad_()
                     given = zip(block.rows(leaf, tuple(asked)), asked.values(), strict=True)
-                    pairs = [(x, some) for x, some in given if x is not None]
+                    pairs = [(x, some) for x, some in given if x is not None and x.requires_grad]
                 if pairs:
                     outputs, weights = zip(*pairs, strict=True)
                     (slope[:, block.classes],) = torch.autograd.grad(outputs, leaf, weights)

@@ -563,7 +563,10 @@ def unusable(needed: Iterable[str]) -> dict[str, str]:
         try:
             importlib.import_module(package)
         except Exception as error:  # a damaged dependency of theirs raises anything
-            left_out[package] = "not installed" if isinstance(error, ModuleNotFoundError) else f"damaged: {error}"
+            absent = error.name if isinstance(error, ModuleNotFoundError) else None
+            left_out[package] = (
+                "not installed" if absent == package else f"lacks {absent}" if absent else f"damaged: {error}"
+            )
     return left_out
 
 

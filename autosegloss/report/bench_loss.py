@@ -329,10 +329,16 @@ def _seconds(loss: Loss, logits: Tensor, labels: Tensor) -> float:
         torch.cuda.synchronize()
     clock = time.perf_counter if logits.is_cuda else time.process_time
     begun = clock()
-    loss(logits, labels).backward()
+    _pass(loss, logits, labels)
     if logits.is_cuda:
         torch.cuda.synchronize()
     return clock() - begun
+
+
+def _pass(loss: Loss, logits: Tensor, labels: Tensor) -> None:
+    """Forward and backward."""
+    value: Any = loss(logits, labels)
+    value.backward()
 
 
 def peak_allocated(loss: Loss, logits: Tensor, labels: Tensor) -> int:
@@ -344,12 +350,12 @@ def peak_allocated(loss: Loss, logits: Tensor, labels: Tensor) -> int:
     if logits.is_cuda:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        loss(logits, labels).backward()
+        _pass(loss, logits, labels)
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        loss(logits, labels).backward()
+        _pass(loss, logits, labels)
     # `events()` leaves some out; the record below has every block that is taken (+) or given back (-).
-    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = recorded.profiler.kineto_results.events()
     total = peak = 0
     for event in sorted((x for x in events if x.name() == "[memory]"), key=lambda x: x.start_ns()):
         total += event.nbytes()
@@ -401,7 +407,7 @@ def _markdown(costs: Costs) -> str:
             "",
             f"## {case.device}, {case.dtype}, {case.size}",
             "",
-            f"Cross-entropy: {spread_text(case.seconds, 1e3)} ms, {case.mebibytes:.0f} MiB.",
+            f"Cross-entropy: {spread_text(case.seconds, 1e3)} ms, {digits(case.mebibytes)} MiB.",
             "",
             "| | loss | ms | time / cross-entropy | memory / cross-entropy |",
             "|---|---|---:|---:|---:|",
