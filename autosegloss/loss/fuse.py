@@ -109,7 +109,7 @@ def plan(nodes: tuple[e.Sum, ...], curves: Mapping[Slot, Curve]) -> tuple[Walk, 
     for node in nodes:
         mask, pixel = node.within, node.map
         if mask is not None and (mask.soft or "class" in mask.axes):
-            mask, pixel = None, e.arithmetic("*", pixel, mask)  # a factor like any other
+            pixel, mask = pixel * mask, None  # a factor like any other
         forms = tuple(_form(pixel, target, curves) for target in (0, 1))
         # An ignored pixel has no class: it counts as one of another class, which is nothing new if those are 0.
         if None not in forms and (node.void == "skip" or cast("Linear", forms[0]).is_zero):
