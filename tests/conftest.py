@@ -21,6 +21,15 @@ settings.load_profile("autosegloss")
 torch.set_num_threads(1)  # the maps of the tests are small
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest --reference` runs the tests on the reference path of SurrogateLoss (of this process, not of others)."""
+    parser.addoption("--reference", action="store_true", help="plain autograd in place of the fused path of the losses")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    autosegloss.SurrogateLoss.fused = not config.getoption("--reference")
+
+
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """One small Ray for all tests, which this process is connected to; its address, for other processes."""
