@@ -194,13 +194,13 @@ class _Evaluation(torch.autograd.Function):
     def forward(x: Tensor, pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor]:
         x = x.clamp(0, 1)
         of = _Coefficients(x, pieces)
-        t = (x - of("start")).div_(of("width")).clamp_(0, 1)
+        t = (x - of("start")).div_(of("width")).clamp(0, 1)
         # Solve x(s) = x for s; this form of the root has no branch at middle = 1/2 and no cancellation.
-        root = ((1 - t).mul_(of("first")) + t * of("last")).clamp_(min=_TINY).sqrt_()
+        root = ((1 - t).mul_(of("first")) + t * of("last")).clamp(min=_TINY).sqrt_()
         s = t.div_(root + of("middle"))
         bend = s * of("square")
         slope = bend + of("linear")
-        y = (slope * s).add_(of("level")).clamp_(0, 1)
+        y = (slope * s).add_(of("level")).clamp(0, 1)
         slope.add_(bend).div_(root.mul_(of("width"))).mul_(0.5)  # dx/ds = 2 width root
         # Exactly 0 and 1 at the ends, also where rounding or a jump would leave something.
         above, one = x.sign(), x.floor_()
@@ -227,7 +227,7 @@ class _Coefficients:
         self._pieces = pieces
         self._inside = [torch.ones_like(x)] if len(pieces) > 1 else []
         for piece in pieces[1:]:
-            beyond = (x - piece.start).sign_().clamp_(min=0)
+            beyond = (x - piece.start).sign_().clamp(min=0)
             self._inside[-1].sub_(beyond)
             self._inside.append(beyond)
 
