@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from typing import cast
 
 import torch
@@ -229,6 +230,10 @@ def moments(logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Te
         other pixels that are not ignored, (N, C, len(wanted.outside)); and the pixels of each class, (N, C). In
         float32, float64 for float64 logits.
     """
+    if logits.is_cuda and logits.dtype != torch.float64 and find_spec("triton"):
+        from autosegloss.loss import fused_triton
+
+        return fused_triton.moments(logits, labels, wanted)
     from autosegloss.loss import fused_cpu
 
     return fused_cpu.moments(logits, labels, wanted)
