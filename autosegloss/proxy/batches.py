@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -14,8 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from autosegloss.proxy.data import IGNORE_INDEX, Split
 
-_Number = TypeVar("_Number", bound=np.generic)
-
+Maps: TypeAlias = NDArray[Any] | Tensor
 Augment = Literal["flip", "full"]
 """How images are changed at random: `flip` mirrors half of them; `full` also scales, crops and recolours them."""
 
@@ -24,6 +24,7 @@ SCALES = (0.5, 2.0)
 BRIGHTNESS = 32 / 127.5  # added to colours in [-1, 1], up to
 FACTORS = (0.5, 1.5)  # of contrast, and of saturation
 HUE = math.pi / 5  # turned by up to
+HELD = 2**32  # bytes of a split, up to which a GPU holds all of it; VOC at 128x128 has 0.6e9
 _NUMBERS = 11  # scale and two places, four changes of colour and whether each is made
 # From red, green and blue to luminance and two axes of colour (YIQ, of the NTSC standard).
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -60,18 +61,36 @@ class Draws:
         return Draws(*(getattr(self, field.name)[:, rank::ranks] for field in fields(self)))
 
 
-def batch(split: Split, draws: Draws, iteration: int, device: torch.device) -> tuple[Tensor, ...]:
+@dataclass(frozen=True)
+class Held:
+    """The arrays of a split that training reads, where batches are taken from them."""
+
+    images: Maps
+    labels: Maps
+    soft: Maps | None
+
+    @classmethod
+    def near(cls, split: Split, device: torch.device) -> Held:
+        """On a GPU, if it is one and they are small enough (`HELD`); else where they are."""
+        images, labels, soft = split.images, split.labels, split.soft
+        size = images.nbytes + labels.nbytes + (0 if soft is None else soft.nbytes)
+        if device.type == "cpu" or size > HELD:
+            return cls(images, labels, soft)
+        put = partial(torch.tensor, device=device)
+        return cls(put(images), put(labels), None if soft is None else put(soft))
+
+
+def batch(split: Split | Held, draws: Draws, iteration: int, device: torch.device) -> tuple[Tensor, ...]:
     """The images (N, 3, H, W) of an iteration, and what a loss takes besides the logits.
 
     That is the target: int64 labels (N, H, W), or float32 soft labels (N, C, H, W), which are followed by a boolean
     mask (N, H, W), True where a pixel counts, if there are pixels that do not.
     """
-    chosen, flip, numbers = draws.order[iteration], draws.flips[iteration], draws.numbers[iteration]
-    images = to_input(_flipped(split.images[chosen], flip), device)
-    labels = torch.from_numpy(_flipped(split.labels[chosen], flip)).to(device, torch.int64)
-    soft = None
-    if split.soft is not None:
-        soft = torch.from_numpy(_flipped(split.soft[chosen], flip)).to(device, torch.float32)
+    numbers = draws.numbers[iteration]
+    chosen, flip = (torch.from_numpy(each[iteration]) for each in (draws.order, draws.flips))
+    images = to_input(_taken(split.images, chosen, flip, device), device)
+    labels = _taken(split.labels, chosen, flip, device).to(torch.int64)
+    soft = None if split.soft is None else _taken(split.soft, chosen, flip, device).to(torch.float32)
     if numbers.size:
         images, labels, soft = _moved(_recoloured(images, numbers[:, 3:]), labels, soft, numbers[:, :3])
     if soft is None:
@@ -80,16 +99,21 @@ def batch(split: Split, draws: Draws, iteration: int, device: torch.device) -> t
     return (images, soft) if bool(counts.all()) else (images, soft, counts)
 
 
-def to_input(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def to_input(images: Maps, device: torch.device) -> Tensor:
     """Images as the networks take them: float32, in channels-last layout."""
+    there = images.to(device) if isinstance(images, Tensor) else torch.tensor(images, device=device)
     # Centred, so that the zeros a convolution pads with are grey and not black.
-    scaled = torch.tensor(images, device=device).to(torch.float32) / 127.5 - 1
+    scaled = there.to(torch.float32) / 127.5 - 1
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def _flipped(maps: NDArray[_Number], flip: NDArray[np.bool_]) -> NDArray[_Number]:
-    maps[flip] = maps[flip, ..., ::-1]  # indexing with numbers has copied them
-    return maps
+def _taken(maps: Maps, chosen: Tensor, flip: Tensor, device: torch.device) -> Tensor:
+    """Some of the maps (N, ..., W), on a device, those flipped left to right that are to be."""
+    if isinstance(maps, Tensor):
+        taken = maps[chosen.to(maps.device)]
+    else:
+        taken = torch.from_numpy(maps[chosen.numpy()]).to(device)  # indexing with numbers copies
+    return torch.where(flip.to(device).view(-1, *[1] * (taken.ndim - 1)), taken.flip(-1), taken)
 
 
 def _recoloured(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from autosegloss.errors import InputError, TrainingDiverged
-from autosegloss.proxy.batches import Augment, Draws, batch, to_input
+from autosegloss.proxy.batches import Augment, Draws, Held, batch, to_input
 from autosegloss.proxy.data import IGNORE_INDEX, Split
 from autosegloss.proxy.networks import build_network, encoder_prefix
 from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
@@ -33,6 +33,7 @@ State = dict[str, Tensor]
 
 LEARNING_RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 3e-3}
 WEIGHT_DECAY = 1e-4
+LOOK = 20  # iterations between two looks at the losses; each look waits for a GPU to have done all before it
 CPU = torch.device("cpu")
 
 
@@ -110,6 +111,7 @@ class Training:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network
         self._split, self._settings, self._seed = split, settings, seed
+        self._losses: dict[int, Tensor] = {}  # by iteration, those that are not looked at yet
         self._loss = partial(_with_auxiliary, loss, settings.auxiliary_weight)
         self._optimizer = _optimizer(network, settings)
         if settings.precision == "float16" and self._device.type == "cpu":
@@ -138,14 +140,9 @@ class Training:
             TrainingDiverged: The loss, or in the end a weight, is not finite.
             InputError: The batch is too small for the network.
         """
-        self.network.train()
-        last = self._settings.iterations
-        with _forked(self._device):
-            while self.iteration < (last if until is None else min(until, last)):
-                self._step(self.iteration)
-                self.iteration += 1
-        if self.iteration == last:
-            self._finish()
+        (error,) = advance_together([self], until)
+        if error is not None:
+            raise error
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on: tensors, numbers and texts, so that it loads with `weights_only`."""
@@ -166,11 +163,31 @@ class Training:
         if self._teacher is not None:
             self._teacher.average.load_state_dict(state["teacher"])
 
-    def _step(self, iteration: int) -> None:
+    @cached_property
+    def _held(self) -> Held:
+        return Held.near(self._split, self._device)
+
+    def _attempt(self, batch: tuple[Tensor, ...], last: bool) -> Exception | None:
+        """Take the next step, and look at the losses if it is the last for now; what ended the run, if that did."""
+        try:
+            self._step(self.iteration, *batch)
+            self.iteration += 1
+            if last or self.iteration % LOOK == 0:
+                self._look()
+            if self.iteration == self._settings.iterations:
+                self._finish()
+        except Exception as error:
+            try:
+                self._look()
+            except TrainingDiverged as before:
+                return before  # which the error comes from
+            return error
+        return None
+
+    def _step(self, iteration: int, images: Tensor, *target: Tensor) -> None:
         torch.manual_seed(int(np.random.SeedSequence((self._seed, self._rank, iteration)).generate_state(1)[0]))
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.rate * _schedule(iteration, self._settings.iterations) * group["multiplier"]
-        images, *target = batch(self._split, self._draws, iteration, self._device)
         with self._autocast():
             try:
                 value = self._loss(self._forward(images), *target)
@@ -183,8 +200,7 @@ class Training:
                 ) from error
             if self._teacher is not None:
                 value = value + self._teacher.loss(self._forward, self._loss, iteration)
-        if not math.isfinite(seen := self._over_ranks(value)):
-            raise self._diverged(f"the loss is {seen} at iteration {iteration}")
+        self._losses[iteration] = self._over_ranks(value.detach())
         self._optimizer.zero_grad()
         self._scaler.scale(value).backward()  # type: ignore[no-untyped-call]
         self._scaler.step(self._optimizer)
@@ -197,13 +213,23 @@ class Training:
             return nullcontext()
         return torch.autocast(self._device.type, getattr(torch, self._settings.precision))
 
-    def _over_ranks(self, value: Tensor) -> float:
+    def _over_ranks(self, value: Tensor) -> Tensor:
         """The sum of the ranks' losses: where one of them can't go on, none can."""
         if self._ranks == 1:
-            return value.item()
-        total = value.detach().clone()
+            return value
+        total = value.clone()
         dist.all_reduce(total)
-        return total.item()
+        return total
+
+    def _look(self) -> None:
+        """Raise TrainingDiverged if one of the last losses is not finite."""
+        if not self._losses:
+            return
+        seen = dict(zip(self._losses, torch.stack([*self._losses.values()]).tolist(), strict=True))
+        self._losses = {}
+        for iteration, value in seen.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss is {value} at iteration {iteration}")
 
     def _finish(self) -> None:
         if self._ranks > 1:
@@ -219,6 +245,57 @@ class Training:
             f"training diverged: {what} of {settings.iterations} ({settings.optimizer}, learning rate "
             f"{settings.rate:g}). Try a lower learning rate."
         )
+
+
+def advance_together(trainings: Sequence[Training], until: int | None = None) -> list[Exception | None]:
+    """Train several networks up to an iteration, with each batch made once for all of them.
+
+    Each ends as it would alone, on the CPU to the bit. On a GPU each works on a stream of its own.
+
+    Args:
+        trainings: Runs of one split with equal seeds and settings, at the same iteration; only their losses and
+            networks differ.
+        until: The iteration; None is the last.
+
+    Returns:
+        For each run what has ended it before it was there, or None.
+    """
+    first, several = trainings[0], len(trainings) > 1
+    device, last = first._device, first._settings.iterations
+    stop = last if until is None else min(until, last)
+    on_gpu = several and device.type == "cuda"
+    streams = [torch.cuda.Stream(device) if on_gpu else None for _ in trainings]  # type: ignore[no-untyped-call]
+    errors: list[Exception | None] = [None] * len(trainings)
+    for training in trainings:
+        training.network.train()
+    with _forked(device):
+        for iteration in range(first.iteration, stop):
+            made = batch(first._held, first._draws, iteration, device)
+            for number, training in enumerate(trainings):
+                if errors[number] is None:
+                    with _beside(streams[number], made):
+                        # A network may write into its images.
+                        own = (made[0].clone(), *made[1:]) if several else made
+                        error = training._attempt(own, last=iteration == stop - 1)
+                    if error is not None:
+                        # Its frames hold memory that the others may need.
+                        errors[number] = error.with_traceback(None) if several else error
+    for stream in filter(None, streams):
+        torch.cuda.current_stream(device).wait_stream(stream)
+    return errors
+
+
+@contextmanager
+def _beside(stream: torch.cuda.Stream | None, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Work on a stream, if there is one, with tensors of the current one."""
+    if stream is None:
+        yield
+        return
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        yield
+    for tensor in tensors:
+        tensor.record_stream(stream)  # its memory is not to be used again before this stream is done with it
 
 
 def train(

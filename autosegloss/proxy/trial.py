@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from autosegloss.proxy.train import (
     Settings,
     State,
     Training,
+    advance_together,
     initial_network,
     logits_of,
     one_thread,
@@ -140,19 +141,64 @@ class Proxy:
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
         """
-        loss = self.loss(theta)
-        if floor is None:
-            return self.evaluation(self.trained(loss, seed), validate)
-        training = self.training(loss, seed)
+        (found,) = self.together([theta], seed, validate, floor)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def together(
+        self,
+        thetas: Sequence[tuple[float, ...] | None],
+        seed: int,
+        validate: bool = False,
+        floor: float | None = None,
+    ) -> list[Evaluation | Exception]:
+        """Run several trials of one seed side by side in this process, each batch made once for all of them.
+
+        Args:
+            thetas: As for a trial, one each.
+            seed: As for a trial.
+            validate: As for a trial.
+            floor: As for a trial.
+
+        Returns:
+            What each one gives by itself, on the CPU to the bit, or what it raises.
+        """
+        ended: dict[int, Evaluation | Exception] = {}
+        running = {number: self._course(theta, seed, validate, floor) for number, theta in enumerate(thetas)}
+        errors: dict[int, Exception | None] = dict.fromkeys(running)
         with one_thread():
+            while running:
+                asked: dict[int, tuple[Training, int | None]] = {}
+                for number, course in running.items():
+                    try:
+                        error = errors[number]
+                        asked[number] = next(course) if error is None else course.throw(error)
+                    except StopIteration as stop:
+                        ended[number] = stop.value
+                    except Exception as error:
+                        ended[number] = error
+                running = {number: running[number] for number in asked}
+                if running:
+                    trainings, (until, *_) = zip(*asked.values(), strict=True)  # all ask for the same
+                    errors = dict(zip(running, advance_together(trainings, until), strict=True))
+        return [ended[number] for number in range(len(thetas))]
+
+    def _course(
+        self, theta: tuple[float, ...] | None, seed: int, validate: bool, floor: float | None
+    ) -> Generator[tuple[Training, int | None], None, Evaluation]:
+        """A trial, that asks for its training to be advanced to an iteration."""
+        loss, early = self.loss(theta), None
+        training = self.training(loss, seed)
+        if floor is not None:
             if self.config.search.prune_by == "logits":
                 early = self.descent(loss)[-1]
             else:
-                training.advance(max(1, round(EARLY * self.config.proxy.train.iterations)))
+                yield training, max(1, round(EARLY * self.config.proxy.train.iterations))
                 early = self.target(training.network)
             if early < floor:
                 return Evaluation(early, {}, {}, early, pruned=True)
-            training.advance()
+        yield training, None
         return replace(self.evaluation(training.network, validate), early=early)
 
     def evaluation(self, network: nn.Module, validate: bool) -> Evaluation:

@@ -18,13 +18,13 @@ import numpy
 import torch
 
 from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint, load_config
-from autosegloss.errors import InputError, LossFileError, RefusedError, SearchError
+from autosegloss.errors import InputError, LossFileError, RefusedError, SearchError, TrainingDiverged
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
 from autosegloss.loss.file import replace_text
-from autosegloss.proxy.trial import Proxy, search_space, surrogate
+from autosegloss.proxy.trial import Evaluation, Proxy, search_space, surrogate
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.journal import Job, Journal, Outcome, in_use
-from autosegloss.search.runners import Runner, SerialRunner
+from autosegloss.search.runners import Runner, SerialRunner, attempt, failed
 from autosegloss.search.study import Final, Findings, Study
 from autosegloss.version import VERSION
 
@@ -71,20 +71,48 @@ class Objective:
     def __call__(self, job: Job) -> Outcome:
         """Run a trial; a final is measured on the validation set too."""
         start = time.perf_counter()
-        floor = None if job.rung is None else job.rung.floor
-        evaluation = self.proxy(job.theta, job.seed, validate=job.stage == "final", floor=floor)
-        reward = evaluation.reward
-        if evaluation.pruned and job.rung is not None:
-            reward = job.rung.expected(reward)
-        return Outcome(
-            reward,
-            evaluation.metrics,
-            evaluation.validation,
-            error=None,
-            seconds=time.perf_counter() - start,
-            early=evaluation.early,
-            pruned=evaluation.pruned,
-        )
+        (found,) = self._found([job])
+        if isinstance(found, Exception):
+            raise found
+        return _outcome(job, found, time.perf_counter() - start)
+
+    def together(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run trials side by side; see `Joint.together`.
+
+        What fails other than by diverging is run once more alone: it may have lacked the memory that the others had.
+        """
+        start = time.perf_counter()
+        found = self._found(jobs)
+        seconds = (time.perf_counter() - start) / len(jobs)
+        outcomes = []
+        for job, each in zip(jobs, found, strict=True):
+            if isinstance(each, Evaluation):
+                outcomes.append(_outcome(job, each, seconds))
+            elif isinstance(each, TrainingDiverged):
+                outcomes.append(failed(each, seconds))
+            else:
+                outcomes.append(attempt(self, job))
+        return outcomes
+
+    def _found(self, jobs: Sequence[Job]) -> list[Evaluation | Exception]:
+        first = jobs[0]
+        floor = None if first.rung is None else first.rung.floor
+        return self.proxy.together([job.theta for job in jobs], first.seed, first.stage == "final", floor)
+
+
+def _outcome(job: Job, evaluation: Evaluation, seconds: float) -> Outcome:
+    reward = evaluation.reward
+    if evaluation.pruned and job.rung is not None:
+        reward = job.rung.expected(reward)
+    return Outcome(
+        reward,
+        evaluation.metrics,
+        evaluation.validation,
+        error=None,
+        seconds=seconds,
+        early=evaluation.early,
+        pruned=evaluation.pruned,
+    )
 
 
 def search(
@@ -102,8 +130,8 @@ def search(
 
     Args:
         config: A configuration, a mapping with its keys, or the path of a YAML file.
-        runner: "ray" (several trials side by side), "serial" (one after another in this process), or a runner of your
-            own.
+        runner: "ray" (several trials side by side), "serial" (one after another in this process, on a GPU
+            `resources.workers` at a time), or a runner of your own.
         out: The folder to write to; `results/<name of the file>` by default.
         resume: Whether to continue the search in that folder.
         observer: Called with the study at the start and after each trial.
@@ -270,7 +298,7 @@ def choose_runner(runner: Runner | str, config: StudyConfig, address: str | None
     if address is not None and runner != "ray":
         raise InputError(f"address is {address!r}, of a Ray cluster, but runner is {runner!r}; leave one of them out.")
     if runner == "serial":
-        return SerialRunner()
+        return SerialRunner(config.resources.workers if config.resources.gpus else 1)
     if runner == "ray":
         from autosegloss.search.ray_runner import RayRunner  # Ray is imported when it is asked for, not before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from autosegloss.loss import SurrogateLoss
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.pseudo import Unlabelled
-from autosegloss.proxy.train import Settings, Training, initial_network, predict, pretrain, train
+from autosegloss.proxy.train import Settings, Training, advance_together, initial_network, predict, pretrain, train
 from tests.processes import seen_by_ranks
 
 cross_entropy = nn.CrossEntropyLoss(ignore_index=255)
@@ -280,6 +281,26 @@ def test_a_run_that_stops_and_goes_on_ends_with_the_same_bytes(few, settings, un
         second.advance()
         assert weights(second.network) == expected
         assert (weights(first.network) == expected) == (stop == 6)
+
+
+@pytest.mark.parametrize("network", ["Drawing", "Scribbling"])
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_runs_side_by_side_are_runs_alone(few, network, unlabelled):
+    without = Unlabelled(few.images[:8], 1.0, 0.1, 0.9) if unlabelled else None
+    losses = [SurrogateLoss("miou"), SurrogateLoss("gacc"), *([] if unlabelled else [cross_entropy])]  # takes no mask
+
+    def fresh(loss) -> Training:
+        start = initial_network(f"tests.networks:{network}", 6, "scratch", None, seed=1)
+        chosen = Settings(iterations=6, batch_size=4, augment="full", head_multiplier=2.0)
+        return Training(start, few, loss, chosen, seed=5, unlabelled=without)
+
+    beside, alone = ([fresh(loss) for loss in losses] for _ in range(2))
+    assert not any(error for stop in (2, None) for error in advance_together(beside, stop))
+    for training in alone:
+        training.advance()
+    found = [weights(training.network) for training in beside]
+    assert found == [weights(training.network) for training in alone]
+    assert all(one != other for one, other in itertools.pairwise(found))
 
 
 def one_rank(rank: int, images: int) -> dict:

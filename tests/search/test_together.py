@@ -1,0 +1,195 @@
+"""Trials side by side in one process: each has the outcome that it has alone, to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import autosegloss
+from autosegloss.config import as_config
+from autosegloss.errors import TrainingDiverged
+from autosegloss.proxy import train
+from autosegloss.proxy.data import Split
+from autosegloss.proxy.train import LOOK, Loss
+from autosegloss.proxy.trial import Evaluation, Proxy, search_space
+from autosegloss.search.api import Objective
+from autosegloss.search.journal import Job, Outcome
+from autosegloss.search.prune import Rung
+from autosegloss.search.runners import SerialRunner
+from tests.faulty import TINY
+from tests.toys import TOY, Quadratic, run_toy
+
+STEPS = LOOK + 7
+NAN, RAISES, LATE, NEVER = ((float(number),) for number in range(4))  # which are no points of a search
+
+
+@dataclass(frozen=True)
+class Odd(Proxy):
+    """A proxy some of whose losses are at fault in the iteration 3."""
+
+    def loss(self, theta: tuple[float, ...] | None) -> Loss:
+        if theta not in (NAN, RAISES, LATE, NEVER):
+            return super().loss(theta)
+        usual, calls = super().loss(None), 0
+
+        def odd(logits: Tensor, *target: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if theta == LATE and calls > 5:
+                raise RuntimeError("what a loss may say to numbers that are none")
+            if calls > 3 and theta == RAISES:
+                raise RuntimeError("out of memory")
+            value = usual(logits, *target)
+            return value * math.nan if calls > 3 and theta in (NAN, LATE) else value
+
+        return odd
+
+
+def proxy(**search: Any) -> Odd:
+    own = {"start": {"iterations": 2}, "train": {"iterations": STEPS, "batch_size": 4}}
+    prepared = Odd.load(as_config(TINY | {"proxy": own, "search": TINY["search"] | search})).prepare()
+    heldout = prepared.dataset.heldout
+    few = Split(heldout.images[:8], heldout.labels[:8])
+    return replace(prepared, dataset=replace(prepared.dataset, heldout=few))
+
+
+def alone(trial: Callable[[], Evaluation]) -> Evaluation | Exception:
+    try:
+        return trial()
+    except Exception as error:
+        return error
+
+
+def told(outcome: Evaluation | Exception) -> object:
+    return outcome if isinstance(outcome, Evaluation) else (type(outcome), str(outcome))
+
+
+def test_trials_side_by_side_are_trials_alone() -> None:
+    odd = proxy()
+    identity = search_space(odd.config).identity
+    thetas = [identity, NAN, None, RAISES, LATE, tuple(0.9 * x for x in identity), NEVER]
+    before = torch.get_rng_state()
+    found = odd.together(thetas, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [told(each) for each in found] == [told(alone(lambda theta=theta: odd(theta, 5))) for theta in thetas]
+    one, nan, plain, raised, late, other, never = found
+    assert len({each.reward for each in (one, plain, other) if isinstance(each, Evaluation)}) == 3
+    for each in (nan, late):
+        assert isinstance(each, TrainingDiverged)
+        assert f"the loss is nan at iteration 3 of {STEPS}" in str(each)
+    assert told(raised) == (RuntimeError, "out of memory")
+    assert never == plain
+
+
+def test_what_is_given_up_early_is_the_same() -> None:
+    odd = proxy(prune=0.5, prune_by="metric")
+    identity = search_space(odd.config).identity
+    thetas = [identity, NAN, tuple(0.5 * x for x in identity), None]
+    shown = [odd(theta, 3, floor=-math.inf).early or 0.0 for theta in (identity, thetas[2], None)]
+    floor = sorted(shown)[1]
+    found = odd.together(thetas, 3, validate=True, floor=floor)
+    expected = [told(alone(lambda theta=theta: odd(theta, 3, True, floor))) for theta in thetas]
+    assert [told(each) for each in found] == expected
+    assert sorted(each.pruned for each in found if isinstance(each, Evaluation)) == [False, False, True]
+
+
+def test_a_batch_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, made = proxy(), []
+    whole = train.batch
+
+    def counted(*arguments: Any) -> Any:
+        made.append(arguments[2])
+        return whole(*arguments)
+
+    monkeypatch.setattr(train, "batch", counted)
+    odd.together([None, NEVER, NAN], 1)
+    assert made == list(range(STEPS))
+
+
+def test_a_search_with_trials_side_by_side_ends_in_the_same_bytes(tmp_path: Path, undisturbed_search: bytes) -> None:
+    autosegloss.search(TINY, runner=SerialRunner(3), out=tmp_path / "out")
+    assert (tmp_path / "out" / "loss.json").read_bytes() == undisturbed_search
+
+
+def test_what_fails_beside_others_is_tried_alone() -> None:
+    """As one that finds no memory beside them; one that has diverged would do so again."""
+    odd = proxy()
+    jobs = [Job("search", 0, index, theta, 5) for index, theta in enumerate([None, RAISES, NAN])]
+    tried: list[Job] = []
+
+    @dataclass(frozen=True)
+    class Noted(Objective):
+        def __call__(self, job: Job) -> Outcome:
+            tried.append(job)
+            return super().__call__(replace(job, theta=NEVER))  # there is memory now
+
+    outcomes = Noted(odd).together(jobs)
+    assert tried == [jobs[1]]
+    assert outcomes[1].reward == outcomes[0].reward is not None
+    assert outcomes[2].error is not None
+    assert outcomes[2].error.startswith("TrainingDiverged: training diverged: the loss is nan at iteration 3")
+
+
+@dataclass(frozen=True)
+class Together:
+    """A toy that notes which jobs it was given at a time; it can't have some of them together."""
+
+    groups: list[list[Job]] = field(default_factory=list)
+    toy: Quadratic = TOY
+    never: int = -1
+
+    def __call__(self, job: Job) -> Outcome:
+        self.groups.append([job])
+        return self.toy(job)
+
+    def together(self, jobs: Sequence[Job]) -> list[Outcome]:
+        if any(job.index == self.never for job in jobs):
+            raise RuntimeError("not these")
+        self.groups.append(list(jobs))
+        return [self.toy(job) for job in jobs]
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 99])
+def test_groups_are_of_one_seed_and_as_large_as_they_may_be(size: int, tmp_path: Path) -> None:
+    expected = run_toy(tmp_path / "expected", SerialRunner())
+    toy = Together()
+    assert run_toy(tmp_path / "ours", SerialRunner(size), toy) == expected
+    assert {len({(job.stage, job.seed) for job in group}) for group in toy.groups} == {1}
+    of_a_step = [min(size, 8 - start) for start in range(0, 8, min(size, 8))]
+    of_a_seed = [min(size, 4 - start) for start in range(0, 4, min(size, 4))]
+    assert [len(group) for group in toy.groups] == 3 * of_a_step + 2 * of_a_seed
+    toy = Together(never=2)
+    assert run_toy(tmp_path / "never", SerialRunner(size), toy) == expected
+    assert sum(len(group) for group in toy.groups) == 32
+
+
+def test_trials_that_may_be_given_up_keep_to_themselves() -> None:
+    """Cross-entropy never is, so it has no rung; the jobs of two steps may be due at a time."""
+    jobs = [
+        *(Job("search", 0, index, (0.5,) * 3, 1, Rung()) for index in range(3)),
+        Job("search", 0, 3, None, 1),
+        *(Job("search", 1, index, (0.5,) * 3, 2, Rung()) for index in range(2)),
+    ]
+    waiting = iter(jobs)
+
+    class Due:
+        finished = False
+
+        def next_job(self) -> Job | None:
+            return next(waiting, None)
+
+        def record(self, job: Job, outcome: Outcome) -> None:
+            recorded.append(job)
+
+    recorded: list[Job] = []
+    toy = Together()
+    SerialRunner(3).run(Due(), toy)
+    assert toy.groups == [jobs[:3], jobs[3:4], jobs[4:]]
+    assert recorded == jobs
