@@ -190,6 +190,6 @@ def test_trials_that_may_be_given_up_keep_to_themselves() -> None:
 
     recorded: list[Job] = []
     toy = Together()
-    SerialRunner(3).run(Due(), toy)
+    SerialRunner(9).run(Due(), toy)
     assert toy.groups == [jobs[:3], jobs[3:4], jobs[4:]]
     assert recorded == jobs
