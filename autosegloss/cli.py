@@ -26,12 +26,12 @@ from autosegloss.report.bench_algorithms import CONTESTANTS, SETTINGS, bench_alg
 from autosegloss.report.bench_filter import bench_filter
 from autosegloss.report.bench_loss import DTYPES, SIZES, bench_loss
 from autosegloss.report.bench_prune import bench_prune
-from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, compare
-from autosegloss.report.display import Display, status_text
+from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, compare
+from autosegloss.report.display import ComparisonDisplay, Display, status_text
 from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
 from autosegloss.report.html import contact_sheet
-from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog, status_record, together
+from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record, together
 from autosegloss.report.plots import plot_loss, text_plot
 from autosegloss.report.retrain import retrain
 from autosegloss.report.scale import bench_scale
@@ -91,21 +91,10 @@ def _overrides(given: argparse.Namespace) -> list[str]:
 
 def _compare(given: argparse.Namespace, console: Console) -> None:
     config = load_config(given.config, _overrides(given))
-    folder = Path(given.out) if given.out else Path("results", "compare", Path(given.config).stem)
-    with Progress(
-        TextColumn("comparing"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("comparing", total=None)
-
-        def update(comparison: Comparison) -> None:
-            bar.update(task, total=comparison.total, completed=comparison.done)
-
+    name = Path(given.config).stem
+    folder = Path(given.out) if given.out else Path("results", "compare", name)
+    report = ComparisonLog(name, folder) if given.json_logs else ComparisonDisplay(console, folder)
+    with report:
         table = compare(
             config,
             given.loss,
@@ -114,11 +103,10 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
             runner=given.runner,
             resume=given.resume,
             command=_command("compare", given),
-            observer=update,
+            observer=report.update,
             address=given.address,
         )
-    console.print(table.to_markdown(), markup=False)
-    console.print(f"wrote {folder / TABLE_FILE} and {folder / MARKDOWN_FILE}", markup=False)
+    report.end(table)
 
 
 def _retrain(given: argparse.Namespace, console: Console) -> None:
@@ -349,10 +337,11 @@ def _add_losses(command: argparse.ArgumentParser, seeds: int) -> None:
 
 
 def _add_runner(command: argparse.ArgumentParser) -> None:
-    """The arguments of a command that runs trials side by side."""
+    """The arguments of a command that runs trials."""
     command.add_argument("--workers", metavar="N", help="trials side by side (resources.workers)")
     command.add_argument("--runner", choices=("ray", "serial"), default="ray", help="default: ray")
     command.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster to join; default: $RAY_ADDRESS")
+    command.add_argument("--json-logs", action="store_true", help="one JSON object a line on standard output")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -365,7 +354,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--dry-run", action="store_true", help="check everything, measure one iteration, tell the cost, write nothing"
     )
-    command.add_argument("--json-logs", action="store_true", help="one JSON object a line on standard output")
     command.add_argument("--tensorboard", action="store_true", help=f"scalars for TensorBoard, in DIR/{SCALARS_FOLDER}")
     command.set_defaults(run=_search)
 

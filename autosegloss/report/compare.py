@@ -157,6 +157,8 @@ class Comparison:
         journal: Journal,
         observer: Callable[[Comparison], None] | None = None,
     ) -> None:
+        self.losses = tuple(losses)
+        """Their names."""
         self._journal = journal
         self._observer = observer
         self._jobs = [
@@ -165,6 +167,8 @@ class Comparison:
             for index in range(len(losses))
         ]
         self._outcomes: dict[Job, Outcome] = {}
+        self.last: tuple[Job, Outcome] | None = None
+        """The trial recorded last; None before the first one."""
         for line, (job, outcome) in enumerate(journal.trials, start=1):
             if job not in self._jobs:
                 raise RefusedError(f"{journal.path}:{line}: this trial is not one of this comparison's.")
@@ -202,6 +206,7 @@ class Comparison:
         outcome = outcome.checked()
         self._journal.append(job, outcome)
         self._outcomes[job] = outcome
+        self.last = job, outcome
         if self._observer is not None:
             self._observer(self)
 
@@ -252,7 +257,7 @@ def compare(
         runner: As for `search`.
         resume: Whether to continue the comparison in that folder.
         command: The command line that asks for this, for the record.
-        observer: Called with the comparison after each trial.
+        observer: Called with the comparison at the start and after each trial.
         address: As for `search`.
 
     Returns:
@@ -304,7 +309,7 @@ def carry_out(
         what: What to call it in messages.
         resume: Whether to continue what the folder holds.
         command: For the record.
-        observer: Called with the comparison after each trial.
+        observer: Called with the comparison at the start and after each trial.
 
     Raises:
         RefusedError: The folder holds something else.
@@ -315,9 +320,9 @@ def carry_out(
         with resumable():
             replace_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
         comparison = Comparison(plan["losses"], plan["seeds"], journal, observer)
+        if observer is not None:
+            observer(comparison)
         if not comparison.finished:
-            if observer is not None:
-                observer(comparison)
             run(comparison)
         table = _table(comparison, plan, command, proxy)
     with resumable():

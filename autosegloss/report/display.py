@@ -9,12 +9,14 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from autosegloss.config import StudyConfig
 from autosegloss.metric import METRICS, metric
+from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, Table
 from autosegloss.report.tables import comparison, metric_label
 from autosegloss.search.api import LOSS_FILE, Result, Status
 from autosegloss.search.study import Step, Study
@@ -85,7 +87,7 @@ class Display:
         study = self._study
         if study is None:
             return Text("preparing")
-        first = Table.grid(padding=(0, 2))
+        first = Grid.grid(padding=(0, 2))
         bar = ProgressBar(total=study.total, completed=study.done, width=24)
         first.add_row(stage_text(study), bar, f"{study.done} of {study.total} trials", self._left_text(study))
         lines = [f"{study.running} running, {study.failed} failed"]
@@ -100,6 +102,40 @@ class Display:
             self._since = time.monotonic()
         left = max(0.0, self._left - (time.monotonic() - self._since))
         return f"about {timedelta(seconds=round(left))} left"
+
+
+class ComparisonDisplay:
+    """The progress of a comparison: a bar on a terminal, nothing elsewhere, then the table.
+
+    Args:
+        console: Where to show it.
+        folder: The folder of the comparison.
+    """
+
+    def __init__(self, console: Console, folder: Path) -> None:
+        self._console = console
+        self._folder = folder
+        columns = TextColumn("comparing"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._bar.add_task("comparing", total=None)
+
+    def __enter__(self) -> ComparisonDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, comparison: Comparison) -> None:
+        """Show how many are done; observer of a comparison."""
+        self._bar.update(self._task, total=comparison.total, completed=comparison.done)
+
+    def end(self, table: Table) -> None:
+        """Show the table."""
+        self._console.print(table.to_markdown(), markup=False)
+        self._console.print(f"wrote {self._folder / TABLE_FILE} and {self._folder / MARKDOWN_FILE}", markup=False)
 
 
 def seconds_left(study: Study, workers: int) -> float:

@@ -1,4 +1,4 @@
-"""What a search tells other programs while it runs: JSON lines, and scalars for TensorBoard."""
+"""What searches and comparisons tell other programs: JSON lines, and scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from typing_extensions import Self
 
 from autosegloss.errors import RefusedError
+from autosegloss.report.compare import TABLE_FILE, Comparison, Table
 from autosegloss.report.tables import metric_label
 from autosegloss.search.api import LOSS_FILE, Result, Status, scores_record
 from autosegloss.search.study import Study
@@ -34,8 +36,36 @@ def together(*observers: Observer) -> Observer:
     return update
 
 
-class JsonLog:
-    """A search as lines of JSON on standard output; what anything else prints meanwhile goes to standard error.
+class _JsonLines:
+    """Lines of JSON on standard output; what anything else prints meanwhile goes to standard error.
+
+    Args:
+        config: Name of the configuration.
+        folder: Where the results are written.
+    """
+
+    def __init__(self, config: str, folder: Path) -> None:
+        self._config = config
+        self._folder = folder
+        self._begun = False
+        self._console = Console(file=sys.stdout)  # it ends the program quietly if nobody reads any more
+        self._redirected = redirect_stdout(sys.stderr)
+
+    def __enter__(self) -> Self:
+        self._redirected.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._redirected.__exit__(kind, error, traceback)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        self._console.out(json.dumps({"event": event, **fields}, allow_nan=False), highlight=False)
+
+
+class JsonLog(_JsonLines):
+    """A search as lines of JSON.
 
     The key `event` of each says what it is, and what other keys it has:
 
@@ -46,28 +76,9 @@ class JsonLog:
 
     The counts are `done` trials, those `running` besides, `failed` ones among the done, and the `total`. Nothing but
     `seconds` differs between two runs of a search in one process; side by side, trials may end in another order.
-
-    Args:
-        config: Name of the configuration.
-        folder: The folder of the search.
     """
 
-    def __init__(self, config: str, folder: Path) -> None:
-        self._config = config
-        self._folder = folder
-        self._begun = False
-        self._steps = 0
-        self._console = Console(file=sys.stdout)  # it ends the program quietly if nobody reads any more
-        self._redirected = redirect_stdout(sys.stderr)
-
-    def __enter__(self) -> JsonLog:
-        self._redirected.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._redirected.__exit__(kind, error, traceback)
+    _steps = 0
 
     def update(self, study: Study) -> None:
         """Tell what is new; observer of a study."""
@@ -88,8 +99,36 @@ class JsonLog:
         scores = scores_record(result.scores)
         self._write("end", found=result.findings.label, scores=scores, loss=str(self._folder / LOSS_FILE))
 
-    def _write(self, event: str, **fields: Any) -> None:
-        self._console.out(json.dumps({"event": event, **fields}, allow_nan=False), highlight=False)
+
+class ComparisonLog(_JsonLines):
+    """A comparison as lines of JSON.
+
+    The key `event` of each says what it is, and what other keys it has:
+
+    - `start`: `config` (name), `folder`, and the counts, which are those of the journal if the comparison is resumed;
+    - `trial`, after each: `loss`, `seed`, `reward` (on the held-out part) or `error` (the other one is null),
+      `seconds`, the counts;
+    - `end`: `scores` (by loss and metric on the validation set, `mean` and `sd`), `table` (path of the file).
+
+    The counts are `done` trials and the `total`.
+    """
+
+    def update(self, comparison: Comparison) -> None:
+        """Tell what is new; observer of a comparison."""
+        counts = {"done": comparison.done, "total": comparison.total}
+        if not self._begun:
+            self._begun = True
+            self._write("start", config=self._config, folder=str(self._folder), **counts)
+            return
+        assert comparison.last is not None  # the observer is called after a trial
+        job, outcome = comparison.last
+        told = {"reward": outcome.reward, "error": outcome.error, "seconds": outcome.seconds}
+        self._write("trial", loss=comparison.losses[job.index], seed=job.seed, **told, **counts)
+
+    def end(self, table: Table) -> None:
+        """Tell the scores."""
+        scores = scores_record({row.loss: row.scores for row in table.rows})
+        self._write("end", scores=scores, table=str(self._folder / TABLE_FILE))
 
 
 class ScalarLog:

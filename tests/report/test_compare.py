@@ -171,6 +171,28 @@ def test_a_comparison_takes_outcomes_in_any_order_and_each_once(tmp_path: Path) 
 # Refusals
 
 
+def test_a_comparison_as_lines_of_json(
+    config: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert run(config, folder, "--json-logs") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    start, *trials, end = (json.loads(line) for line in captured.out.splitlines())
+    assert start == {"event": "start", "config": "tiny", "folder": str(folder), "done": 0, "total": 4}
+    lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    for number, (trial, line) in enumerate(zip(trials, lines, strict=True), start=1):
+        shared = {key: line[key] for key in ("seed", "reward", "error", "seconds")}
+        counts = {"done": number, "total": 4}
+        assert trial == {"event": "trial", "loss": LOSSES[line["index"]], **shared, **counts}
+    rows = json.loads((done / "table.json").read_text())["rows"]
+    scores = {row["loss"]: row["scores"] for row in rows}
+    assert end == {"event": "end", "scores": scores, "table": str(folder / "table.json")}
+    assert run(config, folder, "--json-logs", "--resume") == 0
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert again == [start | {"done": 4}, end]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
