@@ -25,6 +25,7 @@ from autosegloss.report.bench import bench_metrics
 from autosegloss.report.bench_algorithms import CONTESTANTS, SETTINGS, bench_algorithms
 from autosegloss.report.bench_filter import bench_filter
 from autosegloss.report.bench_loss import DTYPES, SIZES, bench_loss
+from autosegloss.report.bench_proxies import REPEATS, bench_proxies
 from autosegloss.report.bench_prune import bench_prune
 from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, compare
 from autosegloss.report.display import ComparisonDisplay, Display, status_text
@@ -307,6 +308,16 @@ def _bench_prune(given: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {Path(given.out)}/prune.json and prune.md", markup=False)
 
 
+def _bench_proxies(given: argparse.Namespace, console: Console) -> None:
+    config, trials = load_config(given.config, given.set), given.trials or [1, 4]
+    command = ["autosegloss", "bench", "proxies", given.config, *(part for key in given.set for part in ("--set", key))]
+    command += [part for number in trials for part in ("--trials", str(number))]
+    with console.status("training", spinner="line"):
+        found = bench_proxies(config, Path(given.out), trials, given.iterations, shlex.join(command))
+    console.print(found.to_markdown(), markup=False)
+    console.print(f"wrote {Path(given.out)}/proxies.json and proxies.md", markup=False)
+
+
 def _schema(given: argparse.Namespace, console: Console) -> None:
     console.print(json.dumps(json_schema(), indent=2), markup=False)
 
@@ -447,6 +458,19 @@ def _parser() -> argparse.ArgumentParser:
     command = benches.add_parser("search", help="a search on Ray: workers busy, cost of a trial, memory")
     command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
     command.set_defaults(run=_bench_search)
+    command = benches.add_parser(
+        "proxies", help="proxies an hour, one at a time and several side by side, on made-up images"
+    )
+    command.add_argument("config", metavar="CONFIG", help="a YAML file, such as search_configs/voc_miou.yaml")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key of the file"
+    )
+    command.add_argument(
+        "--trials", action="append", type=int, metavar="K", help="side by side; give it again; default: 1, then 4"
+    )
+    command.add_argument("--iterations", type=int, default=20, metavar="N", help=f"timed, {REPEATS} times; default: 20")
+    command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
+    command.set_defaults(run=_bench_proxies)
     command = benches.add_parser("algorithms", help="search algorithms, on toys and on real proxies")
     command.add_argument("--on", choices=tuple(SETTINGS), default="toys", help="what to search; default: toys")
     command.add_argument("--seeds", type=int, default=20, metavar="K", help="searches of each setting; default: 20")

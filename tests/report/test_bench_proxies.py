@@ -1,0 +1,75 @@
+"""The benchmark of proxies: run for real at a small size, and its floor by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from autosegloss.cli import main
+from autosegloss.report import bench_proxies
+from autosegloss.report.bench_proxies import Proxies, Rate
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_proxies, "HELD_OUT", 8)
+
+
+def test_it_measures_and_writes(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = ["proxy.data.size=16", "proxy.train.batch_size=4", "proxy.train.iterations=100"]
+    changed = [part for each in sets for part in ("--set", each)]
+    trials = ["--trials", "1", "--trials", "3", "--iterations", "2"]
+    out = tmp_path / "bench"
+    assert main(["bench", "proxies", str(tiny_config), *changed, *trials, "--out", str(out)]) == 0
+    found = json.loads((out / "proxies.json").read_text())
+    assert [rate["trials"] for rate in found["rates"]] == [1, 3]
+    assert all(rate["iteration"] > 0 and rate["evaluation"] > 0 for rate in found["rates"])
+    assert min(found["flops_rate"], found["traffic_rate"]) > 0
+    assert (found["size"], found["batch_size"], found["iterations"], found["timed"]) == (16, 4, 100, 2)
+    table = (out / "proxies.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "search `" not in table
+    assert f"--set {sets[0]}" in table
+
+
+def test_operations_and_bytes_by_hand(tiny_config: Path, tmp_path: Path) -> None:
+    """A network of two convolutions without bias: twice the products forward, and backward twice that."""
+    sets = ["proxy.network.name=tests.networks:Plain", "proxy.data.size=16", "proxy.train.batch_size=4"]
+    changed = [part for each in sets for part in ("--set", each)]
+    arguments = [*changed, "--trials", "1", "--iterations", "1", "--out", str(tmp_path)]
+    assert main(["bench", "proxies", str(tiny_config), *arguments]) == 0
+    found = json.loads((tmp_path / "proxies.json").read_text())
+    pixels = 4 * 16 * 16
+    first, second = 2 * pixels * 3 * 8 * 9, 2 * pixels * 8 * 21
+    assert found["flops"] == 2 * first + 3 * second  # no gradient goes back to the images
+    weights = (3 * 8 * 9 + 8) + (8 * 21 + 21) + (8 * 8 + 8)
+    least = 2 * 4 * pixels * (3 + 8) + 8 * 4 * weights  # the images and the features are needed backward
+    assert least <= found["traffic"] <= least + 2 * 8 * pixels * 21 * 8
+
+
+def test_a_rate_and_a_floor_by_hand() -> None:
+    assert Rate(4, 0.5, 10.0, None).hourly(100) == pytest.approx(3600 * 4 / (50 + 40))
+    rest = {"command": "", "machine": {}, "packages": {}, "network": "", "precision": "", "iterations": 10}
+    rest |= {"batch_size": 1, "size": 1, "timed": 1, "rates": ()}
+    assert Proxies(**rest, flops=8.0, traffic=3.0, flops_rate=2.0, traffic_rate=1.0).floor == 4  # type: ignore[arg-type]
+    assert Proxies(**rest, flops=8.0, traffic=3.0, flops_rate=8.0, traffic_rate=1.0).floor == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "proxy.data.size is None"),
+        (["--set", "proxy.data.size=16", "--trials", "0"], "trials are [0]"),
+        (["--set", "proxy.data.size=16", "--iterations", "0"], "iterations 0; at least 1"),
+        (["--set", "proxy.data.size=16", "--set", "resources.gpus=1"], "finds no CUDA device"),
+    ],
+)
+def test_bad_input_is_refused(
+    arguments: list[str], message: str, tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "CUDA" in message and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["bench", "proxies", str(tiny_config), *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
