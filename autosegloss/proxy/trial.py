@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autosegloss.config import StudyConfig
 from autosegloss.errors import RefusedError
@@ -30,7 +30,6 @@ from autosegloss.proxy.train import (
     initial_network,
     logits_of,
     one_thread,
-    predict,
     pretrain,
 )
 
@@ -275,12 +274,10 @@ class Proxy:
 
     def calibration_error(self, network: nn.Module) -> float:
         """The expected calibration error of a network on the validation set, of its most probable classes."""
-        split = self.dataset.validation
         error = CalibrationError(len(self.dataset.classes), ignore_index=self.dataset.ignore_index)
         with one_thread():  # the number of threads may change the last bit of an exponential
-            for number, logits in enumerate(logits_of(network, split.images, _EVALUATION_BATCH)):
-                labels = split.labels[number * _EVALUATION_BATCH :][: len(logits)]
-                error.update(logits, torch.from_numpy(labels))
+            for logits, labels in _with_labels(network, self.dataset.validation):
+                error.update(logits, labels)
         return error.compute()
 
     def loss(self, theta: tuple[float, ...] | None) -> Loss:
@@ -290,11 +287,17 @@ class Proxy:
 
     def _evaluate(self, network: nn.Module, split: Split, metrics: Mapping[str, Expr]) -> Accumulators:
         accumulators = Accumulators(metrics, len(self.dataset.classes), self.dataset.ignore_index)
-        labels = predict(network, split, _EVALUATION_BATCH)
-        for start in range(0, len(labels), _EVALUATION_BATCH):
-            part = slice(start, start + _EVALUATION_BATCH)
-            accumulators.update(torch.from_numpy(labels[part]), torch.from_numpy(split.labels[part]))
+        with one_thread():
+            for logits, labels in _with_labels(network, split):
+                accumulators.update(logits.argmax(dim=1), labels)
         return accumulators
+
+
+def _with_labels(network: nn.Module, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (n, C, H, W) and labels (n, H, W), batch by batch, on the device that the network is on."""
+    for number, logits in enumerate(logits_of(network, split.images, _EVALUATION_BATCH)):
+        labels = split.labels[number * _EVALUATION_BATCH :][: len(logits)]
+        yield logits, torch.from_numpy(labels).to(logits.device)
 
 
 def device_of(config: StudyConfig) -> torch.device:
