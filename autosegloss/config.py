@@ -272,7 +272,7 @@ class Resources(_Section):
     """What may be used at a time; the result does not depend on it."""
 
     workers: Count = 2
-    """Trials that run side by side."""
+    """Trials that run side by side; with `--runner serial`, only where they have a GPU, which they share."""
     cpus: Count = 1
     """CPU cores a trial."""
     gpus: Annotated[float, Field(ge=0)] = 0.0

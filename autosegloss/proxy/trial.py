@@ -166,20 +166,22 @@ class Proxy:
         ended: dict[int, Evaluation | Exception] = {}
         running = {number: self._course(theta, seed, validate, floor) for number, theta in enumerate(thetas)}
         errors: dict[int, Exception | None] = dict.fromkeys(running)
-        with one_thread():
-            while running:
-                asked: dict[int, tuple[Training, int | None]] = {}
-                for number, course in running.items():
-                    try:
-                        error = errors[number]
-                        asked[number] = next(course) if error is None else course.throw(error)
-                    except StopIteration as stop:
-                        ended[number] = stop.value
-                    except Exception as error:
-                        ended[number] = error
-                running = {number: running[number] for number in asked}
-                if running:
-                    trainings, (until, *_) = zip(*asked.values(), strict=True)  # all ask for the same
+        while running:
+            asked: dict[int, tuple[Training, int | None]] = {}
+            for number, course in running.items():
+                if (broken := errors[number]) is not None:
+                    ended[number] = broken
+                    continue
+                try:
+                    asked[number] = next(course)
+                except StopIteration as stop:
+                    ended[number] = stop.value
+                except Exception as error:
+                    ended[number] = error
+            running = {number: running[number] for number in asked}
+            if running:
+                trainings, (until, *_) = zip(*asked.values(), strict=True)  # all ask for the same
+                with one_thread():
                     errors = dict(zip(running, advance_together(trainings, until), strict=True))
         return [ended[number] for number in range(len(thetas))]
 
@@ -191,7 +193,8 @@ class Proxy:
         training = self.training(loss, seed)
         if floor is not None:
             if self.config.search.prune_by == "logits":
-                early = self.descent(loss)[-1]
+                with one_thread():
+                    early = self.descent(loss)[-1]
             else:
                 yield training, max(1, round(EARLY * self.config.proxy.train.iterations))
                 early = self.target(training.network)
@@ -287,9 +290,8 @@ class Proxy:
 
     def _evaluate(self, network: nn.Module, split: Split, metrics: Mapping[str, Expr]) -> Accumulators:
         accumulators = Accumulators(metrics, len(self.dataset.classes), self.dataset.ignore_index)
-        with one_thread():
-            for logits, labels in _with_labels(network, split):
-                accumulators.update(logits.argmax(dim=1), labels)
+        for logits, labels in _with_labels(network, split):
+            accumulators.update(logits.argmax(dim=1), labels)
         return accumulators
 
 
