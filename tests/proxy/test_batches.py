@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autosegloss.proxy.batches import Draws, _moved, _recoloured, batch, to_input
+from autosegloss.proxy.batches import Draws, Held, _moved, _recoloured, batch, to_input
 from autosegloss.proxy.data import Split
 
 CPU = torch.device("cpu")
@@ -143,6 +143,22 @@ def test_half_of_each_change_of_colour_is_made():
     draws = Draws.of(np.random.default_rng(0), 10, 50, 20, "full")
     made = draws.numbers[:, :, 3:7] < 0.5
     assert np.abs(made.mean(axis=(0, 1)) - 0.5).max() < 0.05
+
+
+@pytest.mark.parametrize("augment", ["flip", "full"])
+def test_batches_of_tensors_are_those_of_arrays(augment):
+    """As a GPU holds them; on the CPU the arrays stay where they are."""
+    plain = task(2)
+    split = Split(plain.images, plain.labels, soft=np.random.default_rng(2).random((6, 4, 8, 10)).astype(np.float16))
+    assert Held.near(split, CPU).images is split.images
+    assert split.soft is not None
+    held = Held(torch.tensor(split.images), torch.tensor(split.labels), torch.tensor(split.soft))
+    before = held.images.clone()
+    draws = Draws.of(np.random.default_rng(0), 6, 3, 4, augment)
+    for iteration in range(3):
+        pairs = zip(batch(split, draws, iteration, CPU), batch(held, draws, iteration, CPU), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+    assert torch.equal(held.images, before)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
