@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -251,71 +251,50 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         console.print(f"wrote {path}", markup=False)
 
 
-def _bench_metrics(given: argparse.Namespace, console: Console) -> None:
-    with console.status("measuring, a minute or two", spinner="line"):
-        benchmark = bench_metrics(given.repeats, given.side, Path(given.out))
-    console.print(benchmark.to_markdown(), markup=False)
-    console.print(f"wrote {Path(given.out)}/metrics.json and metrics.md", markup=False)
+def _bench_metrics(given: argparse.Namespace) -> str:
+    return bench_metrics(given.repeats, given.side, Path(given.out)).to_markdown()
 
 
-def _bench_loss(given: argparse.Namespace, console: Console) -> None:
-    with console.status("measuring, some minutes", spinner="line"):
-        costs = bench_loss(
-            given.repeats,
-            given.size or SIZES[1:2],
-            given.dtype or DTYPES[:1],
-            given.loss,
-            Path(given.out),
-        )
-    console.print(costs.to_markdown(), markup=False)
-    console.print(f"wrote {Path(given.out)}/loss.json and loss.md", markup=False)
+def _bench_loss(given: argparse.Namespace) -> str:
+    sizes, dtypes = given.size or SIZES[1:2], given.dtype or DTYPES[:1]
+    return bench_loss(given.repeats, sizes, dtypes, given.loss, Path(given.out)).to_markdown()
 
 
-def _bench_search(given: argparse.Namespace, console: Console) -> None:
+def _bench_search(given: argparse.Namespace) -> str:
     from autosegloss.report.bench_search import bench_search  # it imports Ray, which no other command needs
 
-    with console.status("searching, a minute or two", spinner="line"):
-        throughput = bench_search(Path(given.out))
-    console.print(throughput.to_markdown(), markup=False)
-    console.print(f"wrote {Path(given.out)}/search.json and search.md", markup=False)
+    return bench_search(Path(given.out)).to_markdown()
 
 
-def _bench_algorithms(given: argparse.Namespace, console: Console) -> None:
-    with console.status("searching", spinner="line"):
-        table = bench_algorithms(Path(given.out), given.on, given.seeds, given.algorithm or tuple(CONTESTANTS))
-    console.print(table, markup=False)
-    console.print(f"wrote {Path(given.out, given.on)}.jsonl and .md", markup=False)
-
-
-def _bench_scale(given: argparse.Namespace, console: Console) -> None:
-    with console.status("simulating, about ten minutes", spinner="line"):
-        tables = bench_scale(Path(given.out), given.seeds)
-    console.print(tables, markup=False)
-    console.print(f"wrote {Path(given.out)}/scale.json and scale.md", markup=False)
-
-
-def _bench_filter(given: argparse.Namespace, console: Console) -> None:
-    with console.status("training", spinner="line"):
-        table = bench_filter(Path(given.out), [Path(config) for config in given.config], given.thetas)
-    console.print(table, markup=False)
-    console.print(f"wrote {Path(given.out)}/filter.json and filter.md", markup=False)
-
-
-def _bench_prune(given: argparse.Namespace, console: Console) -> None:
-    with console.status("searching", spinner="line"):
-        table = bench_prune(Path(given.out), given.seeds)
-    console.print(table, markup=False)
-    console.print(f"wrote {Path(given.out)}/prune.json and prune.md", markup=False)
-
-
-def _bench_proxies(given: argparse.Namespace, console: Console) -> None:
+def _bench_proxies(given: argparse.Namespace) -> str:
     config, trials = load_config(given.config, given.set), given.trials or [1, 4]
     command = ["autosegloss", "bench", "proxies", given.config, *(part for key in given.set for part in ("--set", key))]
     command += [part for number in trials for part in ("--trials", str(number))]
-    with console.status("training", spinner="line"):
-        found = bench_proxies(config, Path(given.out), trials, given.iterations, shlex.join(command))
-    console.print(found.to_markdown(), markup=False)
-    console.print(f"wrote {Path(given.out)}/proxies.json and proxies.md", markup=False)
+    return bench_proxies(config, Path(given.out), trials, given.iterations, shlex.join(command)).to_markdown()
+
+
+def _bench_algorithms(given: argparse.Namespace) -> str:
+    return bench_algorithms(Path(given.out), given.on, given.seeds, given.algorithm or tuple(CONTESTANTS))
+
+
+def _bench_filter(given: argparse.Namespace) -> str:
+    return bench_filter(Path(given.out), [Path(config) for config in given.config], given.thetas)
+
+
+def _bench_prune(given: argparse.Namespace) -> str:
+    return bench_prune(Path(given.out), given.seeds)
+
+
+def _bench_scale(given: argparse.Namespace) -> str:
+    return bench_scale(Path(given.out), given.seeds)
+
+
+def _bench(given: argparse.Namespace, console: Console) -> None:
+    """Every benchmark writes its figures and a table to a folder, and gives the table as Markdown."""
+    with console.status("measuring", spinner="line"):
+        table = given.measure(given)
+    console.print(table, markup=False)
+    console.print(f"wrote to {given.out}", markup=False)
 
 
 def _schema(given: argparse.Namespace, console: Console) -> None:
@@ -434,12 +413,19 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("bench", help="measure speed and memory on this machine")
     benches = command.add_subparsers(title="what to measure", required=True, metavar="WHAT")
-    command = benches.add_parser("metrics", help="exact metrics, beside torchmetrics, monai and published formulas")
+
+    def bench(
+        name: str, measure: Callable[[argparse.Namespace], str], help: str, out: str = "results/bench"
+    ) -> _Parser:
+        command = benches.add_parser(name, help=help)
+        command.add_argument("--out", default=out, metavar="DIR", help=f"default: {out}")
+        command.set_defaults(run=_bench, measure=measure)
+        return command
+
+    command = bench("metrics", _bench_metrics, "exact metrics, beside torchmetrics, monai and published formulas")
     command.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds; default: 10")
     command.add_argument("--side", type=int, default=512, metavar="PIXELS", help="size of the images; default: 512")
-    command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
-    command.set_defaults(run=_bench_metrics)
-    command = benches.add_parser("loss", help="losses, as ratios to cross-entropy, beside smp, monai and kornia")
+    command = bench("loss", _bench_loss, "losses, as ratios to cross-entropy, beside smp, monai and kornia")
     command.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds; default: 10")
     command.add_argument(
         "--size",
@@ -453,13 +439,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--loss", action="append", default=[], metavar="NAME", help="start of the name of a loss; may be given again"
     )
-    command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
-    command.set_defaults(run=_bench_loss)
-    command = benches.add_parser("search", help="a search on Ray: workers busy, cost of a trial, memory")
-    command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
-    command.set_defaults(run=_bench_search)
-    command = benches.add_parser(
-        "proxies", help="proxies an hour, one at a time and several side by side, on made-up images"
+    bench("search", _bench_search, "a search on Ray: workers busy, cost of a trial, memory")
+    command = bench(
+        "proxies", _bench_proxies, "proxies an hour, one at a time and several side by side, on made-up images"
     )
     command.add_argument("config", metavar="CONFIG", help="a YAML file, such as search_configs/voc_miou.yaml")
     command.add_argument(
@@ -469,28 +451,25 @@ def _parser() -> argparse.ArgumentParser:
         "--trials", action="append", type=int, metavar="K", help="side by side; give it again; default: 1, then 4"
     )
     command.add_argument("--iterations", type=int, default=20, metavar="N", help=f"timed, {REPEATS} times; default: 20")
-    command.add_argument("--out", default="results/bench", metavar="DIR", help="default: results/bench")
-    command.set_defaults(run=_bench_proxies)
-    command = benches.add_parser("algorithms", help="search algorithms, on toys and on real proxies")
+    command = bench(
+        "algorithms", _bench_algorithms, "search algorithms, on toys and on real proxies", "results/algorithms"
+    )
     command.add_argument("--on", choices=tuple(SETTINGS), default="toys", help="what to search; default: toys")
     command.add_argument("--seeds", type=int, default=20, metavar="K", help="searches of each setting; default: 20")
     command.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
-    command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
-    command.set_defaults(run=_bench_algorithms)
-    command = benches.add_parser("filter", help="how well a reward is told before training, and early in it")
+    command = bench(
+        "filter", _bench_filter, "how well a reward is told before training, and early in it", "results/algorithms"
+    )
     command.add_argument("config", nargs="+", metavar="CONFIG", help="a YAML file; several, one after another")
     command.add_argument("--thetas", type=int, default=20, metavar="N", help="half of the losses; default: 20")
-    command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
-    command.set_defaults(run=_bench_filter)
-    command = benches.add_parser("prune", help="real searches with and without giving trials up early")
+    command = bench(
+        "prune", _bench_prune, "real searches with and without giving trials up early", "results/algorithms"
+    )
     command.add_argument("--seeds", type=int, default=10, metavar="K", help="searches of each kind; default: 10")
-    command.add_argument("--out", default="results/algorithms", metavar="DIR", help="default: results/algorithms")
-    command.set_defaults(run=_bench_prune)
-
-    command = benches.add_parser("scale", help="searches on a thousand simulated slots: what waiting costs, and saves")
+    command = bench(
+        "scale", _bench_scale, "searches on a thousand simulated slots: what waiting costs, and saves", "results/scale"
+    )
     command.add_argument("--seeds", type=int, default=5, metavar="K", help="searches of each setting; default: 5")
-    command.add_argument("--out", default="results/scale", metavar="DIR", help="default: results/scale")
-    command.set_defaults(run=_bench_scale)
 
     command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
     command.set_defaults(run=_schema)
