@@ -422,7 +422,6 @@ def test_a_folder() -> None:
         [1],
         None,
     ],
-    ids=str,
 )
 def test_a_provenance_that_is_no_json_is_refused_and_the_old_file_stays(provenance: Any) -> None:
     example().save("loss.json")
