@@ -192,19 +192,20 @@ class _Evaluation(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor]:
+        # No step is in place: an exported program differentiates each of them by itself.
         x = x.clamp(0, 1)
         of = _Coefficients(x, pieces)
-        t = (x - of("start")).div_(of("width")).clamp(0, 1)
+        t = ((x - of("start")) / of("width")).clamp(0, 1)
         # Solve x(s) = x for s; this form of the root has no branch at middle = 1/2 and no cancellation.
-        root = ((1 - t).mul_(of("first")) + t * of("last")).clamp(min=_TINY).sqrt_()
-        s = t.div_(root + of("middle"))
+        root = ((1 - t) * of("first") + t * of("last")).clamp(min=_TINY).sqrt()
+        s = t / (root + of("middle"))
         bend = s * of("square")
         slope = bend + of("linear")
-        y = (slope * s).add_(of("level")).clamp(0, 1)
-        slope.add_(bend).div_(root.mul_(of("width"))).mul_(0.5)  # dx/ds = 2 width root
+        y = (slope * s + of("level")).clamp(0, 1)
+        slope = (slope + bend) / (2 * of("width") * root)  # dx/ds = 2 width root
         # Exactly 0 and 1 at the ends, also where rounding or a jump would leave something.
-        above, one = x.sign(), x.floor_()
-        return torch.maximum(y.mul_(above), one), slope.mul_(above.sub_(one))
+        above, one = x.sign(), x.floor()
+        return torch.maximum(y * above, one), slope * (above - one)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -227,8 +228,8 @@ class _Coefficients:
         self._pieces = pieces
         self._inside = [torch.ones_like(x)] if len(pieces) > 1 else []
         for piece in pieces[1:]:
-            beyond = (x - piece.start).sign_().clamp(min=0)
-            self._inside[-1].sub_(beyond)
+            beyond = (x - piece.start).sign().clamp(min=0)
+            self._inside[-1] = self._inside[-1] - beyond
             self._inside.append(beyond)
 
     def __call__(self, name: str) -> Tensor | float:
@@ -238,7 +239,7 @@ class _Coefficients:
         # A sum with one weight of 1 and others of 0 picks exactly, and many times faster than `where` or `lerp`.
         picked = self._inside[0] * value
         for inside, other in zip(self._inside[1:], others, strict=True):
-            picked.add_(inside, alpha=other)
+            picked = picked + inside * other
         return picked
 
 

@@ -127,7 +127,9 @@ def compiled(loss: SurrogateLoss, images: list[int]) -> dict[Any, Any]:
     """What becomes of the loss under `torch.compile`."""
     warnings.simplefilter("ignore")  # Dynamo does what torch warns of
     broken: Any = torch.compile(loss, backend="eager")
-    seen: dict[Any, Any] = {"compiled": (step(broken, images, "labels"), step(loss, images, "labels"))}
+    plain = copy.deepcopy(loss)
+    plain.fused = False  # as all traced code
+    seen: dict[Any, Any] = {"compiled": (step(broken, images, "labels"), step(plain, images, "labels"))}
     torch.compiler.reset()
     whole: Any = torch.compile(loss, backend="eager", fullgraph=True)
     with pytest.raises(Exception, match=r"torch\.compiler\.disable") as refused:

@@ -79,8 +79,11 @@ def test_godel_is_smallest_where_the_prediction_is_the_soft_target(
     noise = torch.randn(6, *truth.shape, generator=generator, dtype=torch.float64)
     others = [best + scale * x for scale, x in zip((1e-4, 1e-2, 0.3, 3.0), noise[:4], strict=True)]
     hard = 1e4 * nn.functional.one_hot(truth.argmax(1), truth.shape[1]).movedim(-1, 1)
-    for other in (*others, noise[4], 5 * noise[5], torch.zeros_like(best), hard, best.clamp(min=-9)):
-        assert loss(other.to(torch.float64), truth, mask).item() > smallest - 1e-12
+    others += [noise[4], 5 * noise[5], torch.zeros_like(best), hard, best.clamp(min=-9)]
+    losses = [loss(other.to(torch.float64), truth, mask).item() for other in others]
+    assert min(losses) > smallest - 1e-12
+    if max(losses) == min(losses) == 1:
+        return  # no pixel counts, as without a boundary for `biou`
     if all(curve.is_identity for curve in loss.curves.values()) and loss.classes == "present" and mask is None:
         assert smallest == pytest.approx(0, abs=1e-12)
 
