@@ -54,7 +54,8 @@ class Curve:
 
     kind: CurveKind
     points: tuple[Point, ...] = ()
-    _pieces: tuple[_Piece, ...] = field(init=False, repr=False, compare=False)
+    pieces: tuple[Piece, ...] = field(init=False, repr=False, compare=False)
+    """From left to right."""
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
@@ -70,7 +71,7 @@ class Curve:
                     f"control point {i + 1} ({u1:g}, {v1:g}) falls below control point {i} ({u0:g}, {v0:g}); "
                     "a curve never falls."
                 )
-        object.__setattr__(self, "_pieces", _quadratics(self.kind, self.points))
+        object.__setattr__(self, "pieces", _quadratics(self.kind, self.points))
 
     @property
     def is_identity(self) -> bool:
@@ -86,7 +87,7 @@ class Curve:
         """Ordinates at abscissae in [0, 1] (values beyond are cut off), shaped like `x`; differentiable once."""
         if self.is_identity:
             return x
-        y: Tensor = _Evaluation.apply(x, self._pieces)[0]  # type: ignore[no-untyped-call]
+        y: Tensor = _Evaluation.apply(x, self.pieces)[0]  # type: ignore[no-untyped-call]
         return y
 
 
@@ -143,7 +144,7 @@ def identity_theta(kind: CurveKind, pieces: int) -> tuple[float, ...]:
     return tuple(1 / (steps - i) for i in range(steps - 1) for _ in "uv")
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """x(s) = start + width (2 middle s (1 - s) + s^2), y(s) = level + s (linear + square s), for s in [0, 1]."""
 
     start: float
@@ -164,23 +165,23 @@ class _Piece(NamedTuple):
         return (1 - self.middle) ** 2
 
     @classmethod
-    def straight(cls, p0: Point, p1: Point) -> _Piece:
+    def straight(cls, p0: Point, p1: Point) -> Piece:
         return cls(p0[0], p1[0] - p0[0], 0.5, p0[1], p1[1] - p0[1], 0.0)
 
     @classmethod
-    def quadratic(cls, p0: Point, p1: Point, p2: Point) -> _Piece:
+    def quadratic(cls, p0: Point, p1: Point, p2: Point) -> Piece:
         width = p2[0] - p0[0]
         middle = (p1[0] - p0[0]) / width if width >= _NARROW else 0.5
         return cls(p0[0], width, middle, p0[1], 2 * (p1[1] - p0[1]), p0[1] - 2 * p1[1] + p2[1])
 
 
-def _quadratics(kind: CurveKind, points: tuple[Point, ...]) -> tuple[_Piece, ...]:
+def _quadratics(kind: CurveKind, points: tuple[Point, ...]) -> tuple[Piece, ...]:
     """The pieces of a curve from left to right; a straight one is a quadratic too."""
     knots = [(0.0, 0.0), *points, (1.0, 1.0)]
     if kind == "linear" or not points:
-        pieces = [_Piece.straight(*ends) for ends in pairwise(knots)]
+        pieces = [Piece.straight(*ends) for ends in pairwise(knots)]
     else:
-        pieces = [_Piece.quadratic(*knots[i : i + 3]) for i in range(0, len(knots) - 1, 2)]
+        pieces = [Piece.quadratic(*knots[i : i + 3]) for i in range(0, len(knots) - 1, 2)]
     # In a narrow piece lies no abscissa of note, and its slope would know no bound.
     return tuple(piece for piece in pieces if piece.width >= _NARROW)
 
@@ -191,7 +192,7 @@ class _Evaluation(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         # No step is in place: an exported program differentiates each of them by itself.
         x = x.clamp(0, 1)
         of = _Coefficients(x, pieces)
@@ -224,7 +225,7 @@ class _Coefficients:
     Each is made where it is needed, and dropped: what few maps there are stay in the cache.
     """
 
-    def __init__(self, x: Tensor, pieces: Sequence[_Piece]) -> None:
+    def __init__(self, x: Tensor, pieces: Sequence[Piece]) -> None:
         self._pieces = pieces
         self._inside = [torch.ones_like(x)] if len(pieces) > 1 else []
         for piece in pieces[1:]:

@@ -4,9 +4,8 @@ Nothing as large as the logits is kept for the backward pass, which makes the so
 write it to fresh memory and to read it back.
 
 What paid most, on a CPU: what concerns the label alone (a gather) is computed once for all pixels and not in each
-block, and a curve takes about eight steps a piece, each in place, with constants that are tensors already. What did
-not: the threads of torch inside a block, which wait for one another at each step; `where`, comparisons with a boolean
-result, and `sqrt`, which takes longer than `rsqrt` and a product. `autosegloss bench loss` measures the whole.
+block, and a curve takes few steps (`steps`). What did not: the threads of torch inside a block, which wait for one
+another at each step. `autosegloss bench loss` measures the whole.
 """
 
 from __future__ import annotations
@@ -19,14 +18,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autosegloss.loss.curve import Curve
+from autosegloss.loss.steps import CurveSteps
 
 if TYPE_CHECKING:
     from autosegloss.loss.fuse import Atom, Moments
 
 _BLOCK = 2**15  # logits: what torch does in one thread, and a few times that stays in the cache of a core
-_STEEP = 1e-6  # a squared root below this may be rounded to less than 0
-_TINY = 1e-12  # as in `curve`: where a curve starts vertically its slope is cut off at about 1e6
 
 
 def moments(logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,96 +129,11 @@ def _each(task: Callable[[slice, slice], Any], blocks: list[tuple[slice, slice]]
         torch.set_num_threads(threads)
 
 
-class _Curve:
-    """A curve whose constants are tensors: torch converts a number each time it meets one."""
-
-    def __init__(self, curve: Curve, some: Tensor) -> None:
-        self._pieces = []
-        level = 0.0
-        for i, piece in enumerate(curve._pieces):
-            self._pieces.append(_Piece(piece, i == 0, piece.level - level, some))
-            level = piece.level + piece.linear + piece.square
-        self._last_jump = 1 - level if 1 - level > _TINY else 0.0
-
-    def values(self, x: Tensor) -> Tensor:
-        """The sum of how far each piece rises before x, and of the jumps between them."""
-        y = torch.zeros_like(x)
-        for piece in self._pieces:
-            piece.add_rise(x, y)
-        return y.add_(torch.ge(x, 1, out=torch.empty_like(x)), alpha=self._last_jump) if self._last_jump else y
-
-    def slopes(self, x: Tensor) -> Tensor:
-        """The slope of the piece that x is in; one without axes if it is the same everywhere."""
-        slope = self._pieces[0].slopes(x)
-        for piece in self._pieces[1:]:
-            slope = torch.lerp(slope, piece.slopes(x), piece.begun(x))
-        return slope
-
-
-class _Piece:
-    """As `curve._Piece`: with q = x - start, s = q / (m w + w r), where w r = sqrt((m w)^2 + (1 - 2 m) w q)."""
-
-    def __init__(self, piece: Any, first: bool, jump: float, some: Tensor) -> None:
-        self._first = first
-        self._width = width = piece.width
-        self._jump = jump if jump > _TINY else 0.0
-        self._straight = piece.middle == 0.5 and piece.square == 0
-        self._square = piece.square
-        self._bend = (1 - 2 * piece.middle) * width
-        self._rise = piece.linear / width
-        least = min(piece.middle, 1 - piece.middle) ** 2
-        self._least = max(least, _TINY) * width**2 if least < _STEEP else None
-        constants = (
-            0.0 if first else piece.start,
-            piece.middle * width,
-            (piece.middle * width) ** 2,
-            piece.linear,
-            piece.linear / 2,
-            self._rise,
-        )
-        self._start, self._middle, self._middle_squared, self._linear, self._half, self._slope = torch.tensor(
-            constants, dtype=_dtype(some), device=some.device
-        ).unbind()
-
-    def begun(self, x: Tensor) -> Tensor:
-        """1 where x is beyond the start, else 0."""
-        return torch.gt(x, self._start, out=torch.empty_like(x))
-
-    def add_rise(self, x: Tensor, y: Tensor) -> None:
-        if self._jump:
-            y.add_(self.begun(x), alpha=self._jump)
-        if self._straight:
-            y.add_(self._reached(x), alpha=self._rise)
-        else:
-            s, inverse = self._solved(x)
-            y.addcmul_(s, torch.add(self._linear, s, alpha=self._square, out=inverse))
-
-    def slopes(self, x: Tensor) -> Tensor:
-        if self._straight:
-            return self._slope
-        s, inverse = self._solved(x)
-        return torch.add(self._half, s, alpha=self._square, out=s).mul_(inverse)
-
-    def _reached(self, x: Tensor) -> Tensor:
-        q = x if self._first else x - self._start
-        return q if self._first and self._width == 1 else q.clamp(0, self._width)
-
-    def _solved(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """S, and 1 / w r."""
-        q = self._reached(x)
-        root = torch.add(self._middle_squared, q, alpha=self._bend)
-        if self._least is not None:
-            root.clamp_(min=self._least)
-        inverse = root.rsqrt()  # faster than the root
-        s = torch.div(q, root.mul_(inverse).add_(self._middle), out=root)
-        return s, inverse
-
-
-_Function = Sequence[_Curve]
+_Function = Sequence[CurveSteps]
 
 
 def _functions(atoms: Sequence[Atom], some: Tensor) -> list[_Function]:
-    return [[_Curve(curve, some) for curve in atom] for atom in atoms]
+    return [[CurveSteps(curve, some) for curve in atom] for atom in atoms]
 
 
 def _values(function: _Function, x: Tensor) -> Tensor:

@@ -107,12 +107,12 @@ def _table(atoms: tuple[Atom, ...], device: torch.device) -> Tensor:
     """
     links = max(map(len, atoms), default=0)
     chains = [(IDENTITY,) * (links - len(atom)) + atom for atom in atoms]
-    pieces = max((len(curve._pieces) for chain in chains for curve in chain), default=1)
+    pieces = max((len(curve.pieces) for chain in chains for curve in chain), default=1)
     rows = [
         (piece.start, 1 / piece.width, *piece[2:])
         for chain in chains
         for curve in chain
-        for piece in curve._pieces + curve._pieces[-1:] * (pieces - len(curve._pieces))
+        for piece in curve.pieces + curve.pieces[-1:] * (pieces - len(curve.pieces))
     ]
     table = torch.tensor(rows, dtype=torch.float32, device=device)
     return table.reshape(len(atoms), links, pieces, _COEFFICIENTS.value)

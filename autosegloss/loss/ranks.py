@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from autosegloss.errors import InputError
 from autosegloss.metric.interpret import Sums
@@ -49,7 +50,9 @@ def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # what the others have is known at run time only
+# What the others have is known at run time only. torch.compiler.disable would import PyTorch's compiler here and now, a
+# third of the time that it takes to import this package; this is the form that torch has for its own modules.
+@_disable_dynamo
 def _batch_sums(sums: Sums, images: int, num_classes: int) -> Sums:
     rank, some = dist.get_rank(), next(iter(sums.values()))
     header = torch.zeros(dist.get_world_size(), 3, dtype=torch.int64, device=some.device)

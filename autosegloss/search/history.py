@@ -12,6 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,10 @@ class TPE(_Historian):
     """
 
     def ask(self, state: History) -> list[Theta]:
+        return list(self._asked(state))
+
+    @lru_cache(maxsize=4)  # noqa: B019  # seconds of work, which `tell` asks for again; a few states are small
+    def _asked(self, state: History) -> list[Theta]:
         optuna = _package("optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         names = [f"x{i}" for i in range(len(self.start))]

@@ -132,7 +132,7 @@ def compiled(loss: SurrogateLoss, images: list[int]) -> dict[Any, Any]:
     seen: dict[Any, Any] = {"compiled": (step(broken, images, "labels"), step(plain, images, "labels"))}
     torch.compiler.reset()
     whole: Any = torch.compile(loss, backend="eager", fullgraph=True)
-    with pytest.raises(Exception, match=r"torch\.compiler\.disable") as refused:
+    with pytest.raises(Exception, match="_batch_sums") as refused:
         step(whole, images, "labels")
     return seen | {"fullgraph": type(refused.value).__name__}
 
