@@ -93,7 +93,7 @@ def catalogue() -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     """What each command says of itself."""
-    os.environ.update(COLUMNS="110", NO_COLOR="1")
+    os.environ.update(COLUMNS="84", NO_COLOR="1")
     yield from _commands(_parser())
 
 
