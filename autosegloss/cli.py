@@ -22,7 +22,9 @@ from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
+from autosegloss.report.bench_ablation import bench_ablation
 from autosegloss.report.bench_algorithms import CONTESTANTS, SETTINGS, bench_algorithms
+from autosegloss.report.bench_fidelity import bench_fidelity
 from autosegloss.report.bench_filter import bench_filter
 from autosegloss.report.bench_loss import DTYPES, SIZES, bench_loss
 from autosegloss.report.bench_proxies import REPEATS, bench_proxies
@@ -285,6 +287,14 @@ def _bench_prune(given: argparse.Namespace) -> str:
     return bench_prune(Path(given.out), given.seeds)
 
 
+def _bench_ablation(given: argparse.Namespace) -> str:
+    return bench_ablation(Path(given.out), given.seeds)
+
+
+def _bench_fidelity(given: argparse.Namespace) -> str:
+    return bench_fidelity(Path(given.out), [Path(config) for config in given.config], given.thetas)
+
+
 def _bench_scale(given: argparse.Namespace) -> str:
     return bench_scale(Path(given.out), given.seeds)
 
@@ -466,6 +476,18 @@ def _parser() -> argparse.ArgumentParser:
         "prune", _bench_prune, "real searches with and without giving trials up early", "results/algorithms"
     )
     command.add_argument("--seeds", type=int, default=10, metavar="K", help="searches of each kind; default: 10")
+    command = bench(
+        "ablation", _bench_ablation, "real searches with and without each part of the search space", "results/ablation"
+    )
+    command.add_argument("--seeds", type=int, default=1, metavar="K", help="searches of each variant; default: 1")
+    command = bench(
+        "fidelity",
+        _bench_fidelity,
+        "how well short and small proxies rank losses as full training does",
+        "results/proxy",
+    )
+    command.add_argument("config", nargs="+", metavar="CONFIG", help="a YAML file; several, one after another")
+    command.add_argument("--thetas", type=int, default=20, metavar="N", help="losses drawn; default: 20")
     command = bench(
         "scale", _bench_scale, "searches on a thousand simulated slots: what waiting costs, and saves", "results/scale"
     )

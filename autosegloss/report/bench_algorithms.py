@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError
@@ -26,7 +22,9 @@ from autosegloss.metric import Accumulator, metric
 from autosegloss.proxy.data import Split
 from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy, search_space
+from autosegloss.report.intervals import interval_text
 from autosegloss.report.machine import packages
+from autosegloss.report.rows import Row, complete
 from autosegloss.report.tables import metric_label
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.journal import Job, Journal, Outcome
@@ -50,16 +48,9 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 """Options by name; the name begins with that of the algorithm."""
 
 
-class Setting(Protocol):
-    """What is searched, for how long, and how good a point is.
+class Searchable(Protocol):
+    """What is searched, and for how long."""
 
-    `name` says all that decides it. `best` is the highest score there is; None if nobody knows.
-    """
-
-    best: ClassVar[float | None]
-
-    @property
-    def name(self) -> str: ...
     @property
     def steps(self) -> int: ...
     @property
@@ -68,6 +59,18 @@ class Setting(Protocol):
     def lag(self) -> int: ...
     def start(self) -> Theta: ...
     def objective(self, seed: int) -> Objective: ...
+
+
+class Setting(Searchable, Protocol):
+    """The same, and how good a point is.
+
+    `name` says all that decides it. `best` is the highest score there is; None if nobody knows.
+    """
+
+    best: ClassVar[float | None]
+
+    @property
+    def name(self) -> str: ...
     def score(self, theta: Theta, seed: int) -> float: ...
 
 
@@ -211,16 +214,17 @@ def _reward_of(data: str) -> Callable[[Theta | None, int], float]:
 def cheap_proxy(config: StudyConfig) -> Proxy:
     """A proxy that trains on quarters of its images, and is scored on some of them."""
     proxy = Proxy.load(config).prepare()
-    dataset = replace(proxy.dataset, train=_crops(proxy.dataset.train), heldout=_crops(proxy.dataset.heldout, 64))
+    train, heldout = crops(proxy.dataset.train, SIDE, SIDE), crops(proxy.dataset.heldout, SIDE, SIDE, 64)
+    dataset = replace(proxy.dataset, train=train, heldout=heldout)
     return replace(proxy, dataset=dataset)
 
 
-def _crops(split: Split, count: int | None = None) -> Split:
-    """Images and labels cut into squares of `SIDE`; the first `count` of them."""
+def crops(split: Split, height: int, width: int, count: int | None = None) -> Split:
+    """Images and labels cut into parts of a size, without what is left at the right and below; the first `count`."""
 
     def cut(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        corners = product(range(0, maps.shape[-2], SIDE), range(0, maps.shape[-1], SIDE))
-        parts = [maps[..., row : row + SIDE, column : column + SIDE] for row, column in corners]
+        rows, columns = (range(0, n - part + 1, part) for n, part in zip(maps.shape[-2:], (height, width), strict=True))
+        parts = [maps[..., row : row + height, column : column + width] for row, column in product(rows, columns)]
         return np.ascontiguousarray(np.concatenate(parts)[:count])
 
     return Split(cut(split.images), cut(split.labels))
@@ -234,14 +238,17 @@ def _outcome(reward: float) -> Outcome:
 class Search:
     """A search that is done, and what it found."""
 
-    contestant: str
-    setting: str
-    seed: int
     theta: Theta
     score: float
 
 
 def searched(contestant: str, setting: Setting, seed: int) -> Search:
+    """Search, and score what is found."""
+    theta = found(contestant, setting, seed)
+    return Search(theta, setting.score(theta, seed))
+
+
+def found(contestant: str, setting: Searchable, seed: int) -> Theta:
     """Search as a study does: steps, then finals on fresh seeds."""
     options = CONTESTANTS[contestant]
     samples = setting.samples - (options.get("baseline") == "mu")  # mu is a trial too
@@ -257,8 +264,11 @@ def searched(contestant: str, setting: Setting, seed: int) -> Search:
             lag=setting.lag,
         )
         SerialRunner().run(study, setting.objective(seed))
-        theta = study.findings().theta
-    return Search(contestant, setting.name, seed, theta, setting.score(theta, seed))
+        return study.findings().theta
+
+
+def _row(task: tuple[str, Setting, int]) -> Row:
+    return asdict(searched(*task))
 
 
 SETTINGS: Mapping[str, Sequence[Setting]] = {
@@ -308,38 +318,22 @@ def bench_algorithms(
     if unknown := [name for name in contestants if name not in CONTESTANTS]:
         raise InputError(f"unknown: {', '.join(unknown)}; known: {'; '.join(CONTESTANTS)}.")
     settings = SETTINGS[on]
-    wanted = [(name, setting, seed) for setting, seed, name in product(settings, range(seeds), contestants)]
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{on}.jsonl"
-    done = _read(path)
-    missing = [run for run in wanted if (run[0], run[1].name, run[2]) not in done]
+    tasks = {
+        (c, setting.name, seed): (c, setting, seed)
+        for setting in settings
+        for seed in range(seeds)
+        for c in contestants
+    }
     # Proxies have one process: what the contestants try alike is trained once.
     workers = 1 if isinstance(settings[0], RealProxy) else None
-    _write(path, done)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, path.open("a") as file:
-        for search in pool.map(searched, *zip(*missing, strict=True)) if missing else ():
-            done[search.contestant, search.setting, search.seed] = search
-            print(json.dumps(asdict(search)), file=file, flush=True)
-    _write(path, done)
+    rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row, workers)
     scores = {
-        (name, setting.name): np.array([done[name, setting.name, seed].score for seed in range(seeds)])
+        (name, setting.name): np.array([rows[name, setting.name, seed]["score"] for seed in range(seeds)])
         for name, setting in product(contestants, settings)
     }
     table = _markdown(on, scores, settings, contestants, seeds)
     replace_text(out / f"{on}.md", table)
     return table
-
-
-def _read(path: Path) -> dict[tuple[str, str, int], Search]:
-    """The searches in a file, without a last line that was cut off."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    found = [Search(**row | {"theta": tuple(row["theta"])}) for row in rows]
-    return {(search.contestant, search.setting, search.seed): search for search in found}
-
-
-def _write(path: Path, done: Mapping[tuple[str, str, int], Search]) -> None:
-    replace_text(path, "".join(json.dumps(asdict(search)) + "\n" for _, search in sorted(done.items())))
 
 
 def _markdown(
@@ -350,7 +344,9 @@ def _markdown(
     seeds: int,
 ) -> str:
     def table(names: Sequence[str], cell: Callable[[str, Setting], NDArray[np.float64]]) -> list[str]:
-        rows = [" | ".join([s.name, *(_interval(cell(name, s)) for name in names)]) for s in settings]
+        rows = [
+            " | ".join([s.name, *(interval_text(cell(name, s).tolist(), ".3f") for name in names)]) for s in settings
+        ]
         return [f"| setting | {' | '.join(names)} |", "|---|" + "---:|" * len(names), *map("| {} |".format, rows)]
 
     def regret(name: str, setting: Setting) -> NDArray[np.float64]:
@@ -378,9 +374,3 @@ def _markdown(
     return "\n".join(
         [*lines, "", f"Command: `autosegloss bench algorithms --on {on} --seeds {seeds}{chosen}`. {versions}.", ""]
     )
-
-
-def _interval(values: NDArray[np.float64]) -> str:
-    mean = float(values.mean())
-    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-    return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from autosegloss.config import StudyConfig, load_config
 from autosegloss.errors import InputError, TrainingDiverged
 from autosegloss.proxy.train import one_thread
 from autosegloss.proxy.trial import Proxy, search_space
+from autosegloss.report.intervals import rank_correlation
 from autosegloss.report.machine import machine, packages
 from autosegloss.search import policy
 
@@ -97,7 +97,7 @@ def bench_filter(out: Path, configs: Sequence[Path], thetas: int = 64) -> str:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for name, config in settings.items():
             proxy = Proxy.load(config).prepare()
-            measured[name] = list(pool.map(partial(_measured, proxy), _thetas(config, thetas)))
+            measured[name] = list(pool.map(partial(_measured, proxy), drawn_thetas(config, thetas)))
     table = "\n".join([*_tables(measured), "", _about([str(path) for path in configs], thetas), ""])
     out.mkdir(parents=True, exist_ok=True)
     content = {name: [_rounded(asdict(record)) for record in records] for name, records in measured.items()}
@@ -106,7 +106,7 @@ def bench_filter(out: Path, configs: Sequence[Path], thetas: int = 64) -> str:
     return table
 
 
-def _thetas(config: StudyConfig, count: int) -> list[tuple[float, ...]]:
+def drawn_thetas(config: StudyConfig, count: int) -> list[tuple[float, ...]]:
     """Points from the whole cube, then as many as the first step of a search draws them."""
     start = search_space(config).identity
     cube = np.random.default_rng(0).random((count, len(start)))
@@ -167,8 +167,7 @@ class Score:
 
     def correlation(self, rewards: Array) -> float:
         """Spearman's rank correlation with the rewards, mean over the seeds; 0 for equal values."""
-        pairs = [pair for pair in zip(self.values, rewards, strict=True) if all(map(np.ptp, pair))]
-        return sum(float(np.corrcoef(rankdata(a), rankdata(b))[0, 1]) for a, b in pairs) / len(rewards)
+        return float(rank_correlation(self.values, rewards).mean())
 
     def lost(self, rewards: Array) -> float:
         """The share of the best `TOP` of the trials that is given up, mean over the seeds."""

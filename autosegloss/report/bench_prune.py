@@ -13,12 +13,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
-
 from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError
 from autosegloss.proxy.trial import EARLY
 from autosegloss.report.bench_algorithms import PROXIES, RealProxy, cheap_proxy
+from autosegloss.report.intervals import interval_text
 from autosegloss.report.machine import packages
 from autosegloss.search.api import Objective, study_of
 from autosegloss.search.journal import Journal
@@ -134,15 +133,9 @@ def _markdown(runs: Sequence[Run], seeds: int) -> str:
         trials, pruned, trainings = (
             statistics.fmean(values) for values in zip(*((r.trials, r.pruned, r.trainings) for r in ours), strict=True)
         )
-        found = _interval([100 * run.found for run in ours], "")
+        found = interval_text([100 * run.found for run in ours], ".1f")
         gains = [100 * (run.found - other.found) for run, other in zip(ours, plain, strict=True)]
-        gain = "" if name == PLAIN else _interval(gains, "+")
+        gain = "" if name == PLAIN else interval_text(gains, "+.1f")
         lines.append(f"| {data} | {name} | {trials:.0f} | {pruned:.0f} | {trainings:.0f} | {found} | {gain} |")
     versions = ", ".join(f"{name} {version}" for name, version in packages("autosegloss", "torch", "numpy").items())
     return "\n".join([*lines, "", f"Command: `autosegloss bench prune --seeds {seeds}`. {versions}.", ""])
-
-
-def _interval(values: Sequence[float], sign: str) -> str:
-    mean = statistics.fmean(values)
-    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:{sign}.1f} [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"

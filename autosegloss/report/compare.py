@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import t as student
 from torch import nn
 
 from autosegloss.config import StudyConfig, as_config, fingerprint
@@ -22,6 +20,7 @@ from autosegloss.loss.classic import class_counts
 from autosegloss.loss.file import replace_text
 from autosegloss.metric import metric
 from autosegloss.proxy.trial import TARGET, Proxy
+from autosegloss.report.intervals import t_interval
 from autosegloss.report.tables import metric_label
 from autosegloss.search.api import (
     JOURNAL_FILE,
@@ -55,9 +54,7 @@ class Difference:
         gains = [a - b for a, b in zip(ours, first, strict=True)]
         if len(gains) < 2:
             return None
-        half = float(student.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
-        mean = statistics.fmean(gains)
-        return cls(mean, mean - half, mean + half)
+        return cls(*t_interval(gains))
 
 
 @dataclass(frozen=True)

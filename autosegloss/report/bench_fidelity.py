@@ -1,0 +1,245 @@
+"""How a proxy is to be made: how well its rewards rank losses as full training does, by length, size and start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autosegloss.config import StudyConfig, fingerprint, load_config
+from autosegloss.errors import InputError, TrainingDiverged
+from autosegloss.loss.file import replace_text
+from autosegloss.proxy.train import Loss, Regime, one_thread
+from autosegloss.proxy.trial import Proxy
+from autosegloss.report.bench_algorithms import crops
+from autosegloss.report.bench_filter import drawn_thetas
+from autosegloss.report.compare import losses_of
+from autosegloss.report.intervals import rank_correlation
+from autosegloss.report.machine import machine, packages
+from autosegloss.report.rows import Row, complete
+from autosegloss.report.tables import metric_label
+
+Array = NDArray[Any]
+Theta = tuple[float, ...]
+
+SEEDS = (1, 2)
+"""Of the proxies; full training has others, so that no luck is common to both."""
+ITERATIONS, FULL = (25, 50, 100, 200), 600
+"""Of the proxies, and of full training."""
+NAMED = ("cross_entropy", "weighted_cross_entropy", "soft_dice", "lovasz")
+"""Losses beside those that are drawn."""
+RESAMPLES = 500
+"""Of the bootstrap."""
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train.
+
+    Args:
+        start: The weights that training starts from.
+        half: Whether images are cut into parts of half their height and width, those that are scored too.
+        iterations: Steps.
+        full: Whether it is the training that the others stand for: of other seeds, scored on the validation set.
+    """
+
+    start: Regime
+    half: bool
+    iterations: int
+    full: bool = False
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Start, size and iterations, in words."""
+        return self.start, "half" if self.half else "full", str(self.iterations)
+
+    @property
+    def name(self) -> str:
+        """All that it is."""
+        return ", ".join([*self.cells, *(["validation"] if self.full else [])])
+
+    def of(self, proxy: Proxy) -> Proxy:
+        """A prepared proxy, trained this way."""
+        dataset, settings = proxy.dataset, proxy.config.proxy
+        if self.half:
+            size = [side // 2 for side in dataset.train.labels.shape[1:]]
+            dataset = replace(dataset, train=crops(dataset.train, *size), heldout=crops(dataset.heldout, *size))
+        if self.full:
+            dataset = replace(dataset, heldout=dataset.validation)
+        start = settings.start.model_copy(update={"regime": self.start})
+        return replace(proxy, config=_with(proxy.config, start=start), dataset=dataset)
+
+
+def arms(iterations: Sequence[int] = ITERATIONS, full: int = FULL) -> list[Arm]:
+    """All proxies, then full training from scratch and from the encoder."""
+    regimes = cast("tuple[Regime, ...]", get_args(Regime))
+    proxies = [Arm(start, half, steps) for start, half, steps in product(regimes, (False, True), iterations)]
+    return [*proxies, *(Arm(start, False, full, full=True) for start in ("scratch", "encoder"))]
+
+
+def bench_fidelity(
+    out: Path, configs: Sequence[Path], thetas: int = 20, iterations: Sequence[int] = ITERATIONS, full: int = FULL
+) -> str:
+    """Train with losses of every kind by proxies of every kind and in full, and compare how they rank the losses.
+
+    Loss after loss is written to `out/fidelity.jsonl`, and those that are there already are not trained again; at the
+    end the tables to `out/fidelity.md`. All but the seconds is the same for the same arguments.
+
+    Args:
+        out: The folder to write to.
+        configs: Studies with hard labels; the regime and the iterations of their proxies are not read.
+        thetas: Losses drawn from the search space, 4 or more: half of them anywhere, half as a first step draws them.
+        iterations: Of the proxies.
+        full: Iterations of full training.
+
+    Returns:
+        The tables as Markdown.
+
+    Raises:
+        ConfigError: A configuration has mistakes.
+        InputError: An argument is out of range.
+    """
+    if thetas < 4:
+        raise InputError(f"thetas is {thetas}; 4 or more are wanted to be ranked.")
+    settings = {path.stem: load_config(path) for path in configs}
+    if soft := [name for name, config in settings.items() if config.proxy.labels.name != "hard"]:
+        raise InputError(f"{', '.join(soft)}: proxy.labels.name is not `hard`; parts of images have no soft labels.")
+    ways = arms(iterations, full)
+    tasks = {}
+    for name, config in settings.items():
+        plain = _with(config, start=config.proxy.start.model_copy(update={"regime": "encoder"}))
+        proxy = Proxy.load(plain).prepare()
+        for loss, seed in product(_losses(proxy, thetas), SEEDS):
+            tasks[name, _digest(plain, ways), loss[0], seed] = proxy, loss, seed, ways
+    rows = complete(out / "fidelity.jsonl", ("config", "study", "loss", "seed"), tasks, _measured, WORKERS)
+    lines = [_introduction(full)]
+    for name, config in settings.items():
+        lines += _table(name, config, [row for row in rows.values() if row["config"] == name], ways)
+    table = "\n".join([*lines, "", _about([str(path) for path in configs], thetas), ""])
+    replace_text(out / "fidelity.md", table)
+    return table
+
+
+def _with(config: StudyConfig, **sections: Any) -> StudyConfig:
+    """A configuration with other sections of its proxy."""
+    return config.model_copy(update={"proxy": config.proxy.model_copy(update=sections)})
+
+
+def _digest(config: StudyConfig, ways: Sequence[Arm]) -> str:
+    """A few digits of what was asked, so that rows of another configuration are not taken for these."""
+    text = json.dumps([fingerprint(config), [way.name for way in ways]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _losses(proxy: Proxy, thetas: int) -> list[tuple[str, Theta | None]]:
+    """Names, and the theta of those that are drawn."""
+    each = thetas // 2
+    drawn = drawn_thetas(proxy.config, each)
+    names = [f"{kind} {number}" for kind in ("anywhere", "first step") for number in range(each)]
+    return [*zip(names, drawn, strict=True), *((name, None) for name in NAMED)]
+
+
+def _measured(task: tuple[Proxy, tuple[str, Theta | None], int, Sequence[Arm]]) -> Row:
+    """Rewards of a loss by every arm, and the seconds of a processor that they took."""
+    proxy, (name, theta), seed, ways = task
+    loss = losses_of([name], proxy)[0] if theta is None else proxy.loss(theta)
+    rewards, seconds = {}, {}
+    for arm in ways:
+        trained, number = arm.of(proxy), seed + max(SEEDS) if arm.full else seed
+        start = time.process_time()
+        rewards[arm.name] = _reward(trained, loss, number, arm.iterations)
+        seconds[arm.name] = round(time.process_time() - start, 2)
+    return {"theta": theta, "rewards": rewards, "seconds": seconds}
+
+
+def _reward(proxy: Proxy, loss: Loss, seed: int, iterations: int) -> float:
+    """Of a trial; 0, the least of every metric, for one that diverged."""
+    try:
+        with one_thread():
+            return proxy.target(proxy.trained(loss, seed, iterations))
+    except TrainingDiverged:
+        return 0.0
+
+
+def agreement(rewards: Array, truth: Array) -> tuple[float, float, float]:
+    """Rank correlation of the rewards of a seed with full training, and its bootstrap over the losses.
+
+    Args:
+        rewards: Shape (seeds, losses).
+        truth: Shape (losses,); or (seeds, losses) to compare each seed with one of its own.
+
+    Returns:
+        Mean over the seeds, and the ends of its 95% interval.
+    """
+    count = rewards.shape[1]
+    truth = np.broadcast_to(truth, rewards.shape)
+    chosen = np.vstack([np.arange(count), np.random.default_rng(0).integers(count, size=(RESAMPLES, count))])
+    mean, *resampled = rank_correlation(rewards[:, chosen], truth[:, chosen]).mean(axis=0).tolist()
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return mean, float(low), float(high)
+
+
+def signal_and_noise(rewards: Array) -> tuple[float, float]:
+    """How far losses differ (standard deviation of their means over the seeds), and how far the seeds of one loss do.
+
+    Args:
+        rewards: Shape (seeds, losses), 2 seeds or more.
+    """
+    return float(rewards.mean(axis=0).std(ddof=1)), float(rewards.var(axis=0, ddof=1).mean() ** 0.5)
+
+
+def _introduction(full: int) -> str:
+    return (
+        "Losses, drawn half from anywhere in the search space and half as the first step of a search draws them, and "
+        f"{', '.join(NAMED)}, were trained by proxies and in full ({full} iterations, with seeds of its own), and "
+        "scored on the held-out part; after full training on the validation set. Half size: images are cut into parts "
+        "half as high and half as wide, as many a batch, the scored ones too. All start from the weights of one "
+        f"pretraining (encoder, checkpoint) or from none. Mean over {len(SEEDS)} seeds: Spearman's rank correlation of "
+        "the rewards of a seed with the mean of full training [95% bootstrap interval over the losses]; of full "
+        "training with itself, of one seed with the other. Then the standard deviation of the rewards over losses and "
+        "that over the seeds of a loss, in points. Seconds are of a processor, the median."
+    )
+
+
+def _table(name: str, config: StudyConfig, rows: Sequence[Row], ways: Sequence[Arm]) -> list[str]:
+    by_seed = [sorted((row for row in rows if row["seed"] == seed), key=lambda row: str(row["loss"])) for seed in SEEDS]
+    rewards = {way: np.array([[100 * row["rewards"][way.name] for row in each] for each in by_seed]) for way in ways}
+    truths: Mapping[Arm, Array] = {way: values for way, values in rewards.items() if way.full}
+    titles = [f"with {way.iterations} from {_origin(way)}" for way in truths]
+    lines = [
+        "",
+        f"**{name}**, {metric_label(config)}: {len(by_seed[0])} losses",
+        "",
+        f"| start | size | iterations | seconds | {' | '.join(titles)} | over losses | over seeds | ratio |",
+        "|---|---|---:|---:|" + "---|" * len(truths) + "---:|---:|---:|",
+    ]
+    for way, values in rewards.items():
+        seconds = median(row["seconds"][way.name] for row in rows)
+        others = [truth[::-1] if truth is values else truth.mean(axis=0) for truth in truths.values()]
+        found = ["{:.2f} [{:.2f}, {:.2f}]".format(*agreement(values, truth)) for truth in others]
+        signal, noise = signal_and_noise(values)
+        ratio = f"{signal / noise:.1f}" if noise else "-"
+        figures = [f"{seconds:.1f}", *found, f"{signal:.1f}", f"{noise:.1f}", ratio]
+        lines.append(f"| {' | '.join([*way.cells, *figures])} |")
+    return lines
+
+
+def _origin(way: Arm) -> str:
+    return "scratch" if way.start == "scratch" else f"the {way.start}"
+
+
+def _about(configs: Sequence[str], thetas: int) -> str:
+    about = [*machine().items(), *packages("autosegloss", "torch", "numpy", "scipy").items()]
+    command = " ".join(["autosegloss bench fidelity", *configs, f"--thetas {thetas}"])
+    seeds = f"Seeds {', '.join(map(str, SEEDS))}; full training {', '.join(str(seed + max(SEEDS)) for seed in SEEDS)}"
+    return f"Command: `{command}`. {seeds}; " + ", ".join(f"{name} {value}" for name, value in about) + "."
