@@ -214,7 +214,7 @@ class _Rows(torch.autograd.Function):
             for node in work.nodes
         ]
         for images, blocks in _blocks(logits, labels, work):
-            probability = torch.softmax(logits[images], 1, dtype=dtype)
+            probability = torch.softmax(logits[images].contiguous(), 1, dtype=dtype)  # maps of whole rows
             made = []
             for block in blocks:
                 with torch.set_grad_enabled(ctx.needs_input_grad[0]):
