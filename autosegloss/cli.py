@@ -29,8 +29,8 @@ from autosegloss.report.bench_filter import bench_filter
 from autosegloss.report.bench_loss import DTYPES, SIZES, bench_loss
 from autosegloss.report.bench_proxies import REPEATS, bench_proxies
 from autosegloss.report.bench_prune import bench_prune
-from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, compare
-from autosegloss.report.display import ComparisonDisplay, Display, status_text
+from autosegloss.report.compare import compare
+from autosegloss.report.display import ComparisonDisplay, Display, status_text, written_text
 from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
 from autosegloss.report.html import contact_sheet
@@ -100,7 +100,7 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
     with report:
         table = compare(
             config,
-            given.loss,
+            given.loss or None,
             folder,
             seeds=given.seeds,
             runner=given.runner,
@@ -131,13 +131,14 @@ def _retrain(given: argparse.Namespace, console: Console) -> None:
     )
     if table is not None:
         console.print(table.to_markdown(), markup=False)
-        console.print(f"wrote {folder / TABLE_FILE} and {folder / MARKDOWN_FILE}", markup=False)
+        console.print(written_text(folder), markup=False)
 
 
 def _command(name: str, given: argparse.Namespace) -> str:
     """What decides the numbers of a table, and nothing else: the same one wherever and however it is made."""
     command = ["autosegloss", name, given.config, *(part for loss in given.loss for part in ("--loss", loss))]
-    return shlex.join([*command, "--seeds", str(given.seeds), *(part for key in given.set for part in ("--set", key))])
+    command += [] if given.seeds is None else ["--seeds", str(given.seeds)]
+    return shlex.join([*command, *(part for key in given.set for part in ("--set", key))])
 
 
 def _status(given: argparse.Namespace, console: Console) -> None:
@@ -328,12 +329,18 @@ def _add_study(command: argparse.ArgumentParser, what: str, out: str) -> None:
     command.add_argument("--resume", action="store_true", help=f"continue the {what} in that folder")
 
 
-def _add_losses(command: argparse.ArgumentParser, seeds: int) -> None:
-    """The arguments of a command that trains with losses."""
+def _add_losses(command: argparse.ArgumentParser, seeds: int | None) -> None:
+    """The arguments of a command that trains with losses; seeds are the default, None that of the configuration."""
+    losses = "; default: compare.losses" if seeds is None else ""
     command.add_argument(
-        "--loss", action="append", default=[], metavar="NAME", help="a loss by name, or a loss file; give it again"
+        "--loss",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"a loss by name, or a loss file; give it again{losses}",
     )
-    command.add_argument("--seeds", type=int, default=seeds, metavar="K", help=f"runs of each loss; default: {seeds}")
+    default = "compare.seeds" if seeds is None else seeds
+    command.add_argument("--seeds", type=int, default=seeds, metavar="K", help=f"runs of each loss; default: {default}")
 
 
 def _add_runner(command: argparse.ArgumentParser) -> None:
@@ -360,10 +367,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "compare",
         help="train with several losses on the same seeds, and tabulate every metric",
-        description="Train the proxy of a configuration with each loss on the same fresh seeds, and compare all with "
-        "the first on the validation set.",
+        description="Train the proxy of a configuration with each loss on the same fresh seeds, in each setting of its "
+        "section `compare`, and compare all with the first on the validation set.",
     )
-    _add_losses(command, seeds=5)
+    _add_losses(command, seeds=None)
     _add_study(command, "comparison", "results/compare/<name of the file>")
     _add_runner(command)
     command.set_defaults(run=_compare)

@@ -19,6 +19,7 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     WithJsonSchema,
+    field_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -30,6 +31,8 @@ from autosegloss.metric.parse import metric as build_metric
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
+CALIBRATION = "ece"
+"""The name under which the expected calibration error stands among the metrics; lower is better."""
 
 
 def _metric(value: object) -> str | dict[str, Any]:
@@ -43,6 +46,31 @@ def _metric(value: object) -> str | dict[str, Any]:
     except AutoseglossError as error:
         raise ValueError(str(error)) from error
     return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+Metric: TypeAlias = Annotated[
+    str | dict[str, Any],
+    PlainValidator(_metric),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}], "examples": ["miou"]}),
+]
+
+
+def _columns(value: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+    """Refuse two columns of one metric, whatever their names."""
+    first: dict[object, object] = {}
+    for spec in value:
+        expr = CALIBRATION if spec == CALIBRATION else build_metric(spec)
+        if expr in first:
+            raise ValueError(f"{_show(first[expr])} and {_show(spec)} are the same metric; give it once")
+        first[expr] = spec
+    return value
+
+
+def _settings(value: dict[str, Setting]) -> dict[str, Setting]:
+    """Refuse a comparison in no setting."""
+    if not value:
+        raise ValueError("there is no setting; give one, or leave `settings` out to compare as the configuration says")
+    return value
 
 
 def _weight(value: object) -> float | Literal["searched"]:
@@ -282,14 +310,46 @@ class Resources(_Section):
     `--runner serial`."""
 
 
+class Setting(_Section):
+    """What a setting of a comparison has in place of the configuration: what is not written stays."""
+
+    proxy: Proxy = Field(default_factory=Proxy)
+    """Merged key by key; a new `name` of data, labels or network replaces that section, options and all."""
+
+
+class Compare(_Section):
+    """The comparison of losses, by `autosegloss compare`; a search does not read it."""
+
+    losses: list[str] = []
+    """Names of losses, presets, mixes, or paths of loss files; others are compared with the first."""
+    seeds: Annotated[int, Field(ge=2)] = 5
+    """Runs of each loss in each setting; an interval needs at least 2."""
+    metrics: Annotated[
+        list[
+            Annotated[
+                str | dict[str, Any],
+                PlainValidator(lambda value: value if value == CALIBRATION else _metric(value)),
+                WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}]}),
+            ]
+        ],
+        AfterValidator(_columns),
+    ] = ["miou", "miou_i", "miou_c", CALIBRATION]
+    """The columns of the tables beside the target: metrics as for `metric`, or `ece`, the expected calibration error.
+    Verdicts are on these; the JSON has every metric of the catalogue besides."""
+    settings: Annotated[dict[str, Setting], AfterValidator(_settings)] = Field(default_factory=lambda: {"": Setting()})
+    """Names, and what differs from the configuration there: every loss is trained in each of them. Without this key
+    there is one setting, without a name: the configuration as it is."""
+
+    @field_serializer("settings")
+    def _as_written(self, settings: dict[str, Setting]) -> dict[str, Any]:
+        """What was left out is that of the configuration, not a default."""
+        return {name: setting.model_dump(exclude_unset=True) for name, setting in settings.items()}
+
+
 class StudyConfig(_Section):
     """A study: one metric in, one loss out. Every key has a default but `metric`."""
 
-    metric: Annotated[
-        str | dict[str, Any],
-        PlainValidator(_metric),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}], "examples": ["miou"]}),
-    ]
+    metric: Metric
     """The metric to search a loss for: a name, a mapping such as {name: biou, radius: 3}, or a text expression."""
     relaxation: Relaxation = Relaxation()
     proxy: Proxy = Proxy()
@@ -300,6 +360,7 @@ class StudyConfig(_Section):
     finalists: Finalists = Finalists()
     resources: Resources = Resources()
     retrain: Retrain = Retrain()
+    compare: Compare = Compare()
 
     @model_validator(mode="after")
     def _pretrained(self) -> StudyConfig:
@@ -312,6 +373,23 @@ class StudyConfig(_Section):
                 "none here; choose `search.prune_by: metric`, or another `proxy.start`"
             )
         return self
+
+    def in_setting(self, name: str) -> StudyConfig:
+        """The configuration as it is in a setting of the comparison."""
+        changes = self.compare.settings[name].model_dump(exclude_unset=True).get("proxy", {})
+        proxy = Proxy.model_validate(_merged(Proxy, self.proxy.model_dump(), changes))
+        return self.model_copy(update={"proxy": proxy})
+
+
+def _merged(section: type[BaseModel], values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """What a section holds, with changes key by key; options go with the name that they belong to."""
+    if issubclass(section, _Named) and changes.get("name", values["name"]) != values["name"]:
+        return changes
+    merged = values | changes
+    for key in changes.keys() & section.model_fields.keys():
+        if _is_section(inner := section.model_fields[key].annotation):
+            merged[key] = _merged(inner, values[key], changes[key])
+    return merged
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -375,12 +453,12 @@ _LATER = (
 
 
 def fingerprint(config: StudyConfig) -> dict[str, Any]:
-    """What determines the result of a study: the resolved configuration less its resources and the retraining.
+    """What determines the result of a study: the resolved configuration less resources, retraining and comparison.
 
     A key of `_LATER` stands in it only where it is not at its default, so that results and journals of before go on to
     name the configuration that they come from.
     """
-    content = config.model_dump(exclude={"resources", "retrain"})
+    content = config.model_dump(exclude={"resources", "retrain", "compare"})
     for *sections, key in _LATER:
         settings, inner = config, content
         for name in sections:
@@ -503,15 +581,24 @@ class _Draft:
         try:
             config = StudyConfig.model_validate(self.data)
         except ValidationError as error:
-            for details in error.errors(include_url=False):
-                keys = _written(tuple(map(str, details["loc"])))
-                self._mistake(self._origin(keys), keys, _explain(details, keys))
+            self._refused(error)
+        if config is not None:
+            for name in config.compare.settings:
+                try:
+                    config.in_setting(name)
+                except ValidationError as error:  # a key of the setting does not go with one of the configuration
+                    self._refused(error, ("compare", "settings", name, "proxy"))
         if config is not None and not self.mistakes:
             return config
         lines = [line for _, line in sorted(self.mistakes)]
         if len(lines) > 1:
             lines.insert(0, f"{len(lines)} mistakes in the configuration:")
         raise ConfigError("\n".join(lines))
+
+    def _refused(self, error: ValidationError, above: Keys = ()) -> None:
+        for details in error.errors(include_url=False):
+            keys = _written((*above, *map(str, details["loc"])))
+            self._mistake(self._origin(keys), keys, _explain(details, keys))
 
     def _at(self, line: int) -> _Origin:
         return _Origin(0, line, f"{self.source}:{line}" if line else self.source)
@@ -546,7 +633,9 @@ class _Draft:
                 section[key.value] = self._plain(value, at, override)
             return section
         if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item, keys, override) for item in node.value]
+            items = [((*keys, str(number)), item) for number, item in enumerate(node.value)]
+            self.origins |= {at: override or self._at(item.start_mark.line + 1) for at, item in items}
+            return [self._plain(item, at, override) for at, item in items]
         try:
             return _CONSTRUCT[node.tag.removeprefix(_TAG)](node.value)
         except (KeyError, ValueError):
@@ -578,6 +667,7 @@ _PROBLEMS = {
     "model_type": "must be a mapping with keys, not {given}",
     "dict_type": "must be a mapping with keys, not {given}",
     "string_type": "must be text, not {given}",
+    "list_type": "must be a list, not {given}",
     "bool_type": "must be true or false, not {given}",
     "int_type": "must be an integer, not {given}",
     "float_type": "must be a number, not {given}",
@@ -605,8 +695,9 @@ def _explain(details: ErrorDetails, keys: Keys) -> str:
 
 def _written(keys: Keys) -> Keys:
     """The keys as in the file: inside an option, pydantic goes on with the types that it tried."""
-    section: type[BaseModel] = StudyConfig
-    for depth, key in enumerate(keys, start=1):
+    section, inside = _root(keys)
+    above = len(keys) - len(inside)
+    for depth, key in enumerate(inside, start=above + 1):
         if key not in section.model_fields:
             return keys[:depth]
         inner = section.model_fields[key].annotation
@@ -617,12 +708,17 @@ def _written(keys: Keys) -> Keys:
 
 
 def _section_of(keys: Keys) -> type[BaseModel]:
-    section: type[BaseModel] = StudyConfig
-    for key in keys[:-1]:
+    section, inside = _root(keys)
+    for key in inside[:-1]:
         inner = section.model_fields[key].annotation
         assert _is_section(inner)
         section = inner
     return section
+
+
+def _root(keys: Keys) -> tuple[type[BaseModel], Keys]:
+    """The section that keys lead down from, and the keys from there: in a setting, they begin anew."""
+    return (Setting, keys[3:]) if keys[:2] == ("compare", "settings") and len(keys) > 3 else (StudyConfig, keys)
 
 
 def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
@@ -633,7 +729,7 @@ def _suggest_key(keys: Keys) -> str:
     """The key that was probably meant: one spelt alike beside it, one of that name elsewhere, or all there are."""
     known = list(_section_of(keys).model_fields)
     alike = difflib.get_close_matches(keys[-1], known, n=1)
-    elsewhere = [".".join(path) for path in _all_keys(StudyConfig) if path[-1] == keys[-1]]
+    elsewhere = [".".join(path) for path in _all_keys(_root(keys)[0]) if path[-1] == keys[-1]]
     if guess := (alike or elsewhere):
         return f" (did you mean {' or '.join(f'`{name}`' for name in guess)}?)"
     return f"; the keys here are {', '.join(known)}"

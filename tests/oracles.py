@@ -621,3 +621,11 @@ def generalized_dice_loss(logits: Array, target: npt.NDArray[np.integer] | Array
     weight = ratio(np.ones_like(size), size**2) * (size > 0)
     both, sizes = (r * p * valid).sum(axes), ((r + p) * valid).sum(axes)
     return 1 - float(ratio(2 * (weight * both).sum(), (weight * sizes).sum()))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, as closed testing with Bonferroni: the largest of all subsets that have the value."""
+    places = range(len(values))
+    subsets = [set(each) for size in range(1, len(values) + 1) for each in itertools.combinations(places, size)]
+    bonferroni = [(each, min(1.0, len(each) * min(values[place] for place in each))) for each in subsets]
+    return [max(p for each, p in bonferroni if place in each) for place in places]

@@ -86,6 +86,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "finalists": {"candidates": 3, "seeds": 3},
         "resources": {"workers": 2, "cpus": 1, "gpus": 0.0, "time_limit": None},
         "retrain": TRAIN | {"iterations": 20_000, "batch_size": 16, "data": {}, "checkpoint_every": 500},
+        "compare": {"losses": [], "seeds": 5, "metrics": ["miou", "miou_i", "miou_c", "ece"], "settings": {"": {}}},
     }
 
 
@@ -184,6 +185,36 @@ def test_an_override_may_be_a_metric_with_an_equals_sign(study: Any) -> None:
     assert study("metric: miou", "metric=bf1(radius=3)").metric == "bf1(radius=3)"
 
 
+def test_a_setting_is_merged_key_by_key_and_options_go_with_their_name(study: Any) -> None:
+    config = study(
+        """\
+metric: miou
+proxy:
+  data: {name: folder, root: here, size: 64}
+  network: {name: "mine:Network", width: 8}
+  train: {iterations: 7, batch_size: 2}
+compare:
+  settings:
+    same: {}
+    other: {proxy: {data: {name: nuclei}, network: {name: "mine:Network", depth: 2}, train: {batch_size: 4}}}
+    larger: {proxy: {data: {size: 128}, start: {regime: scratch}}}
+"""
+    )
+    same, other, larger = (config.in_setting(name) for name in ("same", "other", "larger"))
+    assert same == config
+    assert other.proxy.data.model_dump() == {"name": "nuclei"}
+    assert other.proxy.network.model_dump() == {"name": "mine:Network", "width": 8, "depth": 2}
+    assert (other.proxy.train.iterations, other.proxy.train.batch_size) == (7, 4)
+    assert larger.proxy.data.model_dump() == {"name": "folder", "root": "here", "size": 128}
+    assert (larger.proxy.start.regime, larger.proxy.train) == ("scratch", config.proxy.train)
+    path = Path("again.yaml")
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(path).in_setting("larger") == larger
+    assert fingerprint(config) == fingerprint(
+        config.model_copy(update={"compare": as_config({"metric": "miou"}).compare})
+    )
+
+
 # Mistakes: the text is golden
 
 
@@ -253,6 +284,48 @@ def test_an_override_may_be_a_metric_with_an_equals_sign(study: Any) -> None:
             "study.yaml:1: metric: must be a name, a mapping such as {name: biou, radius: 3}, "
             "or a text expression, not `3`",
         ),
+        ("metric: miou\ncompare: {losses: jml}", "study.yaml:2: compare.losses: must be a list, not `jml`"),
+        (
+            "metric: miou\ncompare: {settings: {}}",
+            "study.yaml:2: compare.settings: there is no setting; give one, or leave `settings` out to compare as the "
+            "configuration says",
+        ),
+        (
+            "metric: miou\ncompare:\n  settings:\n    a, b:\n      proxy:\n        trian: {iterations: 3}",
+            "study.yaml:6: compare.settings.a, b.proxy.trian: unknown key (did you mean `train`?)",
+        ),
+        (
+            "metric: miou\ncompare:\n  settings:\n    a: {iterations: 3}",
+            "study.yaml:4: compare.settings.a.iterations: unknown key (did you mean `proxy.start.iterations` or "
+            "`proxy.train.iterations`?)",
+        ),
+        (
+            "metric: miou\ncompare:\n  settings:\n    a: {search: {steps: 3}}",
+            "study.yaml:4: compare.settings.a.search: unknown key; the keys here are proxy",
+        ),
+        (
+            "metric: miou\ncompare:\n  settings:\n    a: {proxy: {train: {optimizer: adam}}}",
+            "study.yaml:4: compare.settings.a.proxy.train.optimizer: must be one of sgd, adamw, not `adam`",
+        ),
+        (
+            "metric: miou\ncompare:\n  settings:\n    a:",
+            "study.yaml:4: compare.settings.a: must be a mapping with keys, not `null`",
+        ),
+        (  # each is right by itself
+            "metric: miou\nproxy: {start: {weights: w.pt}}\n"
+            "compare:\n  settings:\n    a: {}\n    b: {proxy: {start: {regime: scratch}}}",
+            "study.yaml:6: compare.settings.b.proxy.start: regime `scratch` reads no `weights`; take `encoder` or "
+            "`checkpoint`",
+        ),
+        (
+            "metric: miou\ncompare:\n  metrics:\n  - miou\n  - {name: bf1, radios: 2}",
+            "study.yaml:5: compare.metrics.1: bf1: unknown option `radios` (did you mean `radius`?); "
+            "allowed: radius, background, shape.",
+        ),
+        (
+            "metric: miou\ncompare: {metrics: [bf1, 'bf1(radius=5)']}",
+            "study.yaml:2: compare.metrics: `bf1` and `bf1(radius=5)` are the same metric; give it once",
+        ),
         ("metric: miou\nsearch:\n  steps: 3\n  steps: 4", "study.yaml:4: search.steps: given twice, first on line 3"),
         (
             "metric: miou\nproxy: {data: {option: !!python/name:os.system x}}",
@@ -300,7 +373,7 @@ def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
         (
             "bar.x=3",
             "--set bar.x=3: bar: unknown key; "
-            "the keys here are metric, relaxation, proxy, search, guard, finalists, resources, retrain",
+            "the keys here are metric, relaxation, proxy, search, guard, finalists, resources, retrain, compare",
         ),
         (
             "metric.name.deeper=3",
@@ -324,6 +397,34 @@ def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
 )
 def test_a_mistake_in_an_override(study: Any, override: str, expected: str) -> None:
     assert message(study, "metric: {name: biou, radius: 2}\nsearch: {steps: 3}", override) == expected
+
+
+def test_mistakes_of_settings_are_reported_together(study: Any) -> None:
+    text = """\
+metric: miou
+compare:
+  seeds: 1
+  metrics:
+  - miou
+  - 3
+  settings:
+    a: {proxy: {train: {iterations: 0, steps: 3}}}
+    b: {proxy: {data: {option: {deep: [.inf]}}}}
+"""
+    assert message(study, text, "compare.settings.c.proxy.train=3") == "\n".join(
+        [
+            "6 mistakes in the configuration:",
+            "study.yaml:3: compare.seeds: must be at least 2, not `1`",
+            "study.yaml:6: compare.metrics.1: must be a name, a mapping such as {name: biou, radius: 3}, "
+            "or a text expression, not `3`",
+            "study.yaml:8: compare.settings.a.proxy.train.iterations: must be at least 1, not `0`",
+            "study.yaml:8: compare.settings.a.proxy.train.steps: unknown key; the keys here are iterations, "
+            "batch_size, optimizer, learning_rate, head_multiplier, auxiliary_weight, precision, augment",
+            "study.yaml:9: compare.settings.b.proxy.data.option: must be a finite number, not `.inf`",
+            "--set compare.settings.c.proxy.train=3: compare.settings.c.proxy.train: must be a mapping with keys, "
+            "not `3`",
+        ]
+    )
 
 
 def test_all_mistakes_are_reported_in_the_order_of_their_lines(study: Any) -> None:
@@ -412,6 +513,16 @@ configs = st.builds(
         ),
         search=section(steps=counts, seed=st.integers(0, 2**32 - 1), std=shares, clip=shares, learning_rate=shares),
         resources=section(workers=counts, gpus=st.floats(0, 8)),
+        compare=section(
+            losses=st.lists(texts, max_size=2),
+            metrics=st.sampled_from([[], ["ece", {"name": "bf1", "radius": 2}]]),
+            settings=st.dictionaries(
+                texts,
+                section(proxy=section(network=section(name=texts), train=section(iterations=counts))),
+                min_size=1,
+                max_size=2,
+            ),
+        ),
     ),
 )
 
@@ -448,6 +559,9 @@ def test_the_schema_is_one_and_refuses_mistakes() -> None:
         {"metric": "miou", "guard": {"gacc": 2}},
         {"metric": "miou", "relaxation": {"cross_entropy": 2}},
         {"metric": "miou", "relaxation": {"cross_entropy": "search"}},
+        {"metric": "miou", "compare": {"settings": {"a": {"search": {}}}}},
+        {"metric": "miou", "compare": {"settings": {"a": {"proxy": {"train": {"iterations": 0}}}}}},
+        {"metric": "miou", "compare": {"metrics": [3]}},
     ]
     assert SCHEMA.is_valid({"metric": "miou"})
     assert not any(SCHEMA.is_valid(config) for config in wrong)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import autosegloss
+from autosegloss.loss import named_loss
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -44,6 +45,16 @@ def test_the_metric_as_text_is_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(blocks("yaml")[0])
     assert autosegloss.load_config(path).metric == "0.5 * miou + 0.5 * bf1(radius=3)"
+
+
+def test_the_comparison_is_a_configuration_of_losses_that_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(blocks("yaml")[2])
+    config = autosegloss.load_config(path)
+    assert list(config.compare.settings) == ["shapes, encoder", "shapes, scratch", "nuclei"]
+    assert config.in_setting("shapes, scratch").proxy.train.iterations == 200
+    for name in config.compare.losses:
+        assert named_loss(str(ROOT / name) if name.endswith(".json") else name)
 
 
 def test_the_configuration_for_a_folder_is_the_one_that_is_tried() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -203,13 +204,21 @@ class Proxy:
         yield training, None
         return replace(self.evaluation(training.network, validate), early=early)
 
-    def evaluation(self, network: nn.Module, validate: bool) -> Evaluation:
-        """What a network scores, on the validation set too if that is asked for."""
+    def evaluation(
+        self, network: nn.Module, validate: bool, more: Mapping[str, Expr] = MappingProxyType({})
+    ) -> Evaluation:
+        """What a network scores.
+
+        Args:
+            network: A trained one.
+            validate: Whether to evaluate on the validation set as well.
+            more: What to measure there beside the metrics of every trial.
+        """
         metrics = self._evaluate(network, self.dataset.heldout, measured(self.config)).values()
         reward = metrics.pop(TARGET)
         if not validate:
             return Evaluation(reward, metrics, {})
-        scores = self._evaluate(network, self.dataset.validation, measured(self.config))
+        scores = self._evaluate(network, self.dataset.validation, {**measured(self.config), **more})
         return Evaluation(reward, metrics, validation_values(scores, self.dataset.classes))
 
     def target(self, network: nn.Module) -> float:

@@ -1,4 +1,4 @@
-"""`compare`: train a proxy with several losses on the same fresh seeds, and put the results side by side."""
+"""`compare`: train with several losses on the same fresh seeds, in one setting or more, and tabulate the results."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch import nn
 
-from autosegloss.config import StudyConfig, as_config, fingerprint
-from autosegloss.errors import InputError, RefusedError
+from autosegloss.config import CALIBRATION, StudyConfig, as_config, fingerprint
+from autosegloss.errors import AutoseglossError, InputError, RefusedError
 from autosegloss.loss import SurrogateLoss, named_loss
 from autosegloss.loss.classic import class_counts
 from autosegloss.loss.file import replace_text
-from autosegloss.metric import metric
-from autosegloss.proxy.trial import TARGET, Proxy
-from autosegloss.report.intervals import t_interval
-from autosegloss.report.tables import metric_label
+from autosegloss.metric import METRICS, Expr, metric
+from autosegloss.proxy.data import Dataset, load_dataset
+from autosegloss.proxy.trial import TARGET, Proxy, device_of
+from autosegloss.report.paired import Difference, Estimate, Row, Table, judged
+from autosegloss.report.tables import metric_label, spec_label
 from autosegloss.search.api import (
     JOURNAL_FILE,
-    Score,
     choose_runner,
     refuse_differences,
     refuse_to_overwrite,
@@ -34,110 +34,17 @@ from autosegloss.search.api import (
 from autosegloss.search.journal import Job, Journal, Outcome
 from autosegloss.search.runners import Runner
 
-FILES = PLAN_FILE, TABLE_FILE, MARKDOWN_FILE = "plan.json", "table.json", "table.md"
-CALIBRATION = "ece"
-"""The name under which the expected calibration error stands among the metrics; lower is better."""
-_SHOWN = (TARGET, "miou", "miou_i", "miou_c", CALIBRATION)  # in the Markdown table; the JSON one has all
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How a loss differs from the first one: over the seeds on which both ended, mean and 95% t-interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, ours: Sequence[float], first: Sequence[float]) -> Difference | None:
-        """The difference of paired values; None of fewer than two pairs, which have no interval."""
-        gains = [a - b for a, b in zip(ours, first, strict=True)]
-        if len(gains) < 2:
-            return None
-        return cls(*t_interval(gains))
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one loss scores on the validation set.
-
-    Args:
-        loss: Its name.
-        runs: Every metric, one mapping a seed; None where the training failed.
-        errors: Why, one text for each seed that failed.
-        scores: Mean and standard deviation per metric, over the seeds that ended.
-        differences: To the first loss, per metric; empty for the first loss itself.
-    """
-
-    loss: str
-    runs: tuple[dict[str, float] | None, ...]
-    errors: tuple[str, ...]
-    scores: dict[str, Score]
-    differences: dict[str, Difference | None]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A finished comparison.
-
-    Args:
-        plan: What was compared: the losses with their definitions, the seeds and the configuration.
-        command: The command line that gives this table, if it came from one.
-        note: What there is to know about the data.
-        target: The metric of the configuration, in words.
-        rows: A row for each loss, in the order given.
-        versions: Of the packages that decide the numbers.
-    """
-
-    plan: dict[str, Any]
-    command: str
-    note: str
-    target: str
-    rows: tuple[Row, ...]
-    versions: dict[str, str]
-
-    def to_json(self) -> str:
-        """The table as JSON text, the same bytes for the same table."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """The main columns as Markdown: means and spreads, then differences to the first loss."""
-        columns = [name for name in _SHOWN if any(name in row.scores for row in self.rows)]
-        if TARGET in columns and metric(self.plan["configuration"]["metric"]) == metric("miou"):
-            columns.remove(TARGET)
-        titles = [self.target if name == TARGET else name for name in columns]
-        seeds = self.plan["seeds"]
-        # A mix of losses has asterisks in its name: as code they stay as they are.
-        several = len(seeds) > 1
-        scores = [[f"`{row.loss}`", *(_score(row.scores.get(name), several) for name in columns)] for row in self.rows]
-        gains = [[f"`{row.loss}`", *(_gain(row.differences.get(name)) for name in columns)] for row in self.rows[1:]]
-        failed = [
-            f"`{row.loss}`: {len(row.errors)} of {len(seeds)} runs failed. {row.errors[0]}"
-            for row in self.rows
-            if row.errors
-        ]
-        over = f"mean ± standard deviation of a run over {len(seeds)} seeds" if several else "one run"
-        parts = [
-            f"Validation set, %: {over}. Lower is better for {CALIBRATION}.",
-            _markdown(["loss", *titles], scores),
-        ]
-        if gains and several:
-            parts += [
-                f"Difference to `{self.rows[0].loss}` on the same seeds: mean [95% t-interval].",
-                _markdown(["loss", *titles], gains),
-            ]
-        parts += failed
-        parts += [self.note] if self.note else []
-        parts += [f"Command: `{self.command}`"] if self.command else []
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        parts += [f"Seeds {', '.join(map(str, seeds))}; {versions}."]
-        return "\n\n".join(parts) + "\n"
+FILES = PLAN_FILE, TABLE_FILE, MARKDOWN_FILE, LATEX_FILE = "plan.json", "table.json", "table.md", "table.tex"
 
 
 class Comparison:
-    """A comparison in progress, as runners see it: every loss on every seed, all due from the start.
+    """A comparison in progress, as runners see it: every loss in every setting on every seed, all due from the start.
+
+    The jobs of a seed come together, so that what is wrong with a setting shows soon. The index of a job is the place
+    of its setting times the number of losses, plus the place of its loss.
 
     Args:
+        settings: Their names.
         losses: Their names.
         seeds: The seeds each is trained with.
         journal: Where finished trials are written, and what was finished before.
@@ -149,19 +56,19 @@ class Comparison:
 
     def __init__(
         self,
+        settings: Sequence[str],
         losses: Sequence[str],
         seeds: Sequence[int],
         journal: Journal,
         observer: Callable[[Comparison], None] | None = None,
     ) -> None:
-        self.losses = tuple(losses)
-        """Their names."""
+        self._pairs = [(setting, loss) for setting in settings for loss in losses]
         self._journal = journal
         self._observer = observer
         self._jobs = [
             Job("compare", ordinal, index, None, seed)
             for ordinal, seed in enumerate(seeds)
-            for index in range(len(losses))
+            for index in range(len(self._pairs))
         ]
         self._outcomes: dict[Job, Outcome] = {}
         self.last: tuple[Job, Outcome] | None = None
@@ -207,50 +114,64 @@ class Comparison:
         if self._observer is not None:
             self._observer(self)
 
-    def outcomes(self, index: int) -> list[Outcome]:
-        """What came of a loss, seed by seed, once the comparison is finished."""
-        return [self._outcomes[job] for job in self._jobs if job.index == index]
+    def pair(self, job: Job) -> tuple[str, str]:
+        """The setting and the loss of a job."""
+        return self._pairs[job.index]
+
+    def outcomes(self, setting: str, loss: str) -> list[Outcome]:
+        """What came of a loss in a setting, seed by seed, once the comparison is finished."""
+        return [self._outcomes[job] for job in self._jobs if self.pair(job) == (setting, loss)]
 
 
 @dataclass(frozen=True)
 class Contest:
-    """The proxy and the losses as workers call them: a job in, an outcome out."""
+    """The proxies and the losses as workers call them: a job in, an outcome out.
 
-    proxy: Proxy
-    losses: tuple[nn.Module, ...]
+    Args:
+        proxies: One for each setting.
+        losses: For each setting, the losses there.
+        more: What to measure beside the catalogue.
+    """
+
+    proxies: tuple[Proxy, ...]
+    losses: tuple[tuple[nn.Module, ...], ...]
+    more: dict[str, Expr]
 
     def __call__(self, job: Job) -> Outcome:
-        """Train with the job's loss and measure everything."""
+        """Train with the job's loss in its setting and measure everything."""
         start = time.perf_counter()
-        network = self.proxy.trained(self.losses[job.index], job.seed)
-        found = self.proxy.evaluation(network, validate=True)
-        validation = found.validation | {CALIBRATION: self.proxy.calibration_error(network)}
+        setting, loss = divmod(job.index, len(self.losses[0]))
+        proxy = self.proxies[setting]
+        network = proxy.trained(self.losses[setting][loss], job.seed)
+        found = proxy.evaluation(network, validate=True, more=self.more)
+        validation = found.validation | {CALIBRATION: proxy.calibration_error(network)}
         return Outcome(found.reward, found.metrics, validation, error=None, seconds=time.perf_counter() - start)
 
 
 def compare(
     config: StudyConfig | Mapping[str, Any] | str | os.PathLike[str],
-    losses: Sequence[str],
+    losses: Sequence[str] | None,
     out: str | os.PathLike[str],
     *,
-    seeds: int = 5,
+    seeds: int | None = None,
     runner: Runner | Literal["ray", "serial"] = "ray",
     resume: bool = False,
     command: str = "",
     observer: Callable[[Comparison], None] | None = None,
     address: str | None = None,
 ) -> Table:
-    """Train the proxy of a configuration with several losses and compare them on the validation set.
+    """Train with several losses in the settings of a configuration and compare them on the validation sets.
 
-    The runs are paired: for each seed all losses have the same initial weights and the same images in the same order.
-    The seeds are drawn from `search.seed` and are none of those of a search. Trial after trial is written to
-    `out/trials.jsonl`; the results to `out/table.json` and `out/table.md`.
+    The runs are paired: in a setting, for each seed, all losses have the same initial weights and the same images in
+    the same order. The seeds are drawn from `search.seed` and are none of those of a search. Trial after trial is
+    written to `out/trials.jsonl`; the results to `out/table.json`, `out/table.md` and `out/table.tex`.
 
     Args:
-        config: A configuration, a mapping with its keys, or the path of a YAML file.
-        losses: Names of losses, presets, or paths of loss files; the others are compared with the first.
+        config: A configuration, a mapping with its keys, or the path of a YAML file; its section `compare` says more.
+        losses: Names of losses, presets, or paths of loss files; the others are compared with the first. None is what
+            the configuration says.
         out: The folder to write to.
-        seeds: Number of runs of each loss, at least 2.
+        seeds: Number of runs of each loss in each setting, at least 2. None is what the configuration says.
         runner: As for `search`.
         resume: Whether to continue the comparison in that folder.
         command: The command line that asks for this, for the record.
@@ -265,31 +186,74 @@ def compare(
         RefusedError: The folder holds another comparison, or the resources are not there.
     """
     settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
+    losses = settled.compare.losses if losses is None else losses
+    seeds = settled.compare.seeds if seeds is None else seeds
     check_losses(losses, seeds)
     folder = Path(out).absolute()
     chosen = choose_runner(runner, settled, address)
     refuse_to_overwrite(folder, FILES, "comparison")
-    proxy = Proxy.load(settled)
-    modules = losses_of(losses, proxy)
+    proxies, modules = _load(settled, losses)
+    columns, more = columns_of(settled.metric, settled.compare.metrics)
     plan = {
         "losses": list(losses),
-        "definitions": {name: definition(module) for name, module in zip(losses, modules, strict=True)},
         "seeds": fresh_seeds(settled.search.seed, seeds),
-        "configuration": fingerprint(settled),
+        "metrics": columns,
+        "settings": list(proxies),
+        "configurations": {name: fingerprint(proxy.config) for name, proxy in proxies.items()},
+        "definitions": {name: dict(zip(losses, map(definition, own), strict=True)) for name, own in modules.items()},
     }
 
     def run(comparison: Comparison) -> None:
         with chosen.ready():
-            chosen.run(comparison, Contest(proxy.prepare(), modules))
+            ready = tuple(proxy.prepare() for proxy in proxies.values())
+            chosen.run(comparison, Contest(ready, tuple(modules.values()), more))
 
-    return carry_out(plan, folder, run, proxy, what="comparison", resume=resume, command=command, observer=observer)
+    return carry_out(plan, folder, run, proxies, what="comparison", resume=resume, command=command, observer=observer)
+
+
+def _load(config: StudyConfig, losses: Sequence[str]) -> tuple[dict[str, Proxy], dict[str, tuple[nn.Module, ...]]]:
+    """The proxy and the losses of each setting; settings with the same data share it."""
+    device_of(config)
+    datasets: dict[str, Dataset] = {}
+    proxies, modules = {}, {}
+    for name in config.compare.settings:
+        own = config.in_setting(name)
+        data = own.proxy.data
+        key = json.dumps(data.model_dump(), sort_keys=True)
+        try:
+            if key not in datasets:
+                datasets[key] = load_dataset(data.name, **data.options)
+            proxies[name] = Proxy.of(own, datasets[key])
+            modules[name] = losses_of(losses, proxies[name])
+        except AutoseglossError as error:
+            if not name:
+                raise
+            raise type(error)(f"in the setting `{name}`: {error}") from error
+    return proxies, modules
+
+
+def columns_of(
+    target: str | dict[str, Any], metrics: Sequence[str | dict[str, Any]]
+) -> tuple[list[str], dict[str, Expr]]:
+    """The columns that are shown, and those of their metrics that the catalogue does not have by that name.
+
+    The target has no column of its own where one of the metrics is the same.
+
+    Args:
+        target: The metric of the configuration.
+        metrics: Those of its section `compare`.
+    """
+    exprs = {spec_label(spec): metric(spec) for spec in metrics if spec != CALIBRATION}
+    first = [] if metric(target) in exprs.values() else [TARGET]
+    more = {label: expr for label, expr in exprs.items() if label not in METRICS}
+    return [*first, *map(spec_label, metrics)], more
 
 
 def carry_out(
     plan: dict[str, Any],
     folder: Path,
     run: Callable[[Comparison], None],
-    proxy: Proxy,
+    proxies: Mapping[str, Proxy],
     *,
     what: str,
     resume: bool,
@@ -299,10 +263,10 @@ def carry_out(
     """Run what a plan says, or what is left of it, and write the table of it.
 
     Args:
-        plan: The losses, seeds and all else that decides the numbers, as `plan.json` has it.
+        plan: The losses, seeds, columns, settings and all else that decides the numbers, as `plan.json` has it.
         folder: Where to write.
         run: Takes the jobs of a comparison and records their outcomes.
-        proxy: What is trained.
+        proxies: What is trained in each setting.
         what: What to call it in messages.
         resume: Whether to continue what the folder holds.
         command: For the record.
@@ -316,15 +280,16 @@ def carry_out(
             _refuse_another(folder, plan, what)
         with resumable():
             replace_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
-        comparison = Comparison(plan["losses"], plan["seeds"], journal, observer)
+        comparison = Comparison(plan["settings"], plan["losses"], plan["seeds"], journal, observer)
         if observer is not None:
             observer(comparison)
         if not comparison.finished:
             run(comparison)
-        table = _table(comparison, plan, command, proxy)
+        table = _table(comparison, plan, command, proxies)
     with resumable():
         replace_text(folder / TABLE_FILE, table.to_json())
         replace_text(folder / MARKDOWN_FILE, table.to_markdown())
+        replace_text(folder / LATEX_FILE, table.to_latex())
     return table
 
 
@@ -369,45 +334,38 @@ def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RefusedError(f"{folder} holds trials, but no {PLAN_FILE} of a {what}. Choose another folder.") from None
+    if "settings" not in there:
+        raise RefusedError(f"{folder} holds a {what} of an earlier version, without settings. Choose another folder.")
     refuse_differences(f"{folder} holds another {what}", there, json.loads(json.dumps(plan)))
 
 
-def _table(comparison: Comparison, plan: dict[str, Any], command: str, proxy: Proxy) -> Table:
-    names = plan["losses"]
-    runs = [
-        tuple(None if run.reward is None else run.validation for run in comparison.outcomes(index))
-        for index in range(len(names))
-    ]
-    rows = []
-    for index, name in enumerate(names):
-        ended = [run for run in runs[index] if run is not None]
-        pairs = [(own, first) for own, first in zip(runs[index], runs[0], strict=True) if own and first]
-        measured = list(ended[0]) if ended else []
-        rows.append(
-            Row(
-                loss=name,
-                runs=runs[index],
-                errors=tuple(run.error for run in comparison.outcomes(index) if run.error is not None),
-                scores={each: Score.of([run[each] for run in ended]) for each in measured},
-                differences={
-                    each: Difference.of([own[each] for own, _ in pairs], [first[each] for _, first in pairs])
-                    for each in (measured if index else [])
-                },
-            )
-        )
-    return Table(plan, command, proxy.dataset.note, metric_label(proxy.config), tuple(rows), versions())
+def _table(comparison: Comparison, plan: dict[str, Any], command: str, proxies: Mapping[str, Proxy]) -> Table:
+    rows: list[Row] = []
+    for setting in plan["settings"]:
+        runs = {loss: comparison.outcomes(setting, loss) for loss in plan["losses"]}
+        rows += judged([_row(setting, loss, runs) for loss in plan["losses"]], plan["metrics"])
+    (target,) = {metric_label(proxy.config) for proxy in proxies.values()}
+    notes = {setting: proxy.dataset.note for setting, proxy in proxies.items()}
+    return Table(plan, command, target, notes, tuple(rows), versions())
 
 
-def _score(score: Score | None, several: bool) -> str:
-    if score is None:
-        return "-"
-    return f"{100 * score.mean:.2f} ± {100 * score.sd:.2f}" if several else f"{100 * score.mean:.2f}"
-
-
-def _gain(gain: Difference | None) -> str:
-    return "-" if gain is None else f"{100 * gain.mean:+.2f} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
-
-
-def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _row(setting: str, loss: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Row:
+    """The row of a loss, as yet without verdicts."""
+    first = next(iter(outcomes))
+    runs, compared = (
+        tuple(None if run.reward is None else run.validation for run in outcomes[name]) for name in (loss, first)
+    )
+    ended = [run for run in runs if run is not None]
+    pairs = [(own, other) for own, other in zip(runs, compared, strict=True) if own and other]
+    measured = list(ended[0]) if ended else []
+    return Row(
+        setting=setting,
+        loss=loss,
+        runs=runs,
+        errors=tuple(run.error for run in outcomes[loss] if run.error is not None),
+        scores={each: Estimate.of([run[each] for run in ended]) for each in measured},
+        differences={
+            each: Difference.of([own[each] for own, _ in pairs], [other[each] for _, other in pairs])
+            for each in (measured if loss != first else [])
+        },
+    )

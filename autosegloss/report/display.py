@@ -16,7 +16,8 @@ from rich.text import Text
 
 from autosegloss.config import StudyConfig
 from autosegloss.metric import METRICS, metric
-from autosegloss.report.compare import MARKDOWN_FILE, TABLE_FILE, Comparison, Table
+from autosegloss.report.compare import FILES, Comparison
+from autosegloss.report.paired import Table
 from autosegloss.report.tables import comparison, metric_label
 from autosegloss.search.api import LOSS_FILE, Result, Status
 from autosegloss.search.study import Step, Study
@@ -135,7 +136,13 @@ class ComparisonDisplay:
     def end(self, table: Table) -> None:
         """Show the table."""
         self._console.print(table.to_markdown(), markup=False)
-        self._console.print(f"wrote {self._folder / TABLE_FILE} and {self._folder / MARKDOWN_FILE}", markup=False)
+        self._console.print(written_text(self._folder), markup=False)
+
+
+def written_text(folder: Path) -> str:
+    """The files that a comparison or a retraining has written."""
+    _, *tables, last = (str(folder / name) for name in FILES)
+    return f"wrote {', '.join(tables)} and {last}"
 
 
 def seconds_left(study: Study, workers: int) -> float:

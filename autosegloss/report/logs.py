@@ -17,7 +17,8 @@ from rich.console import Console
 from typing_extensions import Self
 
 from autosegloss.errors import RefusedError
-from autosegloss.report.compare import TABLE_FILE, Comparison, Table
+from autosegloss.report.compare import TABLE_FILE, Comparison
+from autosegloss.report.paired import Table
 from autosegloss.report.tables import metric_label
 from autosegloss.search.api import LOSS_FILE, Result, Status, scores_record
 from autosegloss.search.study import Study
@@ -106,9 +107,10 @@ class ComparisonLog(_JsonLines):
     The key `event` of each says what it is, and what other keys it has:
 
     - `start`: `config` (name), `folder`, and the counts, which are those of the journal if the comparison is resumed;
-    - `trial`, after each: `loss`, `seed`, `reward` (on the held-out part) or `error` (the other one is null),
-      `seconds`, the counts;
-    - `end`: `scores` (by loss and metric on the validation set, `mean` and `sd`), `table` (path of the file).
+    - `trial`, after each: `setting`, `loss`, `seed`, `reward` (on the held-out part) or `error` (the other one is
+      null), `seconds`, the counts;
+    - `end`: `scores` (by setting, loss and metric on the validation set: `mean`, `sd`, and the 95% interval from `low`
+      to `high`), `table` (path of the file).
 
     The counts are `done` trials and the `total`.
     """
@@ -123,11 +125,14 @@ class ComparisonLog(_JsonLines):
         assert comparison.last is not None  # the observer is called after a trial
         job, outcome = comparison.last
         told = {"reward": outcome.reward, "error": outcome.error, "seconds": outcome.seconds}
-        self._write("trial", loss=comparison.losses[job.index], seed=job.seed, **told, **counts)
+        setting, loss = comparison.pair(job)
+        self._write("trial", setting=setting, loss=loss, seed=job.seed, **told, **counts)
 
     def end(self, table: Table) -> None:
         """Tell the scores."""
-        scores = scores_record({row.loss: row.scores for row in table.rows})
+        scores: dict[str, Any] = {row.setting: {} for row in table.rows}
+        for row in table.rows:
+            scores[row.setting] |= scores_record({row.loss: row.scores})
         self._write("end", scores=scores, table=str(self._folder / TABLE_FILE))
 
 

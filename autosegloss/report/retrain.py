@@ -24,7 +24,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autosegloss.config import Start, StudyConfig, as_config, fingerprint
+from autosegloss.config import CALIBRATION, Compare, Start, StudyConfig, as_config, fingerprint
 from autosegloss.errors import TrainingDiverged
 from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import loss_content, replace_bytes
@@ -34,16 +34,16 @@ from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.networks.unet import resize
 from autosegloss.proxy.trial import TARGET, Proxy, device_of, measured, validation_values
 from autosegloss.report.compare import (
-    CALIBRATION,
     FILES,
     Comparison,
-    Table,
     carry_out,
     check_losses,
+    columns_of,
     definition,
     fresh_seeds,
     losses_of,
 )
+from autosegloss.report.paired import Table
 from autosegloss.search.api import refuse_to_overwrite
 from autosegloss.search.journal import Job, Outcome
 
@@ -104,7 +104,7 @@ def retrain(
             return None
         plan = _plan(settled, losses, modules, seeds, team)
         table = carry_out(
-            plan, folder, runs.lead, proxy, what="retraining", resume=resume, command=command, observer=None
+            plan, folder, runs.lead, {"": proxy}, what="retraining", resume=resume, command=command, observer=None
         )
         runs.dismiss()
         return table
@@ -163,11 +163,14 @@ def _plan(
         file = {"file": loss_content(module)} if isinstance(module, SurrogateLoss | MixedLoss) else {}
         definitions[name] = definition(module) | file
     weights = config.proxy.start.weights
+    full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
     return {
         "losses": list(losses),
-        "definitions": definitions,
         "seeds": fresh_seeds(config.search.seed, seeds),
-        "configuration": fingerprint(config) | {"retrain": config.retrain.model_dump()},
+        "metrics": columns_of(config.metric, Compare().metrics)[0],
+        "settings": [""],
+        "configurations": {"": full},
+        "definitions": {"": definitions},
         "weights": None if weights is None else hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
         "processes": team.ranks,
         "device": torch.cuda.get_device_name() if team.device.type == "cuda" else "cpu",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.table import Table
 
 from autosegloss.config import StudyConfig
@@ -44,11 +47,15 @@ def comparison(result: Result, target: str) -> Table:
 
 def metric_label(config: StudyConfig) -> str:
     """The metric of a configuration in few words."""
-    spec = config.metric
+    return spec_label(config.metric)
+
+
+def spec_label(spec: str | Mapping[str, Any]) -> str:
+    """A metric as a configuration has it, in few words; one of the catalogue without options is its name."""
     if isinstance(spec, str):
         return " ".join(spec.split())
     options = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
-    return f"{spec['name']}({options})"
+    return f"{spec['name']}({options})" if options else str(spec["name"])
 
 
 def _groups(names: list[str]) -> list[list[str]]:

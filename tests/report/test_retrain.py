@@ -144,13 +144,13 @@ def test_it_trains_from_nothing_on_all_training_images_and_writes_all_there_is_t
         np.concatenate([shapes.train.images, shapes.heldout.images]),
         np.concatenate([shapes.train.labels, shapes.heldout.labels]),
     )
-    loss = read_loss(json.dumps(plan["definitions"][MIX]["file"]).encode(), "the file of the plan")
+    loss = read_loss(json.dumps(plan["definitions"][""][MIX]["file"]).encode(), "the file of the plan")
     network = initial_network("tests.networks:Drawing", 6, "scratch", None, seed=seed)
     train(network, whole, loss, seed=seed, iterations=ITERATIONS, batch_size=4, head_multiplier=2.0)
     written = torch.load(undisturbed / f"0-{seed}.pt", weights_only=True)
     assert all(torch.equal(weight, written[name]) for name, weight in network.state_dict().items())
     scores_by_hand(network, table["rows"][0]["runs"][0])
-    assert plan["configuration"]["retrain"]["iterations"] == ITERATIONS
+    assert plan["configurations"][""]["retrain"]["iterations"] == ITERATIONS
     assert (plan["processes"], plan["device"], plan["threads"], plan["weights"]) == (1, "cpu", 1, None)
     text = (undisturbed / "table.md").read_text()
     assert text.startswith(
