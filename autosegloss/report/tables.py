@@ -27,7 +27,7 @@ def comparison(result: Result, target: str) -> Table:
     table.add_column("gain", justify="right")
     rows = [result.scores[name] for name in _TITLES]
     section = ""
-    for metrics in _groups(list(rows[-1])):
+    for metrics in same_metrics(list(rows[-1])):
         first = metrics[0]
         before, section = (
             section,
@@ -51,7 +51,7 @@ def metric_label(config: StudyConfig) -> str:
     return f"{spec['name']}({options})"
 
 
-def _groups(names: list[str]) -> list[list[str]]:
+def same_metrics(names: list[str]) -> list[list[str]]:
     """Names of the catalogue that are one expression share a row."""
     groups: dict[object, list[str]] = {}
     for name in names:
