@@ -261,7 +261,7 @@ _STYLE: Final = (
     + """
 main { max-width: 76rem; padding-bottom: 3rem; }
 header { max-width: 76rem; }
-h1, h4, .note, summary, td, figcaption, .bar span { overflow-wrap: anywhere; }
+h1, h4, .note, summary, td, figcaption, .bar span, section p { overflow-wrap: anywhere; }
 h3 { margin-top: 1.5rem; }
 h4 { font-size: .95rem; margin: 1rem 0 .5rem; font-weight: 600; }
 section > p { max-width: 60rem; }
@@ -293,10 +293,12 @@ details .scroll { margin-top: .5rem; }
 .panels.curves figure, .panels.surfaces figure { max-width: 21rem; }
 .panels figcaption { text-align: center; }
 .legend { margin: .5rem 0; font-size: .875rem; color: var(--quiet); gap: .25rem 1.1rem; }
-.legend li { display: flex; align-items: center; }
+.legend li { display: flex; align-items: center; max-width: 100%; overflow-wrap: anywhere; }
+.legend .swatch { flex: none; }
 .key { width: 28px; height: 14px; margin-right: .4em; flex: none; }
 .plot { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; overflow: visible; }
 .plot text { fill: var(--quiet); }
+@media (max-width: 40rem) { .wide .plot { font-size: 13px; } }
 .grid { stroke: var(--line); stroke-width: .6; }
 .axis { stroke: var(--quiet); fill: none; stroke-width: .8; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
