@@ -77,10 +77,8 @@ def _search_page(folder: Path, images: bool) -> str:
             f"stopped with: autosegloss search CONFIG --out {folder} --resume."
         )
     loss, findings = load_loss(folder / LOSS_FILE), study.findings()
-    if (
-        sections.surrogate_of(loss).control_points
-        != sections.surrogate_of(surrogate(config, findings.theta)).control_points
-    ):
+    written, expected = (sections.surrogate_of(each) for each in (loss, surrogate(config, findings.theta)))
+    if (written.expr, written.control_points) != (expected.expr, expected.control_points):
         raise InputError(
             f"{folder / LOSS_FILE}: this is not the loss that the journal beside it leads to. Restore it, or have it "
             f"written again with: autosegloss search CONFIG --out {folder} --resume."

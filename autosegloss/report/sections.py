@@ -85,7 +85,7 @@ def images(make: Callable[[], str], wanted: bool, what: str) -> str:
     if not wanted:
         return "<p>Left out, as <code>--no-images</code> asks.</p>"
     note = (
-        "<p>Networks are not kept: these two were trained once more for this page, with a seed of the table above. "
+        "<p>Networks are not kept: these two were trained once more for this page, with one of the seeds of the table. "
         f"Shown are the {NUMBER} validation images whose own mIoU (over the classes in their label) gains most with "
         f"{what} and the {NUMBER} that lose most.</p>\n"
     )
@@ -266,6 +266,7 @@ h3 { margin-top: 1.5rem; }
 h4 { font-size: .95rem; margin: 1rem 0 .5rem; font-weight: 600; }
 section > p { max-width: 60rem; }
 .note { max-width: 60rem; }
+p + .note { margin-top: .5rem; }
 nav ul { margin: 1rem 0 0; padding: .5rem 0; border-block: 1px solid var(--line); gap: .25rem 1.25rem; }
 td, thead th { white-space: nowrap; }
 thead th { white-space: normal; }
@@ -323,7 +324,6 @@ details .scroll { margin-top: .5rem; }
 .bar svg { width: 100%; height: .95rem; background: var(--right); border-radius: 2px; }
 .bar b { text-align: right; font-variant-numeric: tabular-nums; }
 .whisker { stroke: var(--text); stroke-width: 1.2; }
-.pictures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 8.5rem), 1fr)); }
 article h4 { margin-top: 0; }
 @media print {
   :root { color-scheme: light; --page: #fff; --card: #fff; --text: #000; --quiet: #444; --line: #bbb; --link: #000;
@@ -339,6 +339,10 @@ article h4 { margin-top: 0; }
   td { white-space: normal; }
   th:first-child { position: static; }
   pre { white-space: pre-wrap; }
+  .pictures { grid-template-columns: repeat(6, 1fr); gap: .4rem; }
+  .bars { grid-template-columns: 1fr 1fr; }
+  .panels { grid-template-columns: repeat(6, 1fr); gap: .4rem; }
+  .panels.curves, .panels.surfaces { grid-template-columns: repeat(3, 1fr); }
   details::details-content { content-visibility: visible; block-size: auto; }
   figure, article, tr, .bar-group { break-inside: avoid; }
   h2, h3, h4 { break-after: avoid; }

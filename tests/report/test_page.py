@@ -40,7 +40,7 @@ SEARCH = {
     "metric": "miou",
     "relaxation": {"pieces": 1, "cross_entropy": "searched"},
     "proxy": {
-        "data": {"name": "tests.report.test_page:squares"},
+        "data": {"name": "tests.report.test_page:squares", "title": EVIL},
         "start": {"regime": "scratch"},
         "train": {"iterations": 6, "batch_size": 4},
     },
@@ -50,7 +50,7 @@ SEARCH = {
 LOSSES = ["cross_entropy", "asl/voc/miou", "0.25*cross_entropy + 0.75*jml"]
 
 
-def squares() -> dict[str, Any]:
+def squares(title: str = "") -> dict[str, Any]:
     """Squares of two classes on a ground, with names that are no harmless text."""
     rng = np.random.default_rng(7)
     pairs = []
