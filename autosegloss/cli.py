@@ -1,10 +1,11 @@
-"""The command line: `autosegloss search | status | compare | retrain | export | show | evaluate | bench` and others."""
+"""The command line: `autosegloss search | status | compare | retrain | report | show | evaluate | bench` and others."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import json
+import os
 import shlex
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from autosegloss.config import json_schema, load_config
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
 from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
+from autosegloss.loss.file import replace_text
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
@@ -35,7 +37,8 @@ from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
 from autosegloss.report.html import contact_sheet
 from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record, together
-from autosegloss.report.plots import plot_loss, text_plot
+from autosegloss.report.page import READ, report_page
+from autosegloss.report.plots import formula, plot_loss, text_plot
 from autosegloss.report.retrain import retrain
 from autosegloss.report.scale import bench_scale
 from autosegloss.search import search
@@ -43,6 +46,7 @@ from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE, status
 from autosegloss.search.journal import Job
 
 BAD_INPUT, FAILED = 2, 1
+PAGE_FILE = "report.html"
 _WORST = 5  # images of each list of a contact sheet, unless said
 
 
@@ -161,11 +165,35 @@ def _export(given: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {given.out}", markup=False)
 
 
+def _report(given: argparse.Namespace, console: Console) -> None:
+    folder = Path(given.folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder.")
+    out = Path(given.out) if given.out else folder / PAGE_FILE
+    _check_writable(out)
+    if out.resolve() in [(folder / name).resolve() for name in READ]:
+        raise InputError(f"{out}: the page would replace what it is made from; choose another --out.")
+    with console.status("training two networks for the pictures", spinner="line") as bar:
+        if given.no_images:
+            bar.update("drawing")
+        page = report_page(folder, images=not given.no_images)
+    replace_text(out, page)
+    console.print(f"wrote {out}", markup=False)
+
+
+def _check_writable(path: Path) -> None:
+    """See that a file can be written, before there is work to be lost."""
+    parent = path.absolute().parent
+    if path.is_dir() or not parent.is_dir():
+        raise InputError(f"{path}: can't be written: it is a folder, or its folder does not exist.")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"{path}: can't be written: its folder takes no files.")
+
+
 def _show(given: argparse.Namespace, console: Console) -> None:
     loaded = load_loss(given.loss)
-    mix, loss = (loaded.cross_entropy, loaded.surrogate) if isinstance(loaded, MixedLoss) else (0, loaded)
-    formula = f"{mix:.4g} * cross-entropy + {1 - mix:.4g} * (1 - {loss.expr})" if mix else f"1 - {loss.expr}"
-    console.print(f"loss      {formula}", markup=False)
+    loss = loaded.surrogate if isinstance(loaded, MixedLoss) else loaded
+    console.print(f"loss      {formula(loaded)}", markup=False)
     console.print(f"logic     {loss.logic}\nclasses   {loss.classes}\ncurve     {loss.curve}")
     for slot, curve in loss.curves.items():
         console.print(f"\n{slot}", markup=False)
@@ -208,8 +236,7 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
     json_file = Path(given.json) if given.json not in (None, "-") else None
     sheet_file = Path(given.sheet) if given.sheet else None
     for path in filter(None, (json_file, sheet_file)):
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise InputError(f"{path}: can't be written: it is a folder, or its folder does not exist.")
+        _check_writable(path)
     if json_file and sheet_file and json_file.resolve() == sheet_file.resolve():
         raise InputError(f"{json_file}: --json and --sheet name the same file.")
     folders = LabelFolders(Path(given.pred), Path(given.target), Path(given.images) if given.images else None)
@@ -390,6 +417,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", metavar="DIR", help="the folder a search writes to")
     command.add_argument("--json", action="store_true", help="as one JSON object")
     command.set_defaults(run=_status)
+
+    command = commands.add_parser(
+        "report",
+        help="one HTML file of a finished search, comparison or retraining",
+        description="One HTML file that needs nothing else: the course of a search, curves, loss surfaces, all metrics "
+        "with intervals, classes, pictures of validation images, and provenance. For the pictures two of the trainings "
+        "are run once more.",
+    )
+    command.add_argument("folder", metavar="DIR", help="the folder of the search, comparison or retraining")
+    command.add_argument("--out", metavar="FILE", help=f"the page to write; default: DIR/{PAGE_FILE}")
+    command.add_argument("--no-images", action="store_true", help="leave the pictures out, and train nothing")
+    command.set_defaults(run=_report)
 
     command = commands.add_parser("export", help="copy the loss of a finished search to a file")
     command.add_argument("folder", metavar="DIR", help="the folder of the search")

@@ -10,12 +10,19 @@ from typing import Any, cast
 import torch
 
 from autosegloss.errors import InputError
-from autosegloss.loss import SurrogateLoss
+from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.curve import Curve
 
 _BLUE, _GREY, _ORANGE = "#1f5fa8", "#8a8a8a", "#c8621b"
 _FORMATS = (".png", ".svg", ".pdf")
 _NAMES = {"cross-entropy": "cross-entropy", "identity": "surrogate before the search", "found": "found loss"}
+
+
+def formula(loss: SurrogateLoss | MixedLoss) -> str:
+    """A loss in one line."""
+    mix, surrogate = (loss.cross_entropy, loss.surrogate) if isinstance(loss, MixedLoss) else (0, loss)
+    plain = f"1 - {surrogate.expr}"
+    return f"{mix:.4g} * cross-entropy + {1 - mix:.4g} * ({plain})" if mix else plain
 
 
 def text_plot(curve: Curve, width: int = 41, height: int = 13) -> str:

@@ -30,7 +30,7 @@ def comparison(result: Result, target: str) -> Table:
     table.add_column("gain", justify="right")
     rows = [result.scores[name] for name in _TITLES]
     section = ""
-    for metrics in _groups(list(rows[-1])):
+    for metrics in same_metrics(list(rows[-1])):
         first = metrics[0]
         before, section = (
             section,
@@ -58,7 +58,7 @@ def spec_label(spec: str | Mapping[str, Any]) -> str:
     return f"{spec['name']}({options})" if options else str(spec["name"])
 
 
-def _groups(names: list[str]) -> list[list[str]]:
+def same_metrics(names: list[str]) -> list[list[str]]:
     """Names of the catalogue that are one expression share a row."""
     groups: dict[object, list[str]] = {}
     for name in names:

@@ -44,6 +44,9 @@ class Algorithm(Protocol[S]):
     def answer(self, state: S) -> tuple[float, ...] | None:
         """The point this state stands for (a policy's centre), or None if there is none but the samples."""
 
+    def spread(self, state: S) -> tuple[float, ...] | None:
+        """The standard deviation of each coordinate around `answer`, before truncation; None if it is not known."""
+
 
 ALGORITHMS: Mapping[str, Callable[..., Algorithm[Any]]] = {
     "ppo2": PPO2,

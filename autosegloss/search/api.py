@@ -173,11 +173,14 @@ class Status:
         config: Its configuration.
         study: Its course so far, from a copy of its journal.
         running: Whether a process is at work on it now.
+        trials: Those that are finished, in the order of the journal; one that was run again after its step had failed
+            stands there once more.
     """
 
     config: StudyConfig
     study: Study
     running: bool
+    trials: tuple[tuple[Job, Outcome], ...]
 
     @property
     def state(self) -> Literal["finished", "running", "stopped"]:
@@ -203,7 +206,7 @@ def status(folder: str | os.PathLike[str]) -> Status:
     with tempfile.TemporaryDirectory(prefix="autosegloss-status-") as draft:
         copy = Path(shutil.copy(path, draft))
         with Journal(copy, resume=True) as journal:
-            return Status(config, study_of(config, journal), running)
+            return Status(config, study_of(config, journal), running, tuple(journal.trials))
 
 
 def check_space(config: StudyConfig) -> SearchSpace:

@@ -90,6 +90,10 @@ class _Historian(ABC):
         """None: the samples are all there is."""
         return None
 
+    def spread(self, state: History) -> Theta | None:
+        """None: these packages do not tell."""
+        return None
+
     def _seed_of_step(self, state: History) -> int:
         return int(np.random.SeedSequence((self.seed, len(state.points))).generate_state(1)[0])
 

@@ -31,6 +31,7 @@ class Step:
         step: Its number.
         seed: The seed all its trials shared.
         mu: The algorithm's answer before the step, if it has one.
+        std: Its spread around that, of each coordinate, if it is known.
         mean: Mean reward, a failed trial counting as the lowest.
         best: Highest reward.
         failed: Number of trials without a reward.
@@ -39,6 +40,7 @@ class Step:
     step: int
     seed: int
     mu: Theta | None
+    std: Theta | None
     mean: float
     best: float
     failed: int
@@ -164,6 +166,7 @@ class Plan:
                     step=step,
                     seed=jobs[0].seed,
                     mu=algorithm.answer(asked_state),
+                    std=algorithm.spread(asked_state),
                     mean=fmean(rewards),
                     best=max(rewards),
                     failed=sum(outcome.reward is None for _, outcome in tried),

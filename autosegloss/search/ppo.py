@@ -94,6 +94,10 @@ class PPO2:
         """The point this state stands for: mu."""
         return state.mu
 
+    def spread(self, state: State) -> tuple[float, ...]:
+        """The policy's standard deviation, the same for all coordinates and steps."""
+        return (self.std,) * len(state.mu)
+
     def ask(self, state: State) -> list[tuple[float, ...]]:
         """Points whose rewards `tell` wants: `samples` draws, after mu itself if it is the baseline."""
         rng = np.random.default_rng((self.seed, state.step))

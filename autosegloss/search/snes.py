@@ -74,6 +74,10 @@ class SNES:
         """The point this state stands for: mu."""
         return state.mu
 
+    def spread(self, state: State) -> tuple[float, ...]:
+        """The policy's standard deviations."""
+        return state.std
+
     def ask(self, state: State) -> list[tuple[float, ...]]:
         """Points whose rewards `tell` wants."""
         rng = np.random.default_rng((self.seed, state.step))
