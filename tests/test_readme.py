@@ -117,7 +117,8 @@ def definition(loss: torch.nn.Module) -> dict[str, Any]:
 
 def test_the_table_of_searches_is_that_of_the_files() -> None:
     rows = re.findall(r"^\| `((?:shapes|nuclei)_\w+)`.*? \| (.*) \|$", README, flags=re.MULTILINE)
-    assert len(rows) == 8
+    kept = {path.stem for path in (ROOT / "results/searches").glob("*.json")}
+    assert {name for name, _ in rows} == kept - {"quickstart"}
     for name, cells in rows:
         of = autosegloss.load_loss(ROOT / f"results/searches/{name}.json").provenance["validation"]
         wanted = [(loss, "target") for loss in ("cross-entropy", "identity", "found")]
@@ -126,6 +127,22 @@ def test_the_table_of_searches_is_that_of_the_files() -> None:
             f"{100 * of[loss][metric]['mean']:.1f} ± {100 * of[loss][metric]['sd']:.1f}" for loss, metric in wanted
         ]
         assert cells.replace("*", "").split(" | ") == shown, name
+
+
+COMPARED = ROOT / "results/compare"
+
+
+@pytest.mark.parametrize("name", ["shapes", "nuclei", "networks"])
+def test_the_evidence_shown_is_that_of_its_tables(name: str) -> None:
+    config = autosegloss.load_config(ROOT / f"search_configs/evidence_{name}.yaml")
+    table = (COMPARED / f"evidence_{name}/table.md").read_text()
+    assert f"autosegloss compare search_configs/evidence_{name}.yaml" in table
+    for loss in config.compare.losses:
+        assert table.count(f"| `{loss}` |") >= len(config.compare.settings), loss  # its scores, and its differences
+    shown = [line.split(" | ")[1:] for line in README.splitlines() if line.startswith(f"| {name}, ")]
+    assert shown
+    for cell in (cell for cells in shown for cell in re.findall(r"\d+\.\d+ \[.*?\]", " | ".join(cells))):
+        assert cell in table, cell
 
 
 def test_every_fault_of_the_table_has_its_tests() -> None:
