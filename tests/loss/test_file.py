@@ -20,10 +20,7 @@ from autosegloss.metric import METRICS
 from tests import strategies
 
 ROOT = Path(__file__).parents[2]
-NAMES = (
-    "asl/voc/bf1, asl/voc/biou, asl/voc/fwiou, asl/voc/gacc, asl/voc/macc, asl/voc/miou, ctl, dml, jml, soft_dice, "
-    "soft_jaccard, soft_tversky"
-)
+NAMES = ", ".join(presets())
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +133,13 @@ def test_a_mix_is_a_file_of_version_2() -> None:
     assert loss.provenance == example().provenance
     loss.save("again.json")
     assert Path("again.json").read_bytes() == Path("mixed.json").read_bytes()
+
+
+def test_what_is_recommended_for_a_metric_is_there() -> None:
+    assert {f"auto/{name}" for name in ("miou", "macc", "biou", "bf1")} <= {*presets()}
+    assert asl.load_loss("auto/miou").expr is asl.metric("miou")
+    searched = ROOT / "results/searches/shapes_miou.json"
+    assert asl.load_loss("auto/miou").control_points == asl.load_loss(searched).control_points
 
 
 @pytest.mark.parametrize("name", presets())
