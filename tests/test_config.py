@@ -601,7 +601,9 @@ def test_there_is_a_search_config_for_each_metric() -> None:
         named[path.stem] = chosen if isinstance(chosen, str) else chosen["name"]
     soft = ("smoothing", "boundary", "distillation", "semi", "annotators")
     assert named == (
-        {"quickstart": "miou", "nuclei_bf1": "bf1", "shapes_bf1_guarded": "bf1"}
+        {"quickstart": "miou", "nuclei_miou": "miou", "nuclei_bf1": "bf1", "shapes_bf1_guarded": "bf1"}
+        | {"shapes_miou_bf1": "0.5 * miou + 0.5 * bf1(radius=2)"}
+        | {f"evidence_{on}": "miou" for on in ("shapes", "nuclei", "networks")}
         | {f"{data}_{name}": name for data in ("shapes", "voc", "cityscapes") for name in METRICS}
         | {f"soft_{use}": "miou" for use in soft}
     )
