@@ -123,8 +123,12 @@ class _PieceSteps:
         """S, and 1 / w r."""
         q = self._reached(x)
         root = torch.add(self._middle_squared, q, alpha=self._bend)
-        if self._least is not None:
-            root.clamp_(min=self._least)
-        inverse = root.rsqrt()  # faster than the root
+        if self._least is None:
+            inverse = root.rsqrt()  # faster than the root
+        elif self._bend > 0:  # steep at its start, where the root is what s is divided by
+            inverse = root.clamp_(min=self._least).rsqrt()
+        else:  # steep at its end, where s is to be 1 for all that is beyond
+            inverse = root.clamp(min=self._least).rsqrt()
+            root.clamp_(min=0)
         s = torch.div(q, root.mul_(inverse).add_(self._middle), out=root)
         return s, inverse

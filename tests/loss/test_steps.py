@@ -47,3 +47,11 @@ def test_the_ends_are_exact_and_nothing_is_beyond(dtype: torch.dtype, theta: lis
     assert ((y >= 0) & (y <= 1)).all()
     ends = torch.cat([torch.zeros(50, dtype=dtype), torch.ones(53, dtype=dtype)])
     assert torch.equal(steps.values_and_slopes(ends)[0], ends)
+
+
+def test_beyond_a_piece_that_ends_vertically_nothing_of_its_rise_is_missing() -> None:
+    curve = Curve("bezier", ((0.5, 0.0), (0.5, 1.0), (0.75, 1.0)))
+    x = torch.linspace(0.51, 1, 50, dtype=torch.float64)
+    steps = CurveSteps(curve, x)
+    torch.testing.assert_close(steps.values(x), curve(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(steps.values_and_slopes(x)[0], curve(x), rtol=0, atol=1e-12)
