@@ -164,8 +164,7 @@ def test_a_file_and_a_mix(tmp_path: Path) -> None:
             "jmll",
             "`jmll` is no loss (did you mean jml?); known: cross_entropy, weighted_cross_entropy, "
             "inverse_weighted_cross_entropy, label_smoothing, focal, lovasz, boundary_cross_entropy, generalized_dice, "
-            "asl/voc/bf1, asl/voc/biou, asl/voc/fwiou, asl/voc/gacc, asl/voc/macc, asl/voc/miou, ctl, dml, jml, "
-            "soft_dice, soft_jaccard, soft_tversky, the path of a loss file, or a mix such as "
+            f"{', '.join(presets())}, the path of a loss file, or a mix such as "
             "`0.25*cross_entropy + 0.75*jml`.",
         ),
         ("", "`` is no loss; known: cross_entropy"),

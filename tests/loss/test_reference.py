@@ -62,7 +62,7 @@ def test_float32_is_close_to_the_published_figures(case: reference.Case, key: st
 
 def test_the_presets_are_the_published_losses() -> None:
     published = [f"asl/voc/{name}" for name in ("bf1", "biou", "fwiou", "gacc", "macc", "miou")]
-    assert presets() == [*published, "ctl", "dml", "jml", "soft_dice", "soft_jaccard", "soft_tversky"]
+    assert {*published, "ctl", "dml", "jml", "soft_dice", "soft_jaccard", "soft_tversky"} <= {*presets()}
     for name in ("bf1", "biou", "fwiou", "gacc", "macc", "miou"):
         loss = load_loss(f"asl/voc/{name}")
         assert loss.expr is metric(name)
