@@ -135,3 +135,18 @@ def test_a_batch_of_no_images() -> None:
     (value, gradient), (expected, slope) = both(SurrogateLoss("bf1"), logits[:0], labels[:0])
     torch.testing.assert_close(value, expected)
     assert gradient.shape == slope.shape
+
+
+def test_an_and_above_its_or_leaves_no_boundary_and_no_gradient() -> None:
+    """Curves of their own may lift AND above OR: there XOR is 0, not negative."""
+    lifted, lowered = ((0.1, 0.9),), ((0.9, 0.1),)
+    loss = SurrogateLoss("bf1", [lifted, lifted, lowered, lowered])
+    logits, labels = batch(13, 10)
+    (value, gradient), (expected, slope) = both(loss, 4 * logits, labels)
+    p = (4 * logits).softmax(1)
+    smallest = -functional.max_pool2d(-p, 3, 1, 1)
+    ands, ors = (curve for slot, curve in loss.curves.items() if slot.operand == 0)
+    assert (ands(p) * ands(smallest) > ors(p) + ors(smallest) - ors(p) * ors(smallest)).any()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, slope)
+    assert slope.norm() > 0
