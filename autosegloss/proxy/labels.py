@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import nn
 
 from autosegloss.errors import DataError, InputError
@@ -268,8 +268,8 @@ def near_boundary(labels: NDArray[np.uint8], radius: int) -> NDArray[np.bool_]:
     size = (1, 2 * radius + 1, 2 * radius + 1)
     ignored = labels == IGNORE_INDEX
     # Either value loses against any label; beyond the image the nearest pixels are repeated, which are within reach.
-    highest = ndimage.maximum_filter(np.where(ignored, -1, labels.astype(np.int16)), size, mode="nearest")
-    lowest = ndimage.minimum_filter(np.where(ignored, 256, labels.astype(np.int16)), size, mode="nearest")
+    highest = scipy.ndimage.maximum_filter(np.where(ignored, -1, labels.astype(np.int16)), size, mode="nearest")
+    lowest = scipy.ndimage.minimum_filter(np.where(ignored, 256, labels.astype(np.int16)), size, mode="nearest")
     near: NDArray[np.bool_] = (highest > lowest) & ~ignored
     return near
 

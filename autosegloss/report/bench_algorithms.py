@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -24,6 +25,7 @@ from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy, search_space
 from autosegloss.report.intervals import interval_text
 from autosegloss.report.machine import packages
+from autosegloss.report.plots import plot_courses
 from autosegloss.report.rows import Row, complete
 from autosegloss.report.tables import metric_label
 from autosegloss.search.algorithms import ALGORITHMS
@@ -236,20 +238,41 @@ def _outcome(reward: float) -> Outcome:
 
 @dataclass(frozen=True)
 class Search:
-    """A search that is done, and what it found."""
+    """A search that is done.
+
+    Args:
+        theta: What it found.
+        score: How good that is.
+        course: The same after each step of what had earned the highest reward so far.
+    """
 
     theta: Theta
     score: float
+    course: list[float]
 
 
 def searched(contestant: str, setting: Setting, seed: int) -> Search:
     """Search, and score what is found."""
-    theta = found(contestant, setting, seed)
-    return Search(theta, setting.score(theta, seed))
+    best: dict[int, tuple[float, Theta]] = {}
+    objective = setting.objective(seed)
+
+    def watched(job: Job) -> Outcome:
+        outcome = objective(job)
+        if job.stage == "search" and job.theta is not None and outcome.reward is not None:
+            best[job.step] = max(best.get(job.step, (-math.inf, job.theta)), (outcome.reward, job.theta))
+        return outcome
+
+    theta = _study(contestant, setting, seed, watched)
+    leaders = accumulate((best[step] for step in range(setting.steps)), max)
+    return Search(theta, setting.score(theta, seed), [setting.score(leader, seed) for _, leader in leaders])
 
 
 def found(contestant: str, setting: Searchable, seed: int) -> Theta:
     """Search as a study does: steps, then finals on fresh seeds."""
+    return _study(contestant, setting, seed, setting.objective(seed))
+
+
+def _study(contestant: str, setting: Searchable, seed: int, objective: Objective) -> Theta:
     options = CONTESTANTS[contestant]
     samples = setting.samples - (options.get("baseline") == "mu")  # mu is a trial too
     algorithm = ALGORITHMS[contestant.partition(",")[0]](start=setting.start(), samples=samples, seed=seed, **options)
@@ -263,7 +286,7 @@ def found(contestant: str, setting: Searchable, seed: int) -> Theta:
             seed=seed,
             lag=setting.lag,
         )
-        SerialRunner().run(study, setting.objective(seed))
+        SerialRunner().run(study, objective)
         return study.findings().theta
 
 
@@ -299,7 +322,8 @@ def bench_algorithms(
     """Let every contestant search in every setting.
 
     Search after search is written to `out/<on>.jsonl`, and those that are there already are not run again; at the end
-    the table to `out/<on>.md`. The same arguments give the same bytes, interrupted or not.
+    the table to `out/<on>.md`, and the regrets in the course of the searches to `out/<on>.svg`. The same arguments give
+    the same bytes, interrupted or not.
 
     Args:
         out: The folder to write to.
@@ -327,18 +351,28 @@ def bench_algorithms(
     # Proxies have one process: what the contestants try alike is trained once.
     workers = 1 if isinstance(settings[0], RealProxy) else None
     rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row, workers)
-    scores = {
-        (name, setting.name): np.array([rows[name, setting.name, seed]["score"] for seed in range(seeds)])
-        for name, setting in product(contestants, settings)
+
+    def scores(name: str, setting: Setting, key: str) -> NDArray[np.float64]:
+        return np.array([rows[name, setting.name, seed][key] for seed in range(seeds)])
+
+    best = {
+        s.name: max(float(scores(name, s, "score").max()) for name in contestants) if s.best is None else s.best
+        for s in settings
     }
-    table = _markdown(on, scores, settings, contestants, seeds)
+    plot_courses(
+        {s.name: {name: best[s.name] - scores(name, s, "course") for name in contestants} for s in settings},
+        {s.name: [s.samples * step for step in range(1, s.steps + 1)] for s in settings},
+        out / f"{on}.svg",
+    )
+    regrets = {(name, s.name): best[s.name] - scores(name, s, "score") for name, s in product(contestants, settings)}
+    table = _markdown(on, regrets, settings, contestants, seeds)
     replace_text(out / f"{on}.md", table)
     return table
 
 
 def _markdown(
     on: str,
-    scores: Mapping[tuple[str, str], NDArray[np.float64]],
+    regrets: Mapping[tuple[str, str], NDArray[np.float64]],
     settings: Sequence[Setting],
     contestants: Sequence[str],
     seeds: int,
@@ -350,14 +384,12 @@ def _markdown(
         return [f"| setting | {' | '.join(names)} |", "|---|" + "---:|" * len(names), *map("| {} |".format, rows)]
 
     def regret(name: str, setting: Setting) -> NDArray[np.float64]:
-        best = setting.best
-        if best is None:
-            best = max(float(scores[other, setting.name].max()) for other in contestants)
-        return best - scores[name, setting.name]
+        return regrets[name, setting.name]
 
     lines = [
         f"Mean regret [95% t-interval] over {seeds} seeds of what a search finds, the finals ({CANDIDATES} candidates "
-        f"on {FINALIST_SEEDS} fresh seeds) included; a setting ends with its steps x trials. {_ABOUT[on]}",
+        f"on {FINALIST_SEEDS} fresh seeds) included; a setting ends with its steps x trials. {_ABOUT[on]} "
+        f"[{on}.svg]({on}.svg) has the regret, in the course of the searches, of what had earned the highest reward.",
         "",
         *table(contestants, regret),
     ]

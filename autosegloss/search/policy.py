@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 import torch
-from scipy.stats import truncnorm
 from torch import Tensor
 from torch.special import log_ndtr
 
@@ -48,7 +48,7 @@ def sample(
     """
     centre, scale = np.asarray(mu, dtype=np.float64), np.asarray(std, dtype=np.float64)
     uniform = rng.random((n, len(centre)))
-    points = truncnorm.ppf(uniform, (0 - centre) / scale, (1 - centre) / scale, loc=centre, scale=scale)
+    points = scipy.stats.truncnorm.ppf(uniform, (0 - centre) / scale, (1 - centre) / scale, loc=centre, scale=scale)
     return np.clip(points, 0.0, 1.0)  # the last bit of the inverse may fall outside
 
 

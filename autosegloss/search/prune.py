@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy
 
 Seen = tuple[float, float | None]
 """What a trial showed early, and its reward; None of one that was given up."""
@@ -59,6 +59,6 @@ def rung(share: float, steps: Sequence[Sequence[Seen]]) -> Rung:
     shown, rewards = np.array(ended).T
     shown, places, counts = np.unique(shown, return_inverse=True, return_counts=True)
     means = np.bincount(places, rewards) / counts
-    fitted = isotonic_regression(means, weights=counts).x
+    fitted = scipy.optimize.isotonic_regression(means, weights=counts).x
     floor = float(np.quantile([early for early, _ in steps[-1]], share))
     return Rung(floor, tuple(shown.tolist()), tuple(fitted.tolist()))

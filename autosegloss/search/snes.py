@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from autosegloss.errors import InputError
 from autosegloss.search import policy
@@ -123,5 +123,5 @@ def _utilities(rewards: Sequence[float]) -> NDArray[np.float64]:
     n = len(rewards)
     worth = np.maximum(0, np.log(n / 2 + 1) - np.log(np.arange(n, 0, -1)))  # from the lowest reward to the highest
     worth = worth / worth.sum() - 1 / n
-    ranks = rankdata(rewards, method="min").astype(int)
+    ranks = scipy.stats.rankdata(rewards, method="min").astype(int)
     return np.array([worth[low - 1 : low - 1 + np.sum(ranks == low)].mean() for low in ranks])

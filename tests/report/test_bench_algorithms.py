@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -44,6 +45,9 @@ def test_the_table_repeats_itself_interrupted_or_not(tmp_path: Path, capsys: pyt
     assert main(["bench", "algorithms", "--on", "lag", "--algorithm", "snes", "--seeds", "2", "--out", str(out)]) == 0
     rows = [json.loads(line) for line in (out / "lag.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * len(SETTINGS["lag"])
+    picture = ElementTree.parse(out / "lag.svg").getroot()
+    texts = {"".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"snes", "trials", *(setting.name for setting in SETTINGS["lag"])} <= texts
     table = (out / "lag.md").read_text()
     assert table in capsys.readouterr().out
     for setting in SETTINGS["lag"]:
@@ -55,7 +59,7 @@ def test_the_table_repeats_itself_interrupted_or_not(tmp_path: Path, capsys: pyt
     text = (out / "lag.jsonl").read_text()
     (torn / "lag.jsonl").write_text(text[: len(text) // 2])
     bench_algorithms(torn, "lag", seeds=2, contestants=["snes"])
-    for name in ("lag.jsonl", "lag.md"):
+    for name in ("lag.jsonl", "lag.md", "lag.svg"):
         assert (torn / name).read_bytes() == (out / name).read_bytes()
 
 
@@ -71,6 +75,24 @@ def test_contestants_get_equal_numbers_of_trials(monkeypatch: pytest.MonkeyPatch
     for name in CONTESTANTS:
         searched(name, Toy("valley", 2, 0.0, steps=2, samples=5), 0)
     assert counts == dict.fromkeys(CONTESTANTS, 10)
+
+
+def test_the_course_of_a_search_follows_what_has_earned_most_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials: list[tuple[int, float, float]] = []  # step, reward, score
+    plain = Valley.__call__
+
+    def noted(self: Valley, job: Job) -> Outcome:
+        outcome = plain(self, job)
+        if job.stage == "search" and job.theta is not None and outcome.reward is not None:
+            trials.append((job.step, outcome.reward, -self.regret(job.theta)))
+        return outcome
+
+    monkeypatch.setattr(Valley, "__call__", noted)
+    search = searched("snes", Toy("valley", 3, 0.2, steps=8, samples=8), 1)
+    expected = [max(trial[1:] for trial in trials if trial[0] <= step)[1] for step in range(8)]
+    assert search.course == expected
+    assert len(set(expected)) > 1
+    assert expected != sorted(expected)  # with noise, what earned more may be worse
 
 
 def test_a_search_on_a_real_proxy_finds_what_scores_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

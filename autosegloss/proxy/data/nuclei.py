@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
 from autosegloss.proxy.data.shipped import shipped
@@ -46,7 +46,7 @@ def _read(name: str) -> NDArray[np.uint16]:
 
 def _classes(nuclei: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """Turn numbered nuclei into classes; the border is each nucleus' outermost pixel, where nuclei touch too."""
-    uniform = ndimage.minimum_filter(nuclei, size=3, mode="nearest") == ndimage.maximum_filter(
+    uniform = scipy.ndimage.minimum_filter(nuclei, size=3, mode="nearest") == scipy.ndimage.maximum_filter(
         nuclei, size=3, mode="nearest"
     )
     return np.where(nuclei == 0, 0, np.where(uniform, 1, 2)).astype(np.uint8)

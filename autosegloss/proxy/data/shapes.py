@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from autosegloss.errors import DataError
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
@@ -152,7 +152,7 @@ def _turned(rng: np.random.Generator, count: int) -> tuple[NDArray[np.float64], 
 def _smooth(rng: np.random.Generator, count: int, sigma: float) -> Maps:
     """Draw smooth noise of standard deviation 1."""
     noise = rng.standard_normal((count, SIZE, SIZE), dtype=np.float32)
-    smooth: Maps = ndimage.gaussian_filter(noise, sigma=(0, sigma, sigma), mode="wrap", truncate=3)
+    smooth: Maps = scipy.ndimage.gaussian_filter(noise, sigma=(0, sigma, sigma), mode="wrap", truncate=3)
     smooth /= smooth.std()
     return smooth
 
@@ -165,6 +165,6 @@ def _paint(rng: np.random.Generator, labels: NDArray[np.uint8]) -> NDArray[np.ui
     texture = TEXTURE[labels] * _smooth(rng, count, sigma=1.5)
     light = 12 * _smooth(rng, count, sigma=12)
     scene = colour + (texture + light)[:, None]
-    scene = ndimage.gaussian_filter(scene, sigma=(0, 0, 0.5, 0.5))
+    scene = scipy.ndimage.gaussian_filter(scene, sigma=(0, 0, 0.5, 0.5))
     noise = NOISE * rng.standard_normal(scene.shape, dtype=np.float32)
     return np.clip(np.rint(128 + scene + noise), 0, 255).astype(np.uint8)
