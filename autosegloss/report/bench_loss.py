@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import cProfile
 import importlib
 import json
 import math
+import pstats
 import shutil
 import time
 import warnings
@@ -40,6 +42,7 @@ TURN: Final = 0.05
 """Seconds that a turn of a loss takes at least: it then outlasts what the one before left in the caches."""
 _SHRUNK: Final = 4  # times smaller along each axis of the image is what tells the memory to expect
 _SHARE: Final = 0.4  # of the memory there is that a loss may take
+_LEAST: Final = 0.02  # of the time, that is listed
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ class Cost:
 
     `seconds` are those of a forward and a backward pass. `time` is their ratio to those of cross-entropy in the same
     round; None where that is not sure. `memory` is the ratio of the peaks of what is allocated meanwhile, the gradient
-    of the logits with it. `failed` says why there is neither.
+    of the logits with it. `failed` says why there is neither. `profile` is where the time goes, in shares by module, of
+    a loss that takes longer than a goal.
     """
 
     kind: str
@@ -136,6 +140,7 @@ class Cost:
     time: Spread | None = None
     memory: float | None = None
     failed: str = ""
+    profile: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,11 @@ class Goal:
     names: tuple[str, ...]
     time: float
     memory: float
+
+    def counts(self, device: str, dtype: str, size: str, kind: str, name: str) -> bool:
+        """Whether a loss under these circumstances is one of those that are aimed at."""
+        case = device == self.device and dtype in self.dtypes and size == self.size
+        return case and kind == self.kind and not set(name.split(" = ")).isdisjoint(self.names)
 
 
 _SMALL, _LARGE = "8x21x256x256", "8x21x512x512"
@@ -291,7 +301,9 @@ def measure(ways: Iterable[Way], device: str, dtype: str, size: str, shape: Sequ
         times += [own for own, _ in pairs]
         ratio = Spread.of(theirs / own for own, theirs in pairs)
         seconds = Spread.of(theirs for _, theirs in pairs)
-        costs.append(Cost(way.kind, way.name, seconds, ratio if ratio.sure else None, peak / unit))
+        late = any(ratio.median > goal.time for goal in GOALS if goal.counts(device, dtype, size, way.kind, way.name))
+        profile = profiled(loss, logits, given) if late else {}
+        costs.append(Cost(way.kind, way.name, seconds, ratio if ratio.sure else None, peak / unit, profile=profile))
     times = times or [_seconds(cross_entropy, logits, labels) for _ in range(rounds)]
     return Case(device, dtype, size, Spread.of(times), unit / 2**20, costs)
 
@@ -363,6 +375,47 @@ def peak_allocated(loss: Loss, logits: Tensor, labels: Tensor) -> int:
     return peak
 
 
+def profiled(loss: Loss, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Where the time of both passes goes, in shares by module of this package, the largest first.
+
+    The time of what a module calls outside this package is its own; that of autograd is the engine's.
+    """
+    _seconds(loss, logits, labels)  # imports on first use are none of it
+    recorded = cProfile.Profile()
+    recorded.enable()
+    for _ in range(3):
+        _seconds(loss, logits, labels)
+    recorded.disable()
+    calls: Any = pstats.Stats(recorded).stats  # type: ignore[attr-defined]  # of typeshed's
+    home = Path(__file__).parents[1]
+
+    def owner(function: tuple[str, int, str]) -> str:
+        """The module that a function's time belongs to: its own, or the one that it is mostly called from."""
+        seen = {function}
+        while True:
+            path = Path(function[0])
+            if path.is_relative_to(home) and path != Path(__file__):
+                return path.relative_to(home).as_posix()
+            if "run_backward" in function[2]:
+                return "autograd"
+            if "torchinductor" in function[0]:
+                return "compiled code"
+            callers = {by: times[3] for by, times in calls[function][4].items() if by not in seen}
+            if not callers:
+                return "the rest"
+            function = max(callers, key=lambda by: callers[by])
+            seen.add(function)
+
+    spent: dict[str, float] = {}
+    for function, (_, _, seconds, _, callers) in calls.items():
+        parts = {by: times[2] for by, times in callers.items()} if function[0] == "~" else {function: seconds}
+        for by, part in parts.items():
+            name = owner(function if "run_backward" in function[2] else by)
+            spent[name] = spent.get(name, 0) + part
+    whole = sum(spent.values())
+    return {name: seconds / whole for name, seconds in sorted(spent.items(), key=lambda item: -item[1])}
+
+
 def _memory(device: str) -> float:
     """MiB that there are."""
     return memory() if device == "cpu" else torch.cuda.get_device_properties(0).total_memory / 2**20
@@ -402,6 +455,16 @@ def _markdown(costs: Costs) -> str:
             lines.append(
                 f"| {goal.title}, {dtype} | {goal.size} | {goal.time:g} | {spent} | {goal.memory:g} | {taken} |"
             )
+    late = [(case, cost) for case in costs.cases for cost in case.costs if cost.profile]
+    if late:
+        lines += [
+            "",
+            "Where the time goes that is above a goal, by the module at work or that calls torch (cProfile):",
+            "",
+        ]
+    for case, cost in late:
+        parts = [f"`{name}` {100 * share:.0f}%" for name, share in cost.profile.items() if share >= _LEAST]
+        lines.append(f"- {cost.kind}, {cost.name}, {case.device}, {case.dtype}, {case.size}: {', '.join(parts)}.")
     for case in costs.cases:
         lines += [
             "",
@@ -428,9 +491,9 @@ def _reached(goal: Goal, dtype: str, cases: Iterable[Case]) -> tuple[str, str]:
     costs = [
         cost
         for case in cases
-        if (case.device, case.dtype, case.size) == (goal.device, dtype, goal.size)
+        if case.dtype == dtype
         for cost in case.costs
-        if cost.kind == goal.kind and set(cost.name.split(" = ")) & set(goal.names)
+        if goal.counts(case.device, dtype, case.size, cost.kind, cost.name)
     ]
     if len(costs) < len(goal.names):
         return "not measured", "not measured"

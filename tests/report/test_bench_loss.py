@@ -102,6 +102,24 @@ def test_what_fails_or_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+def test_where_the_time_goes_is_said_of_a_loss_above_its_goal(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, size = (1, 3, 128, 128), GOALS[3].size
+    assert GOALS[3].names == ("bf1",)
+    both = [way for way in bench_loss.ways() if way.name in ("bf1", "biou")]
+    case = bench_loss.measure(both, "cpu", "float32", size, shape, 10)
+    unlike = bench_loss.measure(both, "cpu", "float32", "another size", shape, 10)
+    bf1 = case.costs[-1]
+    assert bf1.seconds is not None
+    assert set(bf1.profile) > {"loss/blocks.py", "loss/steps.py", "metric/morphology.py"}
+    assert sum(bf1.profile.values()) == pytest.approx(1)
+    assert list(bf1.profile.values()) == sorted(bf1.profile.values(), reverse=True)
+    assert "loss/fused_cpu.py" not in bf1.profile
+    assert [cost.profile for cost in unlike.costs] == [{}, {}]
+    text = Costs("c", {}, {}, {}, 10, [case]).to_markdown()
+    share = round(100 * bf1.profile["metric/morphology.py"])
+    assert f"`metric/morphology.py` {share}%" in text
+
+
 def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--size", "1x3x32x32", "--dtype", "bfloat16", "--loss", "macc_i", "--loss", "lovasz"]
     assert main(["bench", "loss", *arguments, "--out", str(tmp_path)]) == 0
