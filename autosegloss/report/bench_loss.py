@@ -6,6 +6,7 @@ import cProfile
 import importlib
 import json
 import math
+import os
 import pstats
 import shutil
 import time
@@ -233,9 +234,10 @@ def bench_loss(rounds: int, sizes: Sequence[str], dtypes: Sequence[str], names: 
         left_out["torch.compile"] = "no C++ compiler"
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     options = [f"--{key} {x}" for key, some in (("size", sizes), ("dtype", dtypes), ("loss", names)) for x in some]
+    allocator = [f"{name}={x}" for name, x in sorted(os.environ.items()) if name.startswith("MALLOC_")]  # of glibc
     about = machine() | {"threads used": "1", "GPU": torch.cuda.get_device_name() if devices[1:] else "none"}
     costs = Costs(
-        command=" ".join([f"autosegloss bench loss --repeats {rounds}", *options]),
+        command=" ".join([*allocator, f"autosegloss bench loss --repeats {rounds}", *options]),
         machine=about,
         packages=packages("autosegloss", "torch", "triton", "segmentation_models_pytorch", "monai", "kornia"),
         left_out=left_out,
@@ -439,6 +441,9 @@ def _markdown(costs: Costs) -> str:
         f"- Time: a forward and a backward pass, as a ratio to torch's cross-entropy in the same round: medians "
         f"[quartiles] of {costs.rounds} rounds. On the CPU it is that of the processor, on one thread. It is "
         "given where its quartiles lie closer together than half of its median; elsewhere it says unsure.",
+        "- Large tensors are fresh memory on every pass, and the kernel's time for it is counted; cross-entropy takes "
+        "more of it than most. An allocator that keeps memory spares it: in glibc by the variables "
+        "`MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000`.",
         "- Memory: the peak of what torch allocates in both passes beyond the batch, the gradient of the logits with "
         "it, as a ratio to that of cross-entropy; every block is counted.",
         "",

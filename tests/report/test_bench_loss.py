@@ -120,13 +120,17 @@ def test_where_the_time_goes_is_said_of_a_loss_above_its_goal(monkeypatch: pytes
     assert f"`metric/morphology.py` {share}%" in text
 
 
-def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_what_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "8000000000")
     arguments = ["--size", "1x3x32x32", "--dtype", "bfloat16", "--loss", "macc_i", "--loss", "lovasz"]
     assert main(["bench", "loss", *arguments, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "loss.md").read_text(encoding="utf-8").strip() in printed
     found = json.loads((tmp_path / "loss.json").read_text(encoding="utf-8"))
     assert found["command"] == (
+        "MALLOC_TRIM_THRESHOLD_=8000000000 "
         "autosegloss bench loss --repeats 10 --size 1x3x32x32 --dtype bfloat16 --loss macc_i --loss lovasz"
     )
     cases = [case for case in found["cases"] if case["device"] == "cpu"]
