@@ -350,7 +350,7 @@ def bench_algorithms(
     }
     # Proxies have one process: what the contestants try alike is trained once.
     workers = 1 if isinstance(settings[0], RealProxy) else None
-    rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row, workers)
+    rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row, workers, ["course"])
 
     def scores(name: str, setting: Setting, key: str) -> NDArray[np.float64]:
         return np.array([rows[name, setting.name, seed][key] for seed in range(seeds)])

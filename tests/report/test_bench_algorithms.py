@@ -56,7 +56,9 @@ def test_the_table_repeats_itself_interrupted_or_not(tmp_path: Path, capsys: pyt
 
     torn = tmp_path / "torn"
     torn.mkdir()
-    text = (out / "lag.jsonl").read_text()
+    first, *others = (out / "lag.jsonl").read_text().splitlines(keepends=True)
+    older = {key: value for key, value in json.loads(first).items() if key != "course"}
+    text = json.dumps(older) + "\n" + "".join(others)
     (torn / "lag.jsonl").write_text(text[: len(text) // 2])
     bench_algorithms(torn, "lag", seeds=2, contestants=["snes"])
     for name in ("lag.jsonl", "lag.md", "lag.svg"):
