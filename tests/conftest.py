@@ -30,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
     autosegloss.SurrogateLoss.fused = not config.getoption("--reference")
 
 
+@pytest.fixture
+def fused_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that other processes are on, for tests that compare with one, or that are about the path."""
+    monkeypatch.setattr(autosegloss.SurrogateLoss, "fused", True)
+
+
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """One small Ray for all tests, which this process is connected to; its address, for other processes."""

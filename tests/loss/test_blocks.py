@@ -117,6 +117,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(gradient, slope.bfloat16())
 
 
+@pytest.mark.usefixtures("fused_path")
 def test_the_loss_of_labels_uses_blocks_and_their_memory() -> None:
     """A boundary metric keeps what its gradient is made of; all maps at once are several times as many."""
     logits, labels = batch(96, 96, classes=8, dtype=torch.float32)

@@ -225,6 +225,7 @@ def test_nothing_as_large_as_the_logits_is_kept(name: str) -> None:
         assert (max(kept) < leaf.numel()) is fused
 
 
+@pytest.mark.usefixtures("fused_path")
 def test_the_choice_of_the_path_is_copied() -> None:
     loss = SurrogateLoss("miou")
     assert loss.fused

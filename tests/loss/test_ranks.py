@@ -178,6 +178,7 @@ def test_ddp_gives_the_parameters_the_gradients_of_one_process(seen: list[dict[A
                 assert_near(gradient, of_one)
 
 
+@pytest.mark.usefixtures("fused_path")
 def test_without_the_option_each_rank_has_a_loss_of_its_own(seen: list[dict[Any, Any]]) -> None:
     for _, title in keys(seen, "alone"):
         for share, rank in zip(SHARES[title], seen, strict=True):

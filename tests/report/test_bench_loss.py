@@ -102,7 +102,8 @@ def test_what_fails_or_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-def test_where_the_time_goes_is_said_of_a_loss_above_its_goal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("fused_path")
+def test_where_the_time_goes_is_said_of_a_loss_above_its_goal() -> None:
     shape, size = (1, 3, 128, 128), GOALS[3].size
     assert GOALS[3].names == ("bf1",)
     both = [way for way in bench_loss.ways() if way.name in ("bf1", "biou")]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autosegloss import METRICS, CalibrationError, load_loss
+from autosegloss import METRICS, CalibrationError, SurrogateLoss, load_loss
 from autosegloss.cli import main
 from autosegloss.errors import InputError, RefusedError
 from autosegloss.loss.file import read_loss
@@ -48,7 +48,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "out"
-    retrain(CONFIG, [MIX], folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SurrogateLoss, "fused", True)  # as in the processes that it is compared with
+        retrain(CONFIG, [MIX], folder)
     return folder
 
 
@@ -135,6 +137,7 @@ def scores_by_hand(network: torch.nn.Module, found: dict[str, float]) -> None:
     assert found["ece"] == pytest.approx(error.compute(), abs=1e-5)
 
 
+@pytest.mark.usefixtures("fused_path")
 def test_it_trains_from_nothing_on_all_training_images_and_writes_all_there_is_to_know(undisturbed: Path) -> None:
     table = json.loads((undisturbed / "table.json").read_text())
     plan = table["plan"]
