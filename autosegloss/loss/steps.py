@@ -3,7 +3,8 @@
 The same curves as `curve.Curve`, whose evaluation every kind of autograd can follow. A curve takes about eight steps a
 piece here, each in place, with constants that are tensors already: torch converts a number each time it meets one.
 What costs most on a CPU and is avoided: `where` and comparisons with a boolean result (3 to 60 times the time of an
-addition), and `sqrt`, which takes longer than `rsqrt` and a product.
+addition), and `sqrt`, which takes longer than `rsqrt` and a product. What did not pay: the later pieces for the few
+large probabilities alone, which take as long to find as the pieces do.
 """
 
 from __future__ import annotations
