@@ -530,7 +530,7 @@ def _parser() -> argparse.ArgumentParser:
         "fidelity",
         _bench_fidelity,
         "how well short and small proxies rank losses as full training does",
-        "results/proxy",
+        "results/fidelity",
     )
     command.add_argument("config", nargs="+", metavar="CONFIG", help="a YAML file; several, one after another")
     command.add_argument("--thetas", type=int, default=20, metavar="N", help="losses drawn; default: 20")
