@@ -77,7 +77,7 @@ def configured(name: str) -> dict[str, Any]:
 def test_the_exact_metrics_of_two_batches() -> None:
     labels = torch.randint(0, 21, (2, 8, 8))
     scope: dict[str, Any] = {"batches": [(torch.randn(2, 21, 8, 8), labels)] * 2}
-    exec(blocks("python")[2], scope)
+    exec(next(block for block in blocks("python") if "Accumulators(" in block), scope)
     assert scope["everywhere"].keys() == {"miou", "worst 5%"}
     assert 0 < scope["calibration"].compute() < 1
 

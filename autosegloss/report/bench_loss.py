@@ -449,7 +449,7 @@ def _markdown(costs: Costs) -> str:
         "",
         "## Goals",
         "",
-        "The worst of the losses counts.",
+        "The worst counts, of miou, fwiou, macc, gacc, dice and tversky where it says pointwise.",
         "",
         "| | size | time: goal | reached | memory: goal | reached |",
         "|---|---|---:|---:|---:|---:|",
