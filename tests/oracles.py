@@ -61,7 +61,11 @@ def softmax(logits: Array) -> Array:
 def window(maps: Array, radius: int, outside: float) -> Array:
     """All values in the square window around each pixel, on a new first axis; maps are (N, C, *S)."""
     sides = maps.shape[2:]
-    padded = np.pad(maps, [(0, 0), (0, 0)] + [(radius, radius)] * len(sides), constant_values=outside)
+    margins = [(0, 0), (0, 0)] + [(radius, radius)] * len(sides)
+    alone = [margin if length == 1 else (0, 0) for margin, length in zip(margins, maps.shape, strict=True)]
+    around = [(0, 0) if length == 1 else margin for margin, length in zip(margins, maps.shape, strict=True)]
+    # An axis of length 1 is none: nothing is outside.
+    padded = np.pad(np.pad(maps, alone, mode="edge"), around, constant_values=outside)
     shifts = itertools.product(range(2 * radius + 1), repeat=len(sides))
     views = [tuple(slice(start, start + side) for start, side in zip(shift, sides, strict=True)) for shift in shifts]
     return np.stack([padded[(slice(None), slice(None), *view)] for view in views])
@@ -76,7 +80,7 @@ def in_pixels(radius: float, sides: Sequence[int]) -> int:
     """A whole number is pixels; a fraction is a share of the image's diagonal, rounded to at least 1."""
     if radius == int(radius):
         return int(radius)
-    return max(1, int(np.round(radius * np.sqrt(float(np.sum(np.square(sides)))))))
+    return max(1, int(np.round(radius * np.sqrt(float(np.sum(np.square([side for side in sides if side > 1])))))))
 
 
 def erode(maps: Array, radius: float = 1, border: bool = False) -> Array:
@@ -310,10 +314,11 @@ def per_class_maps(
 
 def mask_to_band(mask: npt.NDArray[np.bool_], width: float) -> npt.NDArray[np.bool_]:
     """The pixels of a mask within `width` of its boundary, after Cheng et al.: a mask ends at the image's border."""
+    pixels, shape, mask = in_pixels(width, mask.shape), mask.shape, mask.squeeze()
     padded = np.pad(mask, 1)
-    for _ in range(in_pixels(width, mask.shape)):
+    for _ in range(pixels):
         padded = ndimage.binary_erosion(padded, np.ones([3] * mask.ndim), border_value=0)
-    return mask & ~padded[(slice(1, -1),) * mask.ndim]
+    return (mask & ~padded[(slice(1, -1),) * mask.ndim]).reshape(shape)
 
 
 def boundary_counts(pred: Labels, target: Labels, num_classes: int, width: float) -> Counts:

@@ -55,7 +55,8 @@ def sums(
     """
     if not nodes:
         return {}
-    rows = _Rows.apply(logits, labels, _Work(nodes, curves, logic, logits[:0].detach()))  # type: ignore[no-untyped-call]
+    work = _Work(nodes, curves, logic, logits[:0].detach())
+    rows = _Rows.apply(logits, labels, work, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return {node: interpret.reduced(node, x) for node, x in zip(nodes, rows, strict=True)}
 
 
@@ -205,9 +206,10 @@ class _Rows(torch.autograd.Function):
     """Sums of each image and class, (N, C or 1), of logits (N, C, *S) and labels (N, *S)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, work: _Work) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, work: _Work, graph: bool) -> tuple[Tensor, ...]:
         ctx.save_for_backward(logits)
         ctx.work, ctx.parts = work, []
+        asked = graph and ctx.needs_input_grad[0]  # the latter says nothing of `no_grad`, nor of inference
         dtype = _dtype(logits)
         rows = [
             logits.new_zeros(len(logits), logits.shape[1] if "class" in node.axes else 1, dtype=dtype)
@@ -217,20 +219,20 @@ class _Rows(torch.autograd.Function):
             probability = torch.softmax(logits[images].contiguous(), 1, dtype=dtype)  # maps of whole rows
             made = []
             for block in blocks:
-                with torch.set_grad_enabled(ctx.needs_input_grad[0]):
-                    leaf = probability[:, block.classes].detach().requires_grad_(ctx.needs_input_grad[0])
+                with torch.set_grad_enabled(asked):
+                    leaf = probability[:, block.classes].detach().requires_grad_(asked)
                     found = block.rows(leaf)
                 for into, x in zip(rows, found, strict=True):
                     if x is not None:
                         into[images, block.classes if into.shape[1] > 1 else slice(None)] = x.detach()
                 made.append((block.classes, leaf, found))
-            if ctx.needs_input_grad[0]:
+            if asked:
                 ctx.parts.append((images, probability, made))
         return tuple(rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         (logits,) = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for images, probability, made in ctx.parts:
@@ -249,7 +251,7 @@ class _Rows(torch.autograd.Function):
             # Of the softmax: p (slope - sum of p slope).
             both = (slope * probability).sum(1, keepdim=True)
             gradient[images] = slope.sub_(both).mul_(probability)
-        return gradient, None, None
+        return gradient, None, None, None
 
 
 def _dtype(logits: Tensor) -> torch.dtype:

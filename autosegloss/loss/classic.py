@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -26,7 +27,7 @@ from autosegloss.loss.ranks import sum_over_ranks
 from autosegloss.loss.surrogate import SurrogateLoss
 from autosegloss.metric import class_sum, pred, target, total
 from autosegloss.metric.interpret import divide
-from autosegloss.metric.labels import check_ignore_index, check_labels, check_logits, check_soft_labels
+from autosegloss.metric.labels import check_ignore_index, check_labels, check_logits, check_soft_labels, whole
 from autosegloss.metric.morphology import maximum_filter
 
 Weighting = Literal["inverse", "sqrt_inverse", "uniform"]
@@ -57,7 +58,8 @@ class _PixelLoss(nn.Module, ABC):
             InputTypeError: The logits, the target or the mask have the wrong type; or soft labels have no meaning here.
             InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1].
         """
-        scores = logits.to(check_logits(logits, target))
+        dtype = check_logits(logits, target)
+        scores = logits.to(dtype)
         with torch.autocast(logits.device.type, enabled=False):
             if isinstance(target, Tensor) and target.is_floating_point():
                 return self._soft(scores, check_soft_labels(target, tuple(scores.shape), scores.dtype, mask)[0])
@@ -238,10 +240,11 @@ class BoundaryCrossEntropy(_PixelLoss):
 
     def __init__(self, factor: float = 10.0, radius: int = 5, ignore_index: int = 255) -> None:
         super().__init__(ignore_index)
-        if isinstance(radius, bool) or not isinstance(radius, int) or radius < 0:
+        pixels = whole(radius)
+        if pixels is None or pixels < 0:
             raise InputError(f"radius is {radius!r}; a whole number of pixels, 0 or more, is wanted.")
         self.factor = check_number("factor", factor)
-        self.radius = radius
+        self.radius = pixels
 
     def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         values = functional.cross_entropy(scores, labels, ignore_index=self.ignore_index, reduction="none")
@@ -285,7 +288,12 @@ def class_counts(labels: Iterable[LabelMap], num_classes: int, ignore_index: int
     """
     counts = torch.zeros(num_classes, dtype=torch.int64)
     for i, given in enumerate(labels):
-        one = torch.as_tensor(given)
+        try:
+            one = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputTypeError(
+                f"label map {i} is a {type(given).__name__}, which makes no tensor: {error}."
+            ) from None
         checked = check_labels(one, tuple(one.shape), num_classes, ignore_index, f"label map {i}")
         counts += torch.bincount(checked[checked != ignore_index], minlength=num_classes).cpu()
     return [int(count) for count in counts]
@@ -386,7 +394,7 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 def check_number(name: str, value: float, highest: float = math.inf) -> float:
     """A finite number from 0 to `highest`, or InputError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest or value == math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= highest or value == math.inf:
         wanted = f"from 0 to {highest:g}" if highest < math.inf else "of 0 or more"
         raise InputError(f"{name} is {value!r}; a number {wanted} is wanted.")
     return float(value)

@@ -123,7 +123,7 @@ def points_from_theta(theta: Sequence[float]) -> tuple[Point, ...]:
     if len(theta) % 2:
         raise InputError(f"theta has {len(theta)} coordinates; a curve has two for each control point.")
     for i, t in enumerate(theta):
-        if not 0 <= t <= 1:
+        if isinstance(t, str) or not 0 <= t <= 1:
             raise InputError(f"theta[{i}] is {t!r}; coordinates are in [0, 1].")
     points: list[Point] = []
     u = v = 0.0

@@ -9,13 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
-from autosegloss.errors import ExprError, InputError, LossFileError
+from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError
 from autosegloss.loss.curve import CurveKind
 from autosegloss.loss.mixed import MixedLoss
 from autosegloss.loss.relax import LogicKind, slots
-from autosegloss.loss.surrogate import SurrogateLoss
+from autosegloss.loss.surrogate import SurrogateLoss, check_reduce_over_ranks
 from autosegloss.metric import metric
 from autosegloss.metric.interpret import Classes
+from autosegloss.metric.labels import check_ignore_index
 
 FORMAT = "autosegloss-loss"
 VERSION = 2
@@ -59,11 +60,18 @@ def load_loss(
 
     Raises:
         LossFileError: There is no such file or preset, or it is damaged, of a newer version, or impossible.
+        InputError: Another argument is wrong.
 
     Example:
         >>> load_loss("asl/voc/macc").classes
         'all'
     """
+    if not isinstance(source, str | os.PathLike):
+        raise InputTypeError(
+            f"the loss is a {type(source).__name__}; the path of a loss file or the name of a preset is wanted."
+        )
+    check_ignore_index(ignore_index)
+    check_reduce_over_ranks(reduce_over_ranks)
     path, name = Path(source), str(source)
     try:
         if path.is_dir():
@@ -87,8 +95,11 @@ def read_loss(
         content = json.loads(
             data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates
         )
+        json.dumps(content, ensure_ascii=False).encode()  # what can't be written again is not read
     except (ValueError, RecursionError) as error:
-        raise LossFileError(f"{name}: not a whole JSON file ({error}); was it cut off? Export it again.") from None
+        raise LossFileError(
+            f"{name}: not a JSON file that can be read ({error}). If it was cut off, export it again."
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise LossFileError(f'{name}: not a loss file; it has no "format": "{FORMAT}".')
     version = content.get("version")
@@ -125,7 +136,7 @@ def write_loss(loss: SurrogateLoss | MixedLoss, path: Path) -> None:
         text = _json(content) + "\n"
         text.encode()
         faithful = isinstance(loss.provenance, dict) and json.loads(text)["provenance"] == loss.provenance
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise LossFileError(f"{path}: the provenance holds something JSON has no place for: {error}") from None
     if not faithful:
         raise LossFileError(f"{path}: the provenance is a dict of texts, numbers, lists and dicts with texts for keys.")
@@ -210,6 +221,8 @@ def _json(value: object, indent: str = "") -> str:
     """JSON with a line for each key and none for each number of a list."""
     if not isinstance(value, dict) or not value:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise TypeError(f"the key {odd[0]!r} is no text")
     inner = indent + "  "
     lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_json(item, inner)}" for key, item in value.items()]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"

@@ -15,8 +15,8 @@ from autosegloss.loss.file import load_loss, presets
 from autosegloss.loss.mixed import MixedLoss
 from autosegloss.loss.surrogate import SurrogateLoss
 
-_TERM = r"\s*([0-9.eE+-]+)\s*\*\s*(\S+)\s*"
-_MIX = re.compile(rf"{_TERM}\s\+\s{_TERM}")
+_TERM = r"\s*([0-9.eE+-]+)\s*\*\s*(\S|\S.*?\S)\s*"  # the name of a file may hold spaces
+_MIX = re.compile(rf"{_TERM}\+{_TERM}")
 
 
 def named_loss(

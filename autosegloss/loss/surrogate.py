@@ -89,8 +89,7 @@ class SurrogateLoss(nn.Module):
         check_logic(logic)
         if classes not in get_args(Classes):
             raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
-        if not isinstance(reduce_over_ranks, bool):
-            raise InputTypeError(f"reduce_over_ranks is {reduce_over_ranks!r}; True or False is wanted.")
+        check_reduce_over_ranks(reduce_over_ranks)
         self.expr = metric(expr)
         self.logic: LogicKind = logic
         self.curve: CurveKind = curve
@@ -194,6 +193,12 @@ class SurrogateLoss(nn.Module):
         """The options, for `print(loss)`."""
         options = ("logic", "curve", "classes", "ignore_index", "reduce_over_ranks")
         return f"{self.expr}, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+
+
+def check_reduce_over_ranks(reduce_over_ranks: object) -> None:
+    """Raise InputTypeError unless it is True or False."""
+    if not isinstance(reduce_over_ranks, bool):
+        raise InputTypeError(f"reduce_over_ranks is {reduce_over_ranks!r}; True or False is wanted.")
 
 
 def _curves(

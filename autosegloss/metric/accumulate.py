@@ -14,7 +14,7 @@ from autosegloss.errors import InputError, InputTypeError
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
 from autosegloss.metric.distributed import gather
-from autosegloss.metric.labels import best_class, check_ignore_index, check_labels
+from autosegloss.metric.labels import best_class, check_ignore_index, check_labels, check_tensors, whole
 from autosegloss.metric.parse import metric
 
 _Self = TypeVar("_Self", bound="Tally")
@@ -36,9 +36,10 @@ class Tally(ABC):
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        classes = whole(num_classes)
+        if classes is None or classes < 1:
             raise InputError(f"num_classes is {num_classes!r}; a whole number of 1 or more is wanted.")
-        self.num_classes = num_classes
+        self.num_classes = classes
         self.ignore_index = check_ignore_index(ignore_index)
 
     @abstractmethod
@@ -129,15 +130,14 @@ class Accumulators(Tally):
 
         Args:
             prediction: Labels (N, *S) of an integer type, or scores (N, C, *S) of a floating type, whose arg-max
-                counts.
-            target: Labels (N, *S) of an integer type, 0..C-1 or `ignore_index`.
-            mask: True where a pixel counts, boolean (N, *S); elsewhere the target is `ignore_index`.
+                counts. An axis of length 1 in both, be it of channels, changes no metric.
+            target: Labels (N, *S) or (N, 1, *S) of an integer type, 0..C-1 or `ignore_index`.
+            mask: True where a pixel counts, boolean (N, *S) or (N, 1, *S); elsewhere the target is `ignore_index`.
 
         Raises:
             InputError: Shapes, labels or scores are wrong; nothing has been counted then.
         """
-        if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
-            raise InputTypeError("prediction and target are torch tensors.")
+        check_tensors(prediction, target)
         if prediction.is_floating_point():
             _, labels = best_class(prediction, self.num_classes)
         else:
@@ -166,7 +166,12 @@ class Accumulators(Tally):
         Returns:
             None for a metric that does not end in a mean over classes. One that averages over images after it has, as
             the value of a class, the mean over the images in which the class counts.
+
+        Raises:
+            InputError: There is no such metric.
         """
+        if name not in self.metrics:
+            raise InputError(f"`{name}` is none of these metrics; there are: {', '.join(self.metrics)}.")
         expr = self.metrics[name]
         mean = expr.value if isinstance(expr, e.ImageMean | e.ImageWorst) else expr
         if not isinstance(mean, e.ClassMean):

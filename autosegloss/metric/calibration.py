@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autosegloss.errors import InputError, InputTypeError
 from autosegloss.metric.accumulate import Counts, Tally
-from autosegloss.metric.labels import best_class, check_labels
+from autosegloss.metric.labels import best_class, check_labels, check_tensors, whole
 
 _BITS: Final = 28
 """A probability is counted as a whole number of 2^-28 (4e-9): finer than float32 near 1, and 10^10 pixels fit int64."""
@@ -61,9 +61,10 @@ class CalibrationError(Tally):
         ignore_index: int = 255,
     ) -> None:
         super().__init__(num_classes, ignore_index)
-        if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= 1000:
+        number = whole(bins)
+        if number is None or not 1 <= number <= 1000:
             raise InputError(f"bins is {bins!r}; a whole number from 1 to 1000 is wanted.")
-        self.classwise, self.per_image, self.bins = classwise, per_image, bins
+        self.classwise, self.per_image, self.bins = classwise, per_image, number
         self.reset()
 
     def __repr__(self) -> str:
@@ -85,8 +86,7 @@ class CalibrationError(Tally):
         Raises:
             InputError: Shapes, labels or scores are wrong; nothing has been counted then.
         """
-        if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
-            raise InputTypeError("prediction and target are torch tensors.")
+        check_tensors(prediction, target)
         if not prediction.is_floating_point():
             raise InputTypeError(f"prediction has dtype {prediction.dtype}; scores of a floating type are wanted.")
         highest, guess = best_class(prediction, self.num_classes)

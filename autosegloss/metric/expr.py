@@ -430,7 +430,7 @@ def erode(map: Expr, radius: float = 1, border: bool = False) -> Expr:
         radius: A whole number of pixels, or a share of the image's diagonal in (0, 1), which is rounded to pixels and
             at least one.
         border: Whether the outside of the image counts, as 0, so that the image border is a boundary of what touches
-            it.
+            it. An axis of length 1 has no border.
     """
     expr = _truth_map(map, "erode")
     return Erode(expr, radius, _flag("erode", "border", border)) if _radius("erode", "radius", radius) else expr

@@ -388,7 +388,7 @@ def _counted(node: e.ClassMean, inner: Tensor, given: Sums, classes: Classes, do
 def _where(where: e.Expr | None, inner: Tensor, given: Sums, classes: Classes, done: dict[e.Expr, Tensor]) -> Tensor:
     if where is None:
         return torch.ones_like(inner, dtype=torch.bool)
-    return (_value(where, given, classes, done) > 0).expand_as(inner)
+    return (~(_value(where, given, classes, done) <= 0)).expand_as(inner)  # NaN counts: it must be seen
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:
@@ -409,4 +409,6 @@ def _worst(x: Tensor, counted: Tensor, fraction: float) -> Tensor:
     kept = torch.floor(fraction * number.to(torch.float64) + 1e-9).to(torch.int64).clamp(min=1).minimum(number)
     lowest = torch.where(counted, x, torch.inf).sort(0).values
     taken = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < kept
-    return torch.where(taken, lowest, 0.0).sum(0, keepdim=True) / kept.clamp(min=1)
+    undefined = (counted & x.isnan()).any(0, keepdim=True)  # sorted last, but to be seen
+    mean = torch.where(taken, lowest, 0.0).sum(0, keepdim=True) / kept.clamp(min=1)
+    return torch.where(undefined, torch.nan, mean)

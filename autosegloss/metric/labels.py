@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from autosegloss.errors import InputError, InputTypeError
+
+_INT64 = torch.iinfo(torch.int64)
+
+
+def whole(value: object) -> int | None:
+    """A whole number of Python or NumPy as an int; None for anything else, True and False too."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(cast("Any", value))
+    except TypeError:
+        return None
+
+
+def check_tensors(prediction: object, target: object) -> None:
+    """Raise InputTypeError unless both are torch tensors."""
+    for name, given in (("prediction", prediction), ("target", target)):
+        if not isinstance(given, Tensor):
+            raise InputTypeError(f"{name} is a {type(given).__name__}; a torch tensor is wanted.")
 
 
 def check_ignore_index(ignore_index: int) -> int:
@@ -15,12 +35,16 @@ def check_ignore_index(ignore_index: int) -> int:
 
     Raises:
         InputTypeError: It is no integer.
+        InputError: It is none of 64 bits.
     """
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+    label = whole(ignore_index)
+    if label is None:
         raise InputTypeError(
             f"ignore_index is {ignore_index!r}; an integer label is wanted. With -1 no pixel is ignored."
         )
-    return ignore_index
+    if not _INT64.min <= label <= _INT64.max:
+        raise InputError(f"ignore_index is {ignore_index}; labels are integers of 64 bits.")
+    return label
 
 
 def check_labels(
@@ -112,13 +136,15 @@ def check_logits(logits: Tensor, target: object) -> torch.dtype:
 
     Raises:
         InputTypeError: The logits are no floating-point tensor.
-        InputError: They have no class axis, or are on another device than the target.
+        InputError: They have no class, or are on another device than the target.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
         raise InputTypeError(f"logits {given}; a floating-point tensor (N, C, *S) of scores is wanted.")
     if logits.ndim < 2:
         raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) is wanted.")
+    if logits.shape[1] == 0:
+        raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) of one class or more is wanted.")
     if isinstance(target, Tensor) and target.device != logits.device:
         raise InputError(f"logits are on {logits.device}, target on {target.device}; both are wanted on one device.")
     return torch.float64 if logits.dtype == torch.float64 else torch.float32

@@ -15,10 +15,13 @@ _Pick = Callable[[Tensor, Tensor], Tensor]
 
 
 def in_pixels(radius: float, sides: Sequence[int]) -> int:
-    """A radius in pixels: an int as it is, a share of the image's diagonal rounded, at least 1."""
+    """A radius in pixels: an int as it is, a share of the image's diagonal rounded, at least 1.
+
+    An axis of length 1 is none of the image's: it may be one of channels, or of the slices of a volume of one.
+    """
     if isinstance(radius, int):
         return radius
-    return max(1, round(radius * math.sqrt(sum(side * side for side in sides))))
+    return max(1, round(radius * math.sqrt(sum(side * side for side in sides if side > 1))))
 
 
 def maximum_filter(x: Tensor, radius: int) -> Tensor:
@@ -40,7 +43,7 @@ def maximum_filter(x: Tensor, radius: int) -> Tensor:
 def minimum_filter(x: Tensor, radius: int, border: bool = False) -> Tensor:
     """Minimum over the (2 radius + 1)-wide cube around each pixel; arguments as `maximum_filter`.
 
-    With `border` what lies outside the image counts, as 0.
+    With `border` what lies outside the image counts, as 0; along an axis of length 1 nothing does.
     """
     pick = torch.logical_and if x.dtype == torch.bool else torch.minimum
     for axis in range(2, x.ndim):
@@ -93,7 +96,7 @@ def _ball(x: Tensor, axis: int, squared: int, pick: _Pick) -> Tensor:
 def _filter_axis(x: Tensor, axis: int, radius: int, pick: _Pick, border: bool = False) -> Tensor:
     """A running extremum of half-width `radius`."""
     length = x.shape[axis]
-    radius = min(radius, length if border else length - 1)  # beyond it no window changes
+    radius = min(radius, length if border and length > 1 else length - 1)  # beyond it no window changes
     if radius <= 0:
         return x
     if pick not in (torch.minimum, torch.maximum):  # truth values, which have no gradient

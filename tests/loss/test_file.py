@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import autosegloss as asl
-from autosegloss.errors import LossFileError
+from autosegloss.errors import InputTypeError, LossFileError
 from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS
 from tests import strategies
@@ -325,8 +325,8 @@ def test_every_truncated_file_is_refused() -> None:
     for length in range(len(whole.rstrip())):
         Path("loss.json").write_bytes(whole[:length])
         text = message(load_loss, "loss.json")
-        assert text.startswith("loss.json: not a whole JSON file (")
-        assert text.endswith("); was it cut off? Export it again.")
+        assert text.startswith("loss.json: not a JSON file that can be read (")
+        assert text.endswith("). If it was cut off, export it again.")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_what_is_no_json(text: bytes, reason: str) -> None:
     Path("loss.json").write_bytes(text)
     assert (
         message(load_loss, "loss.json")
-        == f"loss.json: not a whole JSON file ({reason}); was it cut off? Export it again."
+        == f"loss.json: not a JSON file that can be read ({reason}). If it was cut off, export it again."
     )
 
 
@@ -396,6 +396,25 @@ def test_neither_a_file_nor_a_preset() -> None:
     )
     assert message(load_loss, "../presets/asl/voc/miou").startswith("../presets/asl/voc/miou: no such file")
     assert message(load_loss, "a" * 5000).startswith("aaa")
+
+
+@pytest.mark.parametrize("source", [None, 5, ["jml"]])
+def test_what_is_no_path(source: Any) -> None:
+    with pytest.raises(InputTypeError, match="the path of a loss file or the name of a preset is wanted"):
+        load_loss(source)
+
+
+def test_a_wrong_argument_is_not_blamed_on_the_file() -> None:
+    for arguments in ({"ignore_index": None}, {"reduce_over_ranks": 1}):
+        with pytest.raises(InputTypeError, match=next(iter(arguments))):
+            load_loss("jml", **arguments)
+
+
+def test_a_provenance_that_can_not_be_written_again_is_not_read() -> None:
+    text = json.dumps(content() | {"provenance": {"a": 0}})
+    for value in ('"\\ud800"', "[" * 5000 + "]" * 5000):
+        Path("loss.json").write_text(text.replace('{"a": 0}', f'{{"a": {value}}}'))
+        assert message(load_loss, "loss.json").startswith("loss.json: not a JSON file that can be read (")
 
 
 def test_a_folder() -> None:

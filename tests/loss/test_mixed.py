@@ -153,7 +153,10 @@ def test_a_file_and_a_mix(tmp_path: Path) -> None:
         assert loss.surrogate.ignore_index == 3
     loss.save(path)
     assert isinstance(named_loss(str(path)), MixedLoss)
-    assert isinstance(named_loss("0.5*cross_entropy + 0.5*generalized_dice"), MixedLoss)
+    assert isinstance(named_loss("0.5*cross_entropy+0.5*generalized_dice"), MixedLoss)
+    with_space = path.with_name("my own + loss.json")
+    SurrogateLoss("biou").save(with_space)
+    assert isinstance(named_loss(f"0.5*cross_entropy + 0.5*{with_space}"), MixedLoss)
     assert isinstance(named_loss("lovasz"), LovaszSoftmax)
 
 

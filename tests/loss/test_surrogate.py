@@ -378,6 +378,21 @@ def test_text_for_people() -> None:
 
 # Mistakes: the text is golden -----------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("metric", [*METRICS, "miou_i(worst=0.5)", "0.5 * miou + 0.5 * bf1"])
+def test_what_is_undefined_is_seen(metric: str, fused: bool) -> None:
+    # A single pixel, and all of one of two images: the loss must not hide from whoever looks for NaN.
+    logits, labels = batch(2, 12, 12)
+    for wrong in (float("nan"), float("inf")):
+        for index in ((0, 1, 3, 4), (0,)):
+            given = logits.clone()
+            given[index] = wrong
+            loss = curved(metric)
+            loss.fused = fused
+            assert loss(given, labels).isnan()
+
+
 LOGITS = torch.zeros(1, 3, 2, 2)
 LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
 
@@ -393,6 +408,12 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
         ),
         ([1.0], LABELS, InputTypeError, "logits are a list; a floating-point tensor (N, C, *S) of scores is wanted."),
         (torch.zeros(3), LABELS, InputError, "logits have shape (3,); (N, C, *S) is wanted."),
+        (
+            torch.zeros(1, 0, 2, 2),
+            LABELS,
+            InputError,
+            "logits have shape (1, 0, 2, 2); (N, C, *S) of one class or more is wanted.",
+        ),
         (
             LOGITS,
             torch.tensor([[[0, 1], [5, -3]]]),

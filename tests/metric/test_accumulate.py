@@ -273,15 +273,8 @@ def test_a_target_with_a_channel_axis() -> None:
 
 
 def test_labels_of_whole_images_are_maps_of_one_pixel() -> None:
-    """But for metrics of the border of the image, which takes an axis to have one."""
     guess, truth = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 255])
-    exprs = {
-        name: expr
-        for name, expr in WHOLE.items()
-        if not any(isinstance(node, e.Erode) and node.border for node in expr.walk())
-    }
-    assert len(exprs) > len(WHOLE) / 2
-    flat, maps, scores = (Accumulators(exprs, 3) for _ in range(3))
+    flat, maps, scores = (Accumulators(WHOLE, 3) for _ in range(3))
     flat.update(guess, truth)
     maps.update(guess.view(4, 1), truth.view(4, 1))
     scores.update(torch.eye(3)[guess], truth)
@@ -360,6 +353,26 @@ def test_weights_of_pixels_may_be_any_number() -> None:
         assert accumulator.compute() == pytest.approx(2 * weight)
 
 
+@pytest.mark.parametrize("metric", ["boundary_iou", "boundary_iou_i", "bf1", "miou"])
+def test_a_channel_axis_of_label_maps_is_no_axis_of_space(metric: str) -> None:
+    guess, truth = (torch.randint(0, 3, (2, 4, 4)).repeat_interleave(5, 1).repeat_interleave(5, 2) for _ in range(2))
+    plain = Accumulator(metric, 3)
+    plain.update(guess, truth)
+    for channels in ((guess[:, None], truth[:, None]), (guess, truth[:, None]), (guess[..., None], truth[..., None])):
+        accumulator = Accumulator(metric, 3)
+        accumulator.update(*channels)
+        assert accumulator.compute() == plain.compute()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    labels = np.array([[0, 2, 255]])
+    accumulator = Accumulator("miou", labels[labels < 255].max() + np.int64(1), ignore_index=np.uint8(255))
+    assert repr(accumulator) == repr(Accumulator("miou", 3, ignore_index=255))
+    for wrong in (True, np.True_, 2.0, np.float32(2), "2", None):
+        with pytest.raises(InputError, match="num_classes is "):
+            Accumulator("miou", wrong)
+
+
 # Mistakes: the text is golden, and nothing has been counted -----------------------------------------------------------
 
 LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
@@ -368,8 +381,8 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
 @pytest.mark.parametrize(
     ("guess", "truth", "kind", "expected"),
     [
-        ([0], LABELS, InputTypeError, "prediction and target are torch tensors."),
-        (LABELS, np.zeros((1, 2, 2), int), InputTypeError, "prediction and target are torch tensors."),
+        ([0], LABELS, InputTypeError, "prediction is a list; a torch tensor is wanted."),
+        (LABELS, np.zeros((1, 2, 2), int), InputTypeError, "target is a ndarray; a torch tensor is wanted."),
         (
             torch.zeros(1, 4, 2, 2),
             LABELS,
@@ -530,3 +543,13 @@ def test_class_values_per_image_are_means_over_the_images_with_the_class() -> No
 @pytest.mark.parametrize("name", ["gacc", "miou_c * 1.0"])
 def test_what_is_no_mean_over_classes_has_no_class_values(name: str) -> None:
     assert Accumulator(name, num_classes=2).class_values("metric") is None
+
+
+def test_a_metric_that_is_not_counted_has_no_class_values() -> None:
+    with pytest.raises(InputError, match="`iou` is none of these metrics; there are: metric"):
+        Accumulator("miou", 3).class_values("iou")
+
+
+def test_an_ignored_label_has_64_bits() -> None:
+    with pytest.raises(InputError, match="labels are integers of 64 bits"):
+        Accumulator("miou", 3, ignore_index=2**63)

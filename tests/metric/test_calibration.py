@@ -247,7 +247,7 @@ SCORES, LABELS = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
 @pytest.mark.parametrize(
     ("scores", "target", "kind", "expected"),
     [
-        ([0], LABELS, InputTypeError, "prediction and target are torch tensors."),
+        ([0], LABELS, InputTypeError, "prediction is a list; a torch tensor is wanted."),
         (LABELS, LABELS, InputTypeError, "prediction has dtype torch.int64; scores of a floating type are wanted."),
         (SCORES[:, :2], LABELS, InputError, "scores have shape (1, 2, 2, 2); (N, 3, *S) is wanted: one map per class."),
         (
