@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import io
 import json
 import os
 import shlex
@@ -52,13 +53,19 @@ _WORST = 5  # images of each list of a contact sheet, unless said
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0; 2 for bad input, with one message on standard error; 1 otherwise."""
-    console = Console(highlight=False, soft_wrap=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names and provenance may hold what it has no place for
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     try:
         given = _parser().parse_args(arguments)
         given.run(given, console)
+        sys.stdout.flush()
     except AutoseglossError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, ValueError | TypeError) else FAILED
+    except BrokenPipeError:  # nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except KeyboardInterrupt:
         print("stopped; what a search has finished is in its journal: continue with --resume.", file=sys.stderr)
         return FAILED
@@ -246,7 +253,7 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),  # standard output may be the JSON
+        console=Console(stderr=True, emoji=False),  # standard output may be the JSON
         disable=not sys.stderr.isatty(),
         transient=True,
     ) as bar:

@@ -1,6 +1,7 @@
 """The command line as a user meets it: real processes, their exit status and what they print."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -225,7 +226,7 @@ def test_a_damaged_loss_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     path.write_bytes(path.read_bytes()[:-40])
     status, _, error = run("show", str(path), capsys=capsys)
     assert status == 2
-    assert error.startswith(f"LossFileError: {path}: not a whole JSON file")
+    assert error.startswith(f"LossFileError: {path}: not a JSON file that can be read")
     assert error.count("\n") == 1
 
 
@@ -241,3 +242,35 @@ def test_a_wrong_command_line_is_one_message(arguments: list[str], capsys: pytes
     assert (status, text) == (2, "")
     assert error.count("\n") == 1
     assert "--help" in error
+
+
+def test_texts_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loss = load_loss("jml")
+    loss.provenance = {"note": "at 1:100:2, :bug:, [bold]café"}
+    loss.save(tmp_path / "noted.json")
+    code, text, _ = run("show", str(tmp_path / "noted.json"), capsys=capsys)
+    assert code == 0
+    assert "at 1:100:2, :bug:, [bold]café" in text
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "autosegloss.cli", "show", str(tmp_path / "noted.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert r"caf\xe9" in done.stdout
+
+
+def test_who_does_not_read_on_ends_it_quietly() -> None:
+    command = f"{sys.executable} -m autosegloss.cli metrics"
+    done = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_a_damaged_journal_is_named_where_it_is(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("search", str(config), "--runner", "serial", "--out", str(out), capsys=capsys)[0] == 0
+    journal = out / "trials.jsonl"
+    journal.write_text("[]\n" + journal.read_text())
+    code, _, error = run("status", str(out), capsys=capsys)
+    assert code == 2
+    assert error.startswith(f"RefusedError: {journal}:1: this line is damaged")

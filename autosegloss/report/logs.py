@@ -49,7 +49,7 @@ class _JsonLines:
         self._config = config
         self._folder = folder
         self._begun = False
-        self._console = Console(file=sys.stdout)  # it ends the program quietly if nobody reads any more
+        self._console = Console(file=sys.stdout, emoji=False)  # it ends the program quietly if nobody reads any more
         self._redirected = redirect_stdout(sys.stderr)
 
     def __enter__(self) -> Self:

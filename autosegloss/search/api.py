@@ -205,8 +205,11 @@ def status(folder: str | os.PathLike[str]) -> Status:
     running = in_use(path)
     with tempfile.TemporaryDirectory(prefix="autosegloss-status-") as draft:
         copy = Path(shutil.copy(path, draft))
-        with Journal(copy, resume=True) as journal:
-            return Status(config, study_of(config, journal), running, tuple(journal.trials))
+        try:
+            with Journal(copy, resume=True) as journal:
+                return Status(config, study_of(config, journal), running, tuple(journal.trials))
+        except RefusedError as error:
+            raise RefusedError(str(error).replace(str(copy), str(path))) from None
 
 
 def check_space(config: StudyConfig) -> SearchSpace:

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from types import TracebackType, UnionType
+from typing import Any, Literal, cast, get_args
 
 from autosegloss.errors import RefusedError, SearchError
 from autosegloss.search.prune import Rung
 
+Stage = Literal["search", "final", "compare"]
 Place = tuple[str, int, int]
 """Stage, step and index of a job."""
 
@@ -39,7 +40,7 @@ class Job:
         rung: Whether and when to give it up, if pruning is on. It follows from earlier steps and is not in the journal.
     """
 
-    stage: Literal["search", "final", "compare"]
+    stage: Stage
     step: int
     index: int
     theta: tuple[float, ...] | None
@@ -101,6 +102,7 @@ class Outcome:
 
 OPTIONAL = {"rung": None, "early": None, "pruned": False}
 """Fields that joined later; a line has them only where they are set, and never the rung."""
+_STAGES = get_args(Stage)
 LINE_KEYS = {field.name for kind in (Job, Outcome) for field in fields(kind)} - OPTIONAL.keys()
 
 
@@ -162,7 +164,7 @@ class Journal:
 
     def _parse(self, number: int, line: bytes) -> tuple[Job, Outcome]:
         record = json.loads(line) if _is_json(line) else None
-        if not isinstance(record, dict) or record.keys() - OPTIONAL.keys() != LINE_KEYS:
+        if not isinstance(record, dict) or not _is_trial(record):
             raise RefusedError(
                 f"{self.path}:{number}: this line is damaged, and later lines build on it. Restore the file from a "
                 f"copy, or cut it before line {number} to run the trials from there again."
@@ -223,6 +225,31 @@ def in_use(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _is_trial(record: Mapping[str, Any]) -> bool:
+    """Whether all is there that a trial has, of the types that it has."""
+    if record.keys() - (OPTIONAL.keys() - {"rung"}) != LINE_KEYS:
+        return False
+    theta, reward, error, early = (record.get(key) for key in ("theta", "reward", "error", "early"))
+    return (
+        record["stage"] in _STAGES
+        and all(_is_number(record[key], int) for key in ("step", "index", "seed"))
+        and (theta is None or (isinstance(theta, list) and all(map(_is_number, theta))))
+        and (reward is None or _is_number(reward))
+        and all(
+            isinstance(record[key], dict) and all(map(_is_number, record[key].values()))
+            for key in ("metrics", "validation")
+        )
+        and (error is None or isinstance(error, str))
+        and (early is None or _is_number(early))
+        and _is_number(record["seconds"])
+        and isinstance(record.get("pruned", False), bool)
+    )
+
+
+def _is_number(value: object, kind: type | UnionType = int | float) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(cast("float", value))
 
 
 def _is_json(line: bytes) -> bool:

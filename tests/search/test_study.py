@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +441,29 @@ def damage(line: dict[str, Any], **changes: Any) -> bytes:
         (4, lambda line: b"[1, 2]", r"trials\.jsonl:4: this line is damaged"),
         (4, lambda line: b"", r"trials\.jsonl:4: this line is damaged"),
         (4, lambda line: damage(line, extra=1), r"trials\.jsonl:4: this line is damaged"),
+        *(
+            (
+                4,
+                partial(damage, **{key: value}),
+                r"trials\.jsonl:4: this line is damaged",
+            )
+            for key, value in [
+                ("theta", 5),
+                ("theta", [None]),
+                ("reward", "x"),
+                ("reward", [1]),
+                ("reward", math.nan),
+                ("reward", True),
+                ("seconds", None),
+                ("stage", []),
+                ("index", [1]),
+                ("metrics", None),
+                ("metrics", [1]),
+                ("validation", {"miou": "x"}),
+                ("error", 1),
+                ("pruned", 1),
+            ]
+        ),
         (4, lambda line: damage(line, theta=[0.1, 0.2, 0.3]), r"trials\.jsonl:4: trial 3 of search step 0 is not what"),
         (4, lambda line: damage(line, seed=1), r"trials\.jsonl:4: trial 3 of search step 0 is not what"),
         (4, lambda line: damage(line, index=1), r"trials\.jsonl:4: trial 1 of search step 0 is not what"),
