@@ -22,7 +22,7 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from autosegloss.errors import AutoseglossError, ConfigError
 from autosegloss.metric.catalogue import METRICS
@@ -82,14 +82,18 @@ def _weight(value: object) -> float | Literal["searched"]:
     return float(value)
 
 
-def _guard(value: dict[str, float]) -> dict[str, float]:
+def _measured(name: str) -> str:
     """Refuse what no trial measures."""
-    for name in value:
-        if name not in METRICS:
-            close = difflib.get_close_matches(name, METRICS, n=1)
-            hint = f" (did you mean `{close[0]}`?)" if close else f"; known: {', '.join(METRICS)}"
-            raise ValueError(f"`{name}` is not a metric of the catalogue{hint}")
-    return value
+    if name not in METRICS:
+        close = difflib.get_close_matches(name, METRICS, n=1)
+        hint = f" (did you mean `{close[0]}`?)" if close else f"; known: {', '.join(METRICS)}"
+        raise ValueError(f"is not a metric of the catalogue{hint}")
+    return name
+
+
+def _misplaced(problem: str, *keys: str) -> PydanticCustomError:
+    """A mistake of a section, to be told at one of its keys."""
+    return PydanticCustomError("misplaced", "{problem}", {"problem": problem, "at": keys})
 
 
 class _Section(BaseModel):
@@ -276,14 +280,17 @@ class Search(_Section):
     @model_validator(mode="after")
     def _fitting(self) -> Search:
         """Refuse an option of another algorithm, which would do nothing."""
-        for name in {name for names in _OPTIONS.values() for name in names} - {*_OPTIONS[self.algorithm]}:
+        problems: dict[str, str] = {}
+        for name in sorted({name for names in _OPTIONS.values() for name in names} - {*_OPTIONS[self.algorithm]}):
             if getattr(self, name) != type(self).model_fields[name].default:
                 owners = " and ".join(f"`{owner}`" for owner, names in _OPTIONS.items() if name in names)
-                raise ValueError(f"`{name}` is an option of {owners}, not of `{self.algorithm}`")
+                problems[name] = f"`{name}` is an option of {owners}, not of `{self.algorithm}`"
         if self.algorithm == "tune" and self.lag:
-            raise ValueError("`tune` takes no `lag`: a searcher of Ray Tune is told of a step before it is asked again")
+            problems["lag"] = "`tune` takes no `lag`: a searcher of Ray Tune is told of a step before it is asked again"
         if self.algorithm == "tune" and self.searcher is None:
-            raise ValueError("`tune` needs the option `searcher`, e.g. `searcher: my_module:my_function`")
+            problems["algorithm"] = "`tune` needs the option `searcher`, e.g. `searcher: my_module:my_function`"
+        if problems:
+            raise _misplaced("; ".join(problems.values()), next(iter(problems)))
         return self
 
 
@@ -354,7 +361,7 @@ class StudyConfig(_Section):
     relaxation: Relaxation = Relaxation()
     proxy: Proxy = Proxy()
     search: Search = Search()
-    guard: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_guard)] = {}
+    guard: dict[Annotated[str, AfterValidator(_measured)], Annotated[float, Field(gt=0, le=1)]] = {}
     """Metrics of the catalogue that must not fall below a share of what cross-entropy has, e.g. {miou: 0.9}: the reward
     of a loss that lets them is reduced."""
     finalists: Finalists = Finalists()
@@ -368,9 +375,11 @@ class StudyConfig(_Section):
         start = self.proxy.start
         partly = start.regime == "scratch" or (start.regime == "encoder" and start.weights is not None)
         if self.search.prune and self.search.prune_by == "logits" and partly:
-            raise ValueError(
+            raise _misplaced(
                 "`search.prune_by: logits` looks at those of a network that is pretrained as a whole, and there is "
-                "none here; choose `search.prune_by: metric`, or another `proxy.start`"
+                "none here; choose `search.prune_by: metric`, or another `proxy.start`",
+                "search",
+                "prune",
             )
         return self
 
@@ -428,6 +437,11 @@ def as_config(source: StudyConfig | Mapping[str, Any] | str | Path) -> StudyConf
         return source
     if isinstance(source, Mapping):
         return _Draft("configuration", data=dict(source)).build()
+    if not isinstance(source, str | Path):
+        raise ConfigError(
+            f"the configuration is a {type(source).__name__}; the path of a file, a mapping with its keys, or a "
+            "StudyConfig is wanted."
+        )
     return load_config(source)
 
 
@@ -515,6 +529,7 @@ for _name, _pattern, _first in _SCALARS:
     _Dumper.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 
 
+_TOO_DEEP = "holds lists or mappings within each other more often than can be read"
 Keys: TypeAlias = tuple[str, ...]
 
 
@@ -544,6 +559,8 @@ class _Draft:
         except yaml.YAMLError as error:
             line, problem = _syntax(error)
             raise ConfigError(f"{self._at(line).text}: is not YAML: {problem}") from error
+        except RecursionError:
+            raise ConfigError(f"{self.source}: {_TOO_DEEP}") from None
         if root is None:
             raise ConfigError(f"{self.source}: is empty; it needs at least a metric, e.g. `metric: miou`")
         if not isinstance(root, yaml.MappingNode):
@@ -564,6 +581,9 @@ class _Draft:
             node = yaml.compose(value, Loader=_Loader)
         except yaml.YAMLError as error:
             self._mistake(origin, keys, f"the value is not YAML: {_syntax(error)[1]}")
+            return
+        except RecursionError:
+            self._mistake(origin, keys, _TOO_DEEP)
             return
         section = self.data
         for depth, name in enumerate(keys[:-1], start=1):
@@ -597,7 +617,8 @@ class _Draft:
 
     def _refused(self, error: ValidationError, above: Keys = ()) -> None:
         for details in error.errors(include_url=False):
-            keys = _written((*above, *map(str, details["loc"])))
+            at = details.get("ctx", {}).get("at", ())
+            keys = _written((*above, *(str(key) for key in (*details["loc"], *at) if key != "[key]")))
             self._mistake(self._origin(keys), keys, _explain(details, keys))
 
     def _at(self, line: int) -> _Origin:
@@ -677,6 +698,7 @@ _PROBLEMS = {
     "less_than": "must be less than {lt:g}, not {given}",
     "less_than_equal": "must be at most {le:g}, not {given}",
     "value_error": "{error}",
+    "misplaced": "{problem}",
 }
 
 

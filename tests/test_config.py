@@ -277,7 +277,21 @@ compare:
         ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, not `1.5`"),
         (
             "metric: miou\nguard: {gac: 0.9}",
-            "study.yaml:2: guard: `gac` is not a metric of the catalogue (did you mean `gacc`?)",
+            "study.yaml:2: guard.gac: is not a metric of the catalogue (did you mean `gacc`?)",
+        ),
+        (
+            "metric: miou\nsearch:\n  algorithm: random\n  std: 0.3\n  clip: 0.1",
+            "study.yaml:5: search.clip: `clip` is an option of `ppo2`, not of `random`; `std` is an option of `ppo2` "
+            "and `snes` and `cma_es`, not of `random`",
+        ),
+        (
+            "metric: miou\nproxy: {start: {regime: scratch}}\nsearch:\n  steps: 3\n  prune: 0.5",
+            "study.yaml:5: search.prune: `search.prune_by: logits` looks at those of a network that is pretrained as a "
+            "whole, and there is none here; choose `search.prune_by: metric`, or another `proxy.start`",
+        ),
+        (
+            "metric: miou\nsearch: {steps: " + "[" * 3000,
+            "study.yaml: holds lists or mappings within each other more often than can be read",
         ),
         (
             "metric: 3",

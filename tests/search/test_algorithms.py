@@ -200,7 +200,7 @@ def test_options_reach_their_algorithm_and_no_other() -> None:
     assert options(algorithm="cma_es", std=0.3, samples=8) == {"std": 0.3, "samples": 8, "seed": 0}
     assert options(algorithm="random") == {"samples": 32, "seed": 0}
     assert options()["clip"] == 0.2
-    with pytest.raises(ConfigError, match="search: `clip` is an option of `ppo2`, not of `cma_es`"):
+    with pytest.raises(ConfigError, match=r"search\.clip: `clip` is an option of `ppo2`, not of `cma_es`"):
         options(algorithm="cma_es", clip=0.1)
     with pytest.raises(ConfigError, match="`tune` needs the option `searcher`"):
         options(algorithm="tune")
