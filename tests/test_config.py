@@ -615,9 +615,28 @@ def test_there_is_a_search_config_for_each_metric() -> None:
         named[path.stem] = chosen if isinstance(chosen, str) else chosen["name"]
     soft = ("smoothing", "boundary", "distillation", "semi", "annotators")
     assert named == (
-        {"quickstart": "miou", "nuclei_miou": "miou", "nuclei_bf1": "bf1", "shapes_bf1_guarded": "bf1"}
-        | {"shapes_miou_bf1": "0.5 * miou + 0.5 * bf1(radius=2)"}
+        {"quickstart": "miou", "shapes_bf1_guarded": "bf1"}
+        | {f"{data}_miou_bf1": "0.5 * miou + 0.5 * bf1(radius=2)" for data in ("shapes", "nuclei")}
         | {f"evidence_{on}": "miou" for on in ("shapes", "nuclei", "networks")}
-        | {f"{data}_{name}": name for data in ("shapes", "voc", "cityscapes") for name in METRICS}
+        | {f"{data}_{name}": name for data in ("shapes", "nuclei", "voc", "cityscapes") for name in METRICS}
         | {f"soft_{use}": "miou" for use in soft}
     )
+
+
+def test_all_mistakes_of_a_guard_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("metric: miou\nguard:\n  mio: 0.9\n  gacc: 2\n  dicee: 0.5\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).splitlines() == [
+        "3 mistakes in the configuration:",
+        f"{path}:3: guard.mio: is not a metric of the catalogue (did you mean `miou`?)",
+        f"{path}:4: guard.gacc: must be at most 1, not `2`",
+        f"{path}:5: guard.dicee: is not a metric of the catalogue (did you mean `dice`?)",
+    ]
+
+
+@pytest.mark.parametrize("given", [None, [], 3])
+def test_what_is_no_configuration_at_all(given: Any) -> None:
+    with pytest.raises(ConfigError, match="the path of a file, a mapping with its keys, or a StudyConfig is wanted"):
+        as_config(given)
