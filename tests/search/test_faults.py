@@ -403,9 +403,9 @@ def test_real_trainings_that_diverge_or_raise_are_failed_trials(
         if line["error"]
     }
     assert errors.keys() == cases.keys()
-    assert "weight` is not finite after iteration 7 of 8" in errors["search", 0, 1]
+    assert errors["search", 0, 1].startswith("TrainingDiverged: training diverged: the loss is nan at iteration 1 of 8")
     assert errors["final", 0, 0].startswith("TrainingDiverged: training diverged: the loss is ")
-    assert "`layer.weight` is not finite after iteration 1 of 2" in errors["search", 0, 2]
+    assert errors["search", 0, 2].startswith("TrainingDiverged: training diverged: the loss is nan at iteration 0 of 2")
     assert errors["search", 1, 0] == errors["final", 1, 0] == "RuntimeError: no such layer"
     console = Console(file=io.StringIO(), width=120)
     Display(console, as_config(TINY), 1, tmp_path).end(result)

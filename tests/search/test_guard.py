@@ -111,7 +111,7 @@ def test_without_its_baseline_a_step_is_refused_and_can_be_resumed(tmp_path: Pat
 
 def test_only_metrics_of_the_catalogue_can_be_guarded() -> None:
     assert as_config({"metric": "bf1", "guard": {"miou": 0.9}}).guard == {"miou": 0.9}
-    with pytest.raises(ConfigError, match=r"guard: `mio` is not a metric of the catalogue \(did you mean `miou`\?\)"):
+    with pytest.raises(ConfigError, match=r"guard.mio: is not a metric of the catalogue \(did you mean `miou`\?\)"):
         as_config({"metric": "bf1", "guard": {"mio": 0.9}})
 
 
