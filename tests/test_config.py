@@ -640,3 +640,10 @@ def test_all_mistakes_of_a_guard_are_told(tmp_path: Path) -> None:
 def test_what_is_no_configuration_at_all(given: Any) -> None:
     with pytest.raises(ConfigError, match="the path of a file, a mapping with its keys, or a StudyConfig is wanted"):
         as_config(given)
+
+
+def test_an_override_that_is_nested_too_deeply_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("metric: miou")
+    with pytest.raises(ConfigError, match="more often than can be read"):
+        load_config(path, ["search.steps=" + "[" * 3000])

@@ -249,7 +249,7 @@ def _is_trial(record: Mapping[str, Any]) -> bool:
 
 
 def _is_number(value: object, kind: type | UnionType = int | float) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(cast("float", value))
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(cast("float", value)) < math.inf
 
 
 def _is_json(line: bytes) -> bool:

@@ -171,6 +171,11 @@ def test_soft_labels_without_a_meaning_are_refused(name: str) -> None:
         (lambda x, y: (x, y, y), InputTypeError, "mask is torch.int64; a boolean torch tensor is wanted"),
         (lambda x, y: (x.long(), y), InputTypeError, "logits have dtype torch.int64; a floating-point tensor"),
         (lambda x, y: (x[0, 0, 0], y), InputError, "logits have shape (7,); (N, C, *S) is wanted."),
+        (
+            lambda x, y: (x.numpy(), y),
+            InputTypeError,
+            "logits are a ndarray; a floating-point tensor (N, C, *S) of scores is wanted.",
+        ),
     ],
 )
 def test_mistakes_in_a_batch(name: str, change: Any, kind: type[Exception], expected: str) -> None:
@@ -434,3 +439,8 @@ def test_mistakes_in_class_weights(labels: Any, options: Any, kind: type[Excepti
     with pytest.raises(kind) as caught:
         class_weights(labels, 3, **options)
     assert str(caught.value).startswith(expected)
+
+
+def test_what_is_no_label_map_is_named() -> None:
+    with pytest.raises(InputTypeError, match="label map 1 is a str, which makes no tensor"):
+        class_counts([np.zeros(3, int), "a"], 3)

@@ -221,3 +221,8 @@ def test_impossible_numbers_of_pieces(pieces: Any) -> None:
     with pytest.raises(InputError) as caught:
         number_of_points("bezier", pieces)
     assert str(caught.value) == f"pieces is {pieces!r}; a whole number of 1 or more is wanted."
+
+
+def test_coordinates_are_numbers() -> None:
+    with pytest.raises(InputError, match=r"theta\[0\] is 'a'; coordinates are in \[0, 1\]"):
+        points_from_theta("ab")

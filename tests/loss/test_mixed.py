@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -40,6 +41,10 @@ def test_a_mix_is_the_weighted_sum_of_its_parts(weight: float, soft: bool) -> No
     for arguments in ((logits, target), (logits, target, mask)):
         expected = weight * CrossEntropy()(*arguments) + (1 - weight) * jml(*arguments)
         assert MixedLoss(jml, weight)(*arguments).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_weight_of_numpy_is_a_weight() -> None:
+    assert MixedLoss(SurrogateLoss("miou"), np.float32(0.25)).cross_entropy == 0.25
 
 
 def test_what_is_ignored_is_that_of_the_surrogate() -> None:

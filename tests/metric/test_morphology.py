@@ -145,3 +145,7 @@ def test_lengths() -> None:
     assert in_pixels(0.02, (512, 512)) == 14
     assert in_pixels(0.5, (9,)) == 4  # 4.5 is rounded to the even number, as in the published Boundary IoU
     assert in_pixels(0.1, (20, 20, 20)) == 3
+
+
+def test_an_axis_of_length_1_is_none_of_a_diagonal() -> None:
+    assert in_pixels(0.45, [10]) == in_pixels(0.45, [1, 10]) == in_pixels(0.45, [10, 1]) == 4
