@@ -108,7 +108,7 @@ def assert_near(found: Tensor, expected: npt.NDArray[np.float64], relative: floa
 
 
 def check(random: np.random.Generator, logits: Tensor, labels: Tensor, wanted: Moments, relative: float = 1e-6) -> None:
-    """Values to `relative` of the oracles', the gradient to its own precision."""
+    """Values to `relative` of the oracles', the gradient to that of its largest term and to its own precision."""
     shape = logits.shape[:2]
     weights = tuple(
         torch.from_numpy(random.normal(size=(*shape, len(atoms)))).to(DEVICE, torch.float32)
@@ -121,7 +121,7 @@ def check(random: np.random.Generator, logits: Tensor, labels: Tensor, wanted: M
     assert gradient.dtype == logits.dtype
     expected, largest = gradient_by_torch(logits, labels, wanted, weights)
     least = 2**-24 if logits.dtype == torch.float16 else 0  # the smallest float16
-    assert_near(gradient, expected, PRECISIONS[logits.dtype], 1e-6 * largest + least)
+    assert_near(gradient, expected, PRECISIONS[logits.dtype], relative * largest + least)
 
 
 @pytest.mark.parametrize(
