@@ -107,8 +107,10 @@ def plot_courses(
 
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
+    names_a_row = 2 if columns == 1 else 4  # of the legend, which a single panel is too narrow for
+    legend = -(-len(next(iter(panels.values()))) // names_a_row)
     with rc_context({"svg.hashsalt": "autosegloss", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.5), layout="constrained")
+        figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.25 * legend), layout="constrained")
         figure.patch.set_facecolor("white")
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for axis, (title, lines) in zip(axes, panels.items(), strict=False):
@@ -124,9 +126,8 @@ def plot_courses(
             axis.set_visible(False)
         figure.supxlabel("trials", fontsize=9)
         figure.supylabel("regret of the best so far", fontsize=9)
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False
-        )
+        handles = axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=names_a_row, fontsize=8, frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 
