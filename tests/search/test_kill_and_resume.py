@@ -56,7 +56,7 @@ def test_killed_three_times_and_resumed(
         wanted = moments.randint(lines(out) + 1, TRIALS * (kill + 1) // (KILLS + 1))
         while lines(out) < wanted and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.1))
         assert process.poll() is None, process.communicate()[1].decode()
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
