@@ -29,7 +29,7 @@ from tests import layouts
 ITERATIONS = 40
 CONFIG: dict[str, Any] = {
     "metric": "miou",
-    "proxy": {"network": {"name": "tests.networks:Drawing"}},
+    "proxy": {"data": {"name": "nuclei"}, "network": {"name": "tests.networks:Drawing"}},
     "retrain": {"iterations": ITERATIONS, "batch_size": 4, "checkpoint_every": 4, "head_multiplier": 2.0},
 }
 TINY = CONFIG | {"retrain": CONFIG["retrain"] | {"iterations": 3}}
@@ -120,18 +120,18 @@ def test_two_processes_killed_and_continued_end_with_the_same_bytes(config: Path
     # What the two measured together, measured alone.
     table = json.loads((whole / "table.json").read_text())
     assert table["plan"]["processes"] == 2
-    network = build_network("tests.networks:Drawing", 3, 6)
+    network = build_network("tests.networks:Drawing", 3, 3)
     network.load_state_dict(torch.load(next(whole.glob("0-*.pt")), weights_only=True))
     scores_by_hand(network, table["rows"][0]["runs"][0])
 
 
 def scores_by_hand(network: torch.nn.Module, found: dict[str, float]) -> None:
-    validation = load_dataset("shapes").validation
-    labels, error = torch.from_numpy(validation.labels), CalibrationError(6)
+    validation = load_dataset("nuclei").validation
+    labels, error = torch.from_numpy(validation.labels), CalibrationError(3)
     with torch.no_grad():
         logits = network.eval()(torch.from_numpy(validation.images).float() / 127.5 - 1)
     error.update(logits, labels)
-    classes = {f"IoU of {name}" for name in ("background", "region", "ellipse", "polygon", "curve", "dot")}
+    classes = {f"IoU of {name}" for name in ("background", "interior", "border")}
     assert set(found) == {"target", *METRICS, *classes, "ece"}
     assert found["gacc"] == pytest.approx((logits.argmax(1) == labels).double().mean().item(), abs=1e-5)
     assert found["ece"] == pytest.approx(error.compute(), abs=1e-5)
@@ -142,13 +142,13 @@ def test_it_trains_from_nothing_on_all_training_images_and_writes_all_there_is_t
     table = json.loads((undisturbed / "table.json").read_text())
     plan = table["plan"]
     (seed,) = plan["seeds"]
-    shapes = load_dataset("shapes")
+    nuclei = load_dataset("nuclei")
     whole = Split(
-        np.concatenate([shapes.train.images, shapes.heldout.images]),
-        np.concatenate([shapes.train.labels, shapes.heldout.labels]),
+        np.concatenate([nuclei.train.images, nuclei.heldout.images]),
+        np.concatenate([nuclei.train.labels, nuclei.heldout.labels]),
     )
     loss = read_loss(json.dumps(plan["definitions"][""][MIX]["file"]).encode(), "the file of the plan")
-    network = initial_network("tests.networks:Drawing", 6, "scratch", None, seed=seed)
+    network = initial_network("tests.networks:Drawing", 3, "scratch", None, seed=seed)
     train(network, whole, loss, seed=seed, iterations=ITERATIONS, batch_size=4, head_multiplier=2.0)
     written = torch.load(undisturbed / f"0-{seed}.pt", weights_only=True)
     assert all(torch.equal(weight, written[name]) for name, weight in network.state_dict().items())
@@ -164,7 +164,7 @@ def test_it_trains_from_nothing_on_all_training_images_and_writes_all_there_is_t
 
 def test_several_losses_and_seeds_from_weights_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    weights = build_network("tests.networks:Drawing", 3, 6).state_dict()
+    weights = build_network("tests.networks:Drawing", 3, 3).state_dict()
     torch.save(weights, tmp_path / "weights.pt")
     path, folder = tmp_path / "tiny.yaml", tmp_path / "out"
     start = {"regime": "checkpoint", "weights": str(tmp_path / "weights.pt")}
