@@ -40,17 +40,21 @@ def test_every_setting_has_a_name_of_its_own() -> None:
         assert len({setting.name for setting in settings}) == len(settings)
 
 
-def test_the_table_repeats_itself_interrupted_or_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_repeats_itself_interrupted_or_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {**SETTINGS, "lag": [Toy("valley", 3, noise, 3, 6, lag) for noise, lag in ((0, 0), (0.05, 0), (0.05, 1))]}
+    monkeypatch.setattr(bench, "SETTINGS", small)
     out = tmp_path / "first"
     assert main(["bench", "algorithms", "--on", "lag", "--algorithm", "snes", "--seeds", "2", "--out", str(out)]) == 0
     rows = [json.loads(line) for line in (out / "lag.jsonl").read_text().splitlines()]
-    assert len(rows) == 2 * len(SETTINGS["lag"])
+    assert len(rows) == 2 * len(small["lag"])
     picture = ElementTree.parse(out / "lag.svg").getroot()
     texts = {"".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"snes", "trials", *(setting.name for setting in SETTINGS["lag"])} <= texts
+    assert {"snes", "trials", *(setting.name for setting in small["lag"])} <= texts
     table = (out / "lag.md").read_text()
     assert table in capsys.readouterr().out
-    for setting in SETTINGS["lag"]:
+    for setting in small["lag"]:
         regrets = [-row["score"] for row in rows if row["setting"] == setting.name]
         assert f"| {setting.name} | {np.mean(regrets):.3f} [" in table
 
