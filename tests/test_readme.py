@@ -132,7 +132,7 @@ def test_the_table_of_searches_is_that_of_the_files() -> None:
 COMPARED = ROOT / "results/evidence"
 
 
-@pytest.mark.parametrize("name", ["shapes", "nuclei", "networks"])
+@pytest.mark.parametrize("name", ["shapes", "nuclei", "mni152", "networks"])
 def test_the_evidence_shown_is_that_of_its_tables(name: str) -> None:
     config = autosegloss.load_config(ROOT / f"search_configs/evidence_{name}.yaml")
     table = (COMPARED / name / "table.md").read_text()
