@@ -1,6 +1,7 @@
 """The benchmark of search algorithms: its toys are what they say, and the table repeats itself to the byte."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,6 +20,7 @@ from autosegloss.report.bench_algorithms import (
     bench_algorithms,
     searched,
 )
+from autosegloss.report.plots import plot_courses
 from autosegloss.search.journal import Job, Outcome
 
 
@@ -67,6 +69,19 @@ def test_the_table_repeats_itself_interrupted_or_not(
     bench_algorithms(torn, "lag", seeds=2, contestants=["snes"])
     for name in ("lag.jsonl", "lag.md", "lag.svg"):
         assert (torn / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_the_legend_of_a_single_panel_is_not_cut_off(tmp_path: Path) -> None:
+    lines = {name: np.ones((2, 2)) for name in CONTESTANTS}
+    plot_courses({"one": lines}, {"one": [1, 2]}, tmp_path / "one.svg")
+    picture = ElementTree.parse(tmp_path / "one.svg").getroot()
+    width = float(picture.attrib["viewBox"].split()[2])
+    legend = next(group for group in picture.iter() if group.get("id") == "legend_1")
+    ends = [
+        float(x) for path in legend.iter() if "d" in path.attrib for x in re.findall(r"[ML] (\S+)", path.get("d", ""))
+    ]
+    assert len(ends) >= 2 * len(CONTESTANTS)
+    assert all(0 <= x <= width for x in ends), ends
 
 
 def test_contestants_get_equal_numbers_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
