@@ -143,7 +143,7 @@ def test_rewards_that_are_missing_or_not_finite_are_refused(name: str, rewards: 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 @pytest.mark.parametrize("name", BETTER)
 def test_it_leaves_random_search_behind(name: str, noise: float) -> None:
-    dimensions, steps, samples, seeds = 12, 12, 32, 3
+    dimensions, steps, samples, seeds = 12, 12, 16, 3
     ours, random = [], []
     for seed in range(seeds):
         toy = Quadratic.random(dimensions, seed=seed)

@@ -39,10 +39,6 @@ def lines(out: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
-def test_two_runners_one_result(tiny_config: Path, undisturbed_search: bytes, tmp_path: Path) -> None:
-    assert finish(tiny_config, tmp_path / "out", "ray", resume=False) == undisturbed_search
-
-
 @pytest.mark.parametrize("runner", ["serial", "ray"])
 def test_killed_three_times_and_resumed(
     tiny_config: Path, undisturbed_search: bytes, tmp_path: Path, runner: str

@@ -53,7 +53,7 @@ class Odd(Proxy):
 
 
 def proxy(**search: Any) -> Odd:
-    own = {"start": {"iterations": 2}, "train": {"iterations": STEPS, "batch_size": 4}}
+    own = TINY["proxy"] | {"train": {"iterations": STEPS, "batch_size": 4}}
     prepared = Odd.load(as_config(TINY | {"proxy": own, "search": TINY["search"] | search})).prepare()
     heldout = prepared.dataset.heldout
     few = Split(heldout.images[:8], heldout.labels[:8])
@@ -91,7 +91,7 @@ def test_trials_side_by_side_are_trials_alone() -> None:
 def test_what_is_given_up_early_is_the_same() -> None:
     odd = proxy(prune=0.5, prune_by="metric")
     identity = search_space(odd.config).identity
-    thetas = [identity, NAN, tuple(0.5 * x for x in identity), None]
+    thetas = [identity, NAN, (1.0, 0.0, 0.0, 1.0), None]
     shown = [odd(theta, 3, floor=-math.inf).early or 0.0 for theta in (identity, thetas[2], None)]
     floor = sorted(shown)[1]
     found = odd.together(thetas, 3, validate=True, floor=floor)
