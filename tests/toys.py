@@ -17,7 +17,7 @@ import numpy as np
 
 from autosegloss.search.journal import Journal
 from autosegloss.search.ppo import PPO2
-from autosegloss.search.runners import Runner, SerialRunner
+from autosegloss.search.runners import Runner
 from autosegloss.search.study import Job, Objective, Outcome, Study
 
 
@@ -163,13 +163,8 @@ def run_toy(
         return study.findings().to_json()
 
 
-def drive(folder: Path, runner: str, ray_address: str = "") -> None:
-    """A driver process: run or resume the small study with slow trials, and write its result to the folder."""
-    os.environ["RAY_ADDRESS"] = ray_address
-    chosen: Runner = SerialRunner()
-    if runner == "ray":
-        from autosegloss.search.ray_runner import RayRunner
+def drive(folder: Path) -> None:
+    """A driver process: run the small study with slow trials on a Ray of its own."""
+    from autosegloss.search.ray_runner import RayRunner
 
-        chosen = RayRunner(2)
-    result = run_toy(folder, chosen, replace(TOY, delay=0.02), resume=True)
-    (folder / "result.json").write_text(result)
+    run_toy(folder, RayRunner(2), replace(TOY, delay=0.02))

@@ -348,9 +348,7 @@ def bench_algorithms(
         for seed in range(seeds)
         for c in contestants
     }
-    # Proxies have one process: what the contestants try alike is trained once.
-    workers = 1 if isinstance(settings[0], RealProxy) else None
-    rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row, workers, ["course"])
+    rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row, needs=["course"])
 
     def scores(name: str, setting: Setting, key: str) -> NDArray[np.float64]:
         return np.array([rows[name, setting.name, seed][key] for seed in range(seeds)])
