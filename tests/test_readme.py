@@ -1,4 +1,4 @@
-"""What README shows runs, and what results/ and search_configs/ hold loads."""
+"""What README and the pages show runs, and what results/ and search_configs/ hold loads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from autosegloss.loss import named_loss
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {path.stem: path.read_text() for path in (ROOT / ".docs/pages").glob("*.md")}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_the_loading_example_trains() -> None:
@@ -77,14 +78,13 @@ def configured(name: str) -> dict[str, Any]:
 def test_the_exact_metrics_of_two_batches() -> None:
     labels = torch.randint(0, 21, (2, 8, 8))
     scope: dict[str, Any] = {"batches": [(torch.randn(2, 21, 8, 8), labels)] * 2}
-    exec(next(block for block in blocks("python") if "Accumulators(" in block), scope)
+    exec(blocks("python", PAGES["metrics"])[0], scope)
     assert scope["everywhere"].keys() == {"miou", "worst 5%"}
     assert 0 < scope["calibration"].compute() < 1
 
 
 def test_the_trainers_are_those_of_the_tests() -> None:
-    section = README.partition("## Trainers")[2].partition("\n## ")[0]
-    shown = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    shown = blocks("python", PAGES["trainers"])
     tested = "".join(path.read_text() for path in (ROOT / "tests/integrations").glob("test_*.py"))
     assert len(shown) >= 4
     for example in shown:
@@ -106,7 +106,7 @@ def test_the_tables_of_soft_labels_are_those_shown(use: str) -> None:
         scores = [row["scores"][metric] for row in table["rows"]]
         cells = [f"{100 * score['mean']:.1f} ± {100 * score['sd']:.1f}" for score in scores]
         best = f"**{cells[-1]}**" if metric == "miou" else cells[-1]
-        assert f"| {' | '.join([*cells[:-1], best])} |" in README
+        assert f"| {' | '.join([*cells[:-1], best])} |" in PAGES["soft_labels"]
 
 
 def definition(loss: torch.nn.Module) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def definition(loss: torch.nn.Module) -> dict[str, Any]:
 
 
 def test_the_table_of_searches_is_that_of_the_files() -> None:
-    rows = re.findall(r"^\| `((?:shapes|nuclei)_\w+)`.*? \| (.*) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `((?:shapes|nuclei|mni152)_\w+)`.*? \| (.*) \|$", PAGES["evidence"], flags=re.MULTILINE)
     kept = {path.stem for path in (ROOT / "results/searches").glob("*.json")}
     assert {name for name, _ in rows} == kept - {"quickstart"}
     for name, cells in rows:
@@ -139,15 +139,16 @@ def test_the_evidence_shown_is_that_of_its_tables(name: str) -> None:
     assert f"autosegloss compare search_configs/evidence_{name}.yaml" in table
     for loss in config.compare.losses:
         assert table.count(f"| `{loss}` |") >= len(config.compare.settings), loss  # its scores, and its differences
-    shown = [line.split(" | ")[1:] for line in README.splitlines() if line.startswith(f"| {name}, ")]
+    lines = [line for line in PAGES["evidence"].splitlines() if line.startswith(f"| {name}, ")]
+    shown = [line.split(" | ")[1:] for line in lines]
     assert shown
+    assert {line for line in README.splitlines() if line.startswith(f"| {name}, ")} < {*lines}
     for cell in (cell for cells in shown for cell in re.findall(r"\d+\.\d+ \[.*?\]", " | ".join(cells))):
         assert cell in table, cell
 
 
 def test_every_fault_of_the_table_has_its_tests() -> None:
-    section = README.partition("## Reliability")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    rows = [line for line in PAGES["reliability"].splitlines() if line.startswith("| ")][1:]
     assert len(rows) >= 14
     tested = "".join(path.read_text() for path in (ROOT / "tests/search").glob("test_*.py"))
     for row in rows:
