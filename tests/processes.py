@@ -14,14 +14,17 @@ import torch.distributed as dist
 
 SECONDS = 120  # far beyond what the processes need; a hang ends here
 
+# All processes are forked from one that has imported what they need.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch._dynamo", "torchmetrics", "autosegloss"])
+
 OneRank = Callable[[int, Any], dict[Any, Any]]
 """What a process does, from its rank and what all are given to what it saw."""
 
 
 def seen_by_ranks(one_rank: OneRank, world: int, folder: Path, given: object) -> list[dict[Any, Any]]:
     """What each of several processes saw that are the ranks of one group."""
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_in_group, args=(one_rank, rank, world, folder, given)) for rank in range(world)]
+    ranks = [CONTEXT.Process(target=_in_group, args=(one_rank, rank, world, folder, given)) for rank in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
