@@ -122,7 +122,7 @@ def test_two_workers_share_a_gpu(head: Head, tmp_path: Path, monkeypatch: pytest
 def test_a_search_as_a_job_of_the_cluster(
     head: Head, tiny_config: Path, tmp_path: Path, undisturbed_search: bytes
 ) -> None:
-    """As README has it, but that the folder it is given holds the package and the configuration only."""
+    """As the page on clusters has it, but that the folder it is given holds the package and the configuration only."""
     shipped = tmp_path / "shipped"
     shutil.copytree(ROOT / "autosegloss", shipped / "autosegloss", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(tiny_config, shipped)
