@@ -6,19 +6,19 @@ import json
 import statistics
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError
+from autosegloss.loss.file import replace_text
 from autosegloss.proxy.trial import EARLY
 from autosegloss.report.bench_algorithms import PROXIES, RealProxy, cheap_proxy
 from autosegloss.report.intervals import interval_text
 from autosegloss.report.machine import packages
+from autosegloss.report.rows import Row, complete
 from autosegloss.search.api import Objective, study_of
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners import SerialRunner
@@ -61,7 +61,8 @@ class Run:
 def bench_prune(out: Path, seeds: int = 10) -> str:
     """Search on every cheap proxy; those that give trials up draw more samples, for the same training.
 
-    Writes `prune.json` and `prune.md`; the same arguments give the same bytes.
+    Search after search is written to `out/prune.jsonl`, and those that are there already are not run again; at the end
+    the table to `out/prune.md`. The same arguments give the same bytes, interrupted or not.
 
     Args:
         out: The folder to write to.
@@ -75,13 +76,18 @@ def bench_prune(out: Path, seeds: int = 10) -> str:
     """
     if seeds < 2:
         raise InputError(f"seeds is {seeds}; an interval needs 2 or more.")
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        runs = list(pool.map(searched, *zip(*product(range(seeds), map(RealProxy, PROXIES), CONTESTANTS), strict=True)))
-    table = _markdown(runs, seeds)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "prune.json").write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n", encoding="utf-8")
-    (out / "prune.md").write_text(table, encoding="utf-8")
+    tasks = {
+        (data, contestant, seed): (seed, RealProxy(data), contestant)
+        for seed, data, contestant in product(range(seeds), PROXIES, CONTESTANTS)
+    }
+    rows = complete(out / "prune.jsonl", ("data", "contestant", "seed"), tasks, _row)
+    table = _markdown([Run(**row) for row in rows.values()], seeds)
+    replace_text(out / "prune.md", table)
     return table
+
+
+def _row(task: tuple[int, RealProxy, str]) -> Row:
+    return asdict(searched(*task))
 
 
 def searched(seed: int, setting: RealProxy, contestant: str) -> Run:

@@ -1,6 +1,7 @@
 """The benchmarks of what is known of a reward early: scores by hand, and small runs of the real thing."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from autosegloss.cli import main
-from autosegloss.report.bench_algorithms import RealProxy
+from autosegloss.report.bench_algorithms import PROXIES, RealProxy
 from autosegloss.report.bench_filter import Score
-from autosegloss.report.bench_prune import searched
+from autosegloss.report.bench_prune import CONTESTANTS, Run, searched
 
 
 def test_scores_by_hand() -> None:
@@ -37,6 +38,25 @@ def test_searches_are_compared_at_equal_training() -> None:
     assert 0 <= run.pruned <= 5
     assert run.trainings == pytest.approx(10 - 0.67 * run.pruned)
     assert 0 < run.found < 1
+
+
+def test_searches_that_are_there_are_not_run_again(tmp_path: Path) -> None:
+    rows = [
+        Run(data, name, seed, 100 + 10 * place, 50 * place, 100.0, 0.5 + 0.1 * place + 0.02 * seed * (place == 1))
+        for data in PROXIES
+        for place, name in enumerate(CONTESTANTS)
+        for seed in range(2)
+    ]
+    (tmp_path / "prune.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    assert main(["bench", "prune", "--seeds", "2", "--out", str(tmp_path)]) == 0
+    table = [line.split(" | ") for line in (tmp_path / "prune.md").read_text().splitlines() if line.startswith("| ")]
+    assert [line[0] for line in table[1:]] == [f"| {data}" for data in PROXIES for _ in CONTESTANTS]
+    half = 12.706 * 0.0141421 / 2**0.5 * 100  # a t-interval of the differences 10 and 12
+    for plain, logits, by_metric in (table[1:4], table[4:7]):
+        assert (plain[5], plain[6]) == ("50.0 [50.0, 50.0]", " |")
+        assert logits[2:4] == ["110", "50"]
+        assert logits[6] == f"+11.0 [{11 - half:+.1f}, {11 + half:+.1f}] |"
+        assert by_metric[6] == "+20.0 [+20.0, +20.0] |"
 
 
 def test_what_was_seen_stands_beside_the_rewards(tiny_config: Path, tmp_path: Path) -> None:
