@@ -97,11 +97,12 @@ SOFT = ROOT / "results/soft_labels"
 @pytest.mark.parametrize("use", ["annotators", "boundary", "distillation", "semi", "smoothing"])
 def test_the_tables_of_soft_labels_are_those_shown(use: str) -> None:
     table = json.loads((SOFT / use / "table.json").read_text())
+    plan = table["plan"]
     searched = autosegloss.load_loss(SOFT / use / "searched.json")
     assert isinstance(searched, autosegloss.MixedLoss)
-    assert searched.provenance["configuration"] == table["plan"]["configuration"] == configured(f"soft_{use}")
-    assert table["plan"]["definitions"][table["rows"][3]["loss"]] == definition(searched)
-    assert len(table["plan"]["seeds"]) == 10
+    assert searched.provenance["configuration"] == plan["configurations"][""] == configured(f"soft_{use}")
+    assert plan["definitions"][""][table["rows"][3]["loss"]] == definition(searched)
+    assert len(plan["seeds"]) == 10
     for metric in ("miou", "ece"):
         scores = [row["scores"][metric] for row in table["rows"]]
         cells = [f"{100 * score['mean']:.1f} ± {100 * score['sd']:.1f}" for score in scores]
