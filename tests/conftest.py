@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     autosegloss.SurrogateLoss.fused = not config.getoption("--reference")
+    # Several processes take the files in the order of their names, not by how many tests they have: the longest tests
+    # are in files of few, and would be left for the end, where one process waits for the other.
+    config.option.loadscopereorder = False
 
 
 @pytest.fixture

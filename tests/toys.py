@@ -167,4 +167,4 @@ def drive(folder: Path) -> None:
     """A driver process: run the small study with slow trials on a Ray of its own."""
     from autosegloss.search.ray_runner import RayRunner
 
-    run_toy(folder, RayRunner(2), replace(TOY, delay=0.02))
+    run_toy(folder, RayRunner(2), replace(TOY, delay=0.2))

@@ -8,11 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.faulty import TRIALS
 
-KILLS = 3
+KILLED = ["serial", "ray", "serial"]
+"""Runners; each resumes what the one before it left, and the one that ends it runs on Ray."""
 
 
 def start(config: Path, out: Path, runner: str, *, resume: bool) -> subprocess.Popen[bytes]:
@@ -39,17 +38,16 @@ def lines(out: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
-@pytest.mark.parametrize("runner", ["serial", "ray"])
-def test_killed_three_times_and_resumed(
-    tiny_config: Path, undisturbed_search: bytes, tmp_path: Path, runner: str
+def test_killed_three_times_and_resumed_by_the_other_runner(
+    tiny_config: Path, undisturbed_search: bytes, tmp_path: Path
 ) -> None:
     out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
     moments = random.Random(seed)
     print(f"moments of the kills: seed {seed}")  # shown if the test fails
-    for kill in range(KILLS):
+    for kill, runner in enumerate(KILLED):
         process = start(tiny_config, out, runner, resume=kill > 0)
         # Somewhere in the share of the journal that this run is to write, then some milliseconds into what follows.
-        wanted = moments.randint(lines(out) + 1, TRIALS * (kill + 1) // (KILLS + 1))
+        wanted = moments.randint(lines(out) + 1, TRIALS * (kill + 1) // (len(KILLED) + 1))
         while lines(out) < wanted and process.poll() is None:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.1))
@@ -57,4 +55,4 @@ def test_killed_three_times_and_resumed(
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not (out / "loss.json").exists()
-    assert finish(tiny_config, out, runner, resume=True) == undisturbed_search
+    assert finish(tiny_config, out, "ray", resume=True) == undisturbed_search
