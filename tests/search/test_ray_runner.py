@@ -165,6 +165,7 @@ def test_a_ray_of_our_own_starts_quietly_stops_at_ctrl_c_and_leaves_nothing(tmp_
     with subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ""},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
