@@ -34,14 +34,17 @@ from autosegloss.search.api import (
 from autosegloss.search.journal import Job, Journal, Outcome
 from autosegloss.search.runners import Runner
 
+PLAN_VERSION = 2
+"""Of `plan.json`: 2 since losses may be added, by which the jobs are numbered in another order."""
 FILES = PLAN_FILE, TABLE_FILE, MARKDOWN_FILE, LATEX_FILE = "plan.json", "table.json", "table.md", "table.tex"
 
 
 class Comparison:
     """A comparison in progress, as runners see it: every loss in every setting on every seed, all due from the start.
 
-    The jobs of a seed come together, so that what is wrong with a setting shows soon. The index of a job is the place
-    of its setting times the number of losses, plus the place of its loss.
+    The jobs of a seed come together, and of these the jobs of a loss, so that what is wrong with a setting shows soon.
+    The index of a job is the place of its loss times the number of settings, plus the place of its setting: losses and
+    seeds that are added at the end leave the jobs before them as they are.
 
     Args:
         settings: Their names.
@@ -62,7 +65,7 @@ class Comparison:
         journal: Journal,
         observer: Callable[[Comparison], None] | None = None,
     ) -> None:
-        self._pairs = [(setting, loss) for setting in settings for loss in losses]
+        self._pairs = [(setting, loss) for loss in losses for setting in settings]
         self._journal = journal
         self._observer = observer
         self._jobs = [
@@ -140,7 +143,7 @@ class Contest:
     def __call__(self, job: Job) -> Outcome:
         """Train with the job's loss in its setting and measure everything."""
         start = time.perf_counter()
-        setting, loss = divmod(job.index, len(self.losses[0]))
+        loss, setting = divmod(job.index, len(self.proxies))
         proxy = self.proxies[setting]
         network = proxy.trained(self.losses[setting][loss], job.seed)
         found = proxy.evaluation(network, validate=True, more=self.more)
@@ -173,7 +176,8 @@ def compare(
         out: The folder to write to.
         seeds: Number of runs of each loss in each setting, at least 2. None is what the configuration says.
         runner: As for `search`.
-        resume: Whether to continue the comparison in that folder.
+        resume: Whether to continue the comparison in that folder. Losses and seeds may be added at the end of those it
+            has; what is trained is not trained again.
         command: The command line that asks for this, for the record.
         observer: Called with the comparison at the start and after each trial.
         address: As for `search`.
@@ -195,6 +199,7 @@ def compare(
     proxies, modules = _load(settled, losses)
     columns, more = columns_of(settled.metric, settled.compare.metrics)
     plan = {
+        "version": PLAN_VERSION,
         "losses": list(losses),
         "seeds": fresh_seeds(settled.search.seed, seeds),
         "metrics": columns,
@@ -328,15 +333,25 @@ def definition(loss: nn.Module) -> dict[str, Any]:
 
 
 def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
-    """Stop if the trials in the folder are of another plan."""
+    """Stop if the trials in the folder are of another plan, which is not the first part of this one."""
     path = folder / PLAN_FILE
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RefusedError(f"{folder} holds trials, but no {PLAN_FILE} of a {what}. Choose another folder.") from None
-    if "settings" not in there:
-        raise RefusedError(f"{folder} holds a {what} of an earlier version, without settings. Choose another folder.")
-    refuse_differences(f"{folder} holds another {what}", there, json.loads(json.dumps(plan)))
+    if not isinstance(there, dict) or there.get("version") != PLAN_VERSION:
+        raise RefusedError(f"{folder} holds a {what} of another version of autosegloss. Choose another folder.")
+    refuse_differences(f"{folder} holds another {what}", there, _first_part(json.loads(json.dumps(plan)), there))
+
+
+def _first_part(plan: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan with as many of its losses and seeds as there are in another one."""
+    losses = plan["losses"][: len(there["losses"])]
+    definitions = {
+        setting: {loss: each for loss, each in own.items() if loss in losses}
+        for setting, own in plan["definitions"].items()
+    }
+    return plan | {"losses": losses, "seeds": plan["seeds"][: len(there["seeds"])], "definitions": definitions}
 
 
 def _table(comparison: Comparison, plan: dict[str, Any], command: str, proxies: Mapping[str, Proxy]) -> Table:

@@ -35,6 +35,7 @@ from autosegloss.proxy.networks.unet import resize
 from autosegloss.proxy.trial import TARGET, Proxy, device_of, measured, validation_values
 from autosegloss.report.compare import (
     FILES,
+    PLAN_VERSION,
     Comparison,
     carry_out,
     check_losses,
@@ -78,7 +79,7 @@ def retrain(
         losses: Names of losses, presets, mixes, or paths of loss files; others are compared with the first.
         out: The folder to write to.
         seeds: Number of runs of each loss, at least 1.
-        resume: Whether to continue what is in that folder.
+        resume: Whether to continue what is in that folder. Losses and seeds may be added at the end of those it has.
         command: The command line that asks for this, for the record.
         progress: Called at each checkpoint, in the first process.
 
@@ -165,6 +166,7 @@ def _plan(
     weights = config.proxy.start.weights
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
     return {
+        "version": PLAN_VERSION,
         "losses": list(losses),
         "seeds": fresh_seeds(config.search.seed, seeds),
         "metrics": columns_of(config.metric, Compare().metrics)[0],

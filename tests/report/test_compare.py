@@ -174,9 +174,9 @@ def test_a_journal_of_two_settings_names_them_by_the_index(crossed: Path) -> Non
     assert [(line["step"], line["index"], line["seed"]) for line in lines] == [
         (step, index, seed) for step, seed in enumerate(seeds) for index in range(4)
     ]
-    rows = json.loads((crossed / "table.json").read_text())["rows"]
+    rows = json.loads((crossed / "table.json").read_text())["rows"]  # loss by loss in each setting
     assert [line["validation"] for line in lines] == [
-        rows[index]["runs"][step] for step in (0, 1) for index in range(4)
+        rows[row]["runs"][step] for step in (0, 1) for row in (0, 2, 1, 3)
     ]
 
 
@@ -188,6 +188,27 @@ def test_killed_in_a_setting_and_resumed_it_gives_the_same_bytes(crossed: Path, 
     config = str(crossed.parent / "crossed.yaml")
     assert main(["compare", config, "--out", str(tmp_path), "--runner", "serial", "--resume"]) == 0
     assert files(tmp_path) == files(crossed)
+
+
+@pytest.mark.parametrize("kept", [3, 8])
+def test_losses_and_seeds_that_are_added_are_trained_and_nothing_else_again(
+    crossed: Path, tmp_path: Path, kept: int
+) -> None:
+    """To a comparison that was finished and to one that was stopped; the bytes are those of one that had them all."""
+    (tmp_path / "crossed.yaml").write_text(json.dumps(CROSSED))
+    more = ["--loss", "cross_entropy", "--loss", "inverse_weighted_cross_entropy", "--loss", "jml", "--seeds", "3"]
+    arguments = ["compare", str(tmp_path / "crossed.yaml"), *more, "--runner", "serial", "--out"]
+    assert main([*arguments, str(tmp_path / "whole")]) == 0
+    added = tmp_path / "added"
+    added.mkdir()
+    before = b"".join((crossed / "trials.jsonl").read_bytes().splitlines(keepends=True)[:kept])
+    (added / "trials.jsonl").write_bytes(before)
+    (added / "plan.json").write_bytes((crossed / "plan.json").read_bytes())
+    assert main([*arguments, str(added), "--resume"]) == 0
+    assert files(added) == files(tmp_path / "whole")
+    journal = (added / "trials.jsonl").read_bytes()
+    assert journal.startswith(before)
+    assert journal.count(b"\n") == 2 * 3 * 3
 
 
 def test_another_setting_and_the_journal_of_an_earlier_version_are_refused(
@@ -211,7 +232,7 @@ def test_another_setting_and_the_journal_of_an_earlier_version_are_refused(
     (tmp_path / "trials.jsonl").write_bytes((crossed / "trials.jsonl").read_bytes())
     (tmp_path / "plan.json").write_text(json.dumps({"losses": [], "definitions": {}, "seeds": [], "configuration": {}}))
     assert main([*arguments, "--out", str(tmp_path)]) == 2
-    assert "holds a comparison of an earlier version, without settings." in capsys.readouterr().err
+    assert "holds a comparison of another version of autosegloss." in capsys.readouterr().err
 
 
 def test_what_the_command_line_says_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,6 +516,8 @@ def test_another_comparison_in_the_folder_is_refused_and_kept(done: Path, config
     assert run(config, done, "--resume", losses=["cross_entropy", "asl/voc/bf1"]) == 2
     error = capsys.readouterr().err
     assert f"{done} holds another comparison:\n  definitions..asl/voc/bf1.control_points: not set there" in error
+    assert run(config, done, "--resume", losses=LOSSES[:1]) == 2
+    assert 'losses: ["cross_entropy", "asl/voc/miou"] there, ["cross_entropy"] now' in capsys.readouterr().err
     assert run(config, done, "--resume", losses=LOSSES[::-1]) == 2
     assert 'losses: ["cross_entropy", "asl/voc/miou"] there, ["asl/voc/miou"' in capsys.readouterr().err
     assert run(config, done, "--resume", "--set", "proxy.train.iterations=4") == 2

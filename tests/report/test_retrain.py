@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,19 @@ def test_several_losses_and_seeds_from_weights_in_a_file(tmp_path: Path, capsys:
     assert "iterations" not in capsys.readouterr().out
     assert main(["retrain", str(path), *named, "--seeds", "1", "--out", str(folder), "--resume"]) == 2
     assert "holds another retraining" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fused_path")
+def test_a_loss_that_is_added_is_trained_alone(undisturbed: Path, tmp_path: Path) -> None:
+    folder, told = tmp_path / "out", []
+    shutil.copytree(undisturbed, folder)
+    table = retrain(CONFIG, [MIX, "jml"], folder, resume=True, progress=lambda job, _: told.append(job.index))
+    assert table is not None
+    assert set(told) == {1}
+    whole = retrain(CONFIG, [MIX, "jml"], tmp_path / "whole")
+    assert table == whole
+    for name in ("table.json", *(f"{i}-{table.plan['seeds'][0]}.pt" for i in (0, 1))):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_diverged_run_is_told(tmp_path: Path) -> None:
