@@ -30,6 +30,7 @@ PRESENT: dict[bool, e.Sum] = {
 """What says that the target has a class: in the batch (False), in each image (True)."""
 
 _PART = 2**20  # pixels of all maps of a part: a megabyte a map, which stays in the cache
+_DENSE = 4  # entries of a confusion matrix for each pixel up to which it is the quicker way to count
 _LARGEST_COUNT = 2**31  # a whole constant below this keeps sums over pixels within int64
 _SMALLEST = 1e-12  # a sum of fewer pixels than this is 0: keeps 1 / x^2, which a gradient has, inside float32
 
@@ -76,14 +77,14 @@ class ExactMaps:
 
     Every sum is one of integer counts (of float64 where the expression has a constant that is no integer). In a map
     whose pixels stand for themselves a valid pixel has one of four values, by whether `pred` and `target` are of the
-    class: such a map is read on these four alone, weighed by counts from the confusion matrices. Any other map is made,
-    for a few images and classes at a time.
+    class: such a map is read on these four alone, weighed by their counts. Any other map is made, for a few images and
+    classes at a time.
 
     Notes:
-        Memory, beside the labels given: 2 bytes a pixel for labels of up to 254 classes (8 for more), 8 bytes for each
-        entry of the confusion matrices of a few images, and for the maps about a byte a pixel of a part for each step
-        of the expressions. A part is 2^20 pixels of all its maps, or one map where that is larger: memory does not grow
-        with the number of classes.
+        Memory, beside the labels given: 2 bytes a pixel for labels of up to 254 classes (8 for more), up to 32 bytes a
+        pixel for the confusion matrices of a few images, 32 bytes for each image and class, and for the maps about a
+        byte a pixel of a part for each step of the expressions. A part is 2^20 pixels of all its maps, or one map where
+        that is larger.
 
     Args:
         pred: Labels, (N, *S) integer, 0..C-1.
@@ -107,18 +108,14 @@ class ExactMaps:
     @cached_property
     def _counted(self) -> tuple[Tensor, Tensor]:
         """`counts`, and whether a map has the class at any pixel, (N, C) boolean."""
-        size = self.num_classes
+        size, pixels = self.num_classes, self.pred[:1].numel()
+        few = (size + 1) * size <= _DENSE * pixels
         counts, present = [], []
-        for pred, target in self._images((size + 1) * size):
-            first = torch.arange(len(pred), device=pred.device).to(torch.int32) * (size + 1)
-            row = target.to(torch.int32) + first.view(-1, *[1] * (pred.ndim - 1))  # a row a label, the last of ignored
-            matrix = torch.bincount((row * size + pred).flatten(), minlength=len(pred) * (size + 1) * size)
-            matrix = matrix.view(-1, size + 1, size)
-            both = matrix.diagonal(dim1=1, dim2=2)
-            in_pred, in_target = matrix[:, :size].sum(1), matrix[:, :size].sum(2)
+        for pred, target in self._images((size + 1) * size if few else 4 * size + 1):
+            in_target, in_pred, both, seen = (_confused if few else _tallied)(pred, target, size)
             neither = in_pred.sum(1, keepdim=True) - in_pred - in_target + both
             counts.append(torch.stack([neither, in_target - both, in_pred - both, both], dim=2))
-            present.append(matrix.sum(1) + in_target > 0)
+            present.append(seen + in_target > 0)
         return torch.cat(counts), torch.cat(present)
 
     def parts(self) -> Iterator[tuple[list[TruthMaps], Tensor]]:
@@ -144,6 +141,31 @@ class ExactMaps:
     def _images(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Both label maps of a few images at a time, by the size of what is made of an image."""
         return zip(torch.split(self.pred, _step(size)), torch.split(self.target, _step(size)), strict=True)
+
+
+def _confused(pred: Tensor, target: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pixels of each image and class in the target, in `pred`, in both, and in `pred` ignored or not, (N, C) each.
+
+    From confusion matrices: quickest where these have no more entries than a few for each pixel.
+    """
+    matrix = _histograms(target, size + 1, pred, size)  # a row a label, the last of ignored
+    valid = matrix[:, :size]
+    return valid.sum(2), valid.sum(1), matrix.diagonal(dim1=1, dim2=2), matrix.sum(1)
+
+
+def _tallied(pred: Tensor, target: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same without confusion matrices: `pred` is counted apart where it differs, agrees and is ignored."""
+    state = (pred == target).to(torch.int32) + 2 * (target == size)
+    differs, both, ignored = _histograms(state, 3, pred, size).unbind(1)
+    in_target = _histograms(torch.zeros_like(state), 1, target, size + 1)[:, 0, :size]
+    return in_target, differs + both, both, differs + both + ignored
+
+
+def _histograms(row: Tensor, rows: int, column: Tensor, columns: int) -> Tensor:
+    """How many pixels of each image have a row and a column: (N, rows, columns) int64."""
+    image = torch.arange(len(row), device=row.device).to(torch.int32).view(-1, *[1] * (row.ndim - 1))
+    place = (row.to(torch.int32) + image * rows) * columns + column
+    return torch.bincount(place.flatten(), minlength=len(row) * rows * columns).view(len(row), rows, columns)
 
 
 def _step(size: int) -> int:

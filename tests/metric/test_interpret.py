@@ -48,10 +48,14 @@ def assert_same(one: interpret.Sums, other: interpret.Sums) -> None:
 def test_counts_and_maps_give_the_same_sums(node: Any, labels: strategies.Labels) -> None:
     assert interpret._is_pointwise(node)
     with pytest.MonkeyPatch.context() as patch:
-        by_counts = interpret.sums((node,), exact(labels))
+        patch.setattr(interpret, "_DENSE", 1e9)
+        by_matrices = interpret.sums((node,), exact(labels))
+        patch.setattr(interpret, "_DENSE", 0)
+        by_tallies = interpret.sums((node,), exact(labels))
         patch.setattr(interpret, "_is_pointwise", lambda _: False)
         by_maps = interpret.sums((node,), exact(labels))
-    assert_same(by_counts, by_maps)
+    assert_same(by_matrices, by_maps)
+    assert_same(by_tallies, by_maps)
 
 
 def test_what_is_read_from_counts() -> None:
@@ -88,7 +92,7 @@ def test_the_number_of_classes_changes_nothing(ignored: int) -> None:
         "foreground": total(e.any_class(pred, background=False)),
     }
     values = []
-    for num_classes in (5, 254, 255, 300):
+    for num_classes in (5, 254, 255, 300, 50_000):  # a matrix of the last is beyond what int32 counts
         accumulators = Accumulators(ALL | extra, num_classes, ignored)
         accumulators.update(guess, truth)
         values.append(accumulators.values())
@@ -117,13 +121,14 @@ class Largest(TorchDispatchMode):
 def test_many_classes_do_not_multiply_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpret, "_PART", 2**14)
     pixels, images = 128 * 128, 2
-    for num_classes in (2, 150):
+    regions = {name: ALL[name] for name in ("miou", "miou_i")}
+    for num_classes, metrics in ((2, ALL), (150, ALL), (3000, regions), (30_000, regions)):
         random = np.random.default_rng(num_classes)
         guess, truth = (torch.from_numpy(random.integers(0, num_classes, (images, 128, 128))) for _ in range(2))
         with Largest() as largest:
-            interpret.sums(nodes_of(*ALL.values()), interpret.ExactMaps(guess, truth, num_classes, 255))
-        # Indices of a confusion matrix and that matrix are of 8 bytes, maps with their margin of 1.
-        assert largest.bytes <= 8 * max(images * pixels, (num_classes + 1) * num_classes)
+            interpret.sums(nodes_of(*metrics.values()), interpret.ExactMaps(guess, truth, num_classes, -1))
+        # Indices and counts are of 8 bytes, maps with their margin of 1.
+        assert largest.bytes <= 8 * 4 * max(pixels, images * num_classes)
 
 
 def test_given_labels_are_left_as_they_are() -> None:
