@@ -615,10 +615,10 @@ def test_there_is_a_search_config_for_each_metric() -> None:
         named[path.stem] = chosen if isinstance(chosen, str) else chosen["name"]
     soft = ("smoothing", "boundary", "distillation", "semi", "annotators")
     assert named == (
-        {"quickstart": "miou", "shapes_bf1_guarded": "bf1", "mni152_miou": "miou"}
-        | {f"{data}_miou_bf1": "0.5 * miou + 0.5 * bf1(radius=2)" for data in ("shapes", "nuclei")}
+        {"quickstart": "miou", "shapes_bf1_guarded": "bf1"}
+        | {f"{data}_miou_bf1": "0.5 * miou + 0.5 * bf1(radius=2)" for data in ("shapes", "nuclei", "mni152")}
         | {f"evidence_{on}": "miou" for on in ("shapes", "nuclei", "mni152", "networks")}
-        | {f"{data}_{name}": name for data in ("shapes", "nuclei", "voc", "cityscapes") for name in METRICS}
+        | {f"{data}_{name}": name for data in ("shapes", "nuclei", "mni152", "voc", "cityscapes") for name in METRICS}
         | {f"soft_{use}": "miou" for use in soft}
     )
 
