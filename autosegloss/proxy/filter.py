@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autosegloss.metric import Accumulator
+from autosegloss.proxy.optimizers import eager
 from autosegloss.proxy.train import Loss, one_thread
 
 IMAGES, STEPS = 4, 4
@@ -42,9 +43,9 @@ def descent(
     """
     free = logits.clone().requires_grad_()
     rule: torch.optim.Optimizer = (
-        torch.optim.SGD([free], lr=0.3 * labels.numel(), momentum=0.9)
+        eager(torch.optim.SGD)([free], lr=0.3 * labels.numel(), momentum=0.9)
         if optimizer == "sgd"
-        else torch.optim.Adam([free], lr=0.03)
+        else eager(torch.optim.Adam)([free], lr=0.03)
     )
 
     def value() -> float:

@@ -21,6 +21,7 @@ from autosegloss.errors import InputError, TrainingDiverged
 from autosegloss.proxy.batches import Augment, Draws, Held, batch, to_input
 from autosegloss.proxy.data import IGNORE_INDEX, Split
 from autosegloss.proxy.networks import build_network, encoder_prefix
+from autosegloss.proxy.optimizers import eager
 from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
 
 Loss = Callable[..., Tensor]
@@ -448,8 +449,8 @@ def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
             },
         ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
-    return torch.optim.AdamW(groups, lr=settings.rate, weight_decay=WEIGHT_DECAY)
+        return eager(torch.optim.SGD)(groups, lr=settings.rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
+    return eager(torch.optim.AdamW)(groups, lr=settings.rate, weight_decay=WEIGHT_DECAY)
 
 
 def _schedule(iteration: int, iterations: int) -> float:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from autosegloss.errors import InputError
+from autosegloss.proxy.optimizers import eager
 from autosegloss.search import policy
 
 # mu stays this far from 0 and 1, so that its logit is finite and can come back within one step of updates. It is a
@@ -140,7 +141,7 @@ class PPO2:
         old_log_prob = policy.log_prob(theta, torch.tensor(asked.mu, dtype=torch.float64), self.std)
         logit = torch.logit(torch.tensor(state.mu, dtype=torch.float64)).requires_grad_()
         # A fresh Adam: its moments belong to the old objective, and a state of mu alone is easier to trust.
-        adam = torch.optim.Adam([logit], lr=self.learning_rate)
+        adam = eager(torch.optim.Adam)([logit], lr=self.learning_rate)
         for _ in range(self.updates):
             log_ratio = policy.log_prob(theta, torch.sigmoid(logit), self.std) - old_log_prob
             if self.ratio == "joint":
