@@ -93,7 +93,8 @@ def bench_fidelity(
     """Train with losses of every kind by proxies of every kind and in full, and compare how they rank the losses.
 
     Loss after loss is written to `out/fidelity.jsonl`, and those that are there already are not trained again; at the
-    end the tables to `out/fidelity.md`. All but the seconds is the same for the same arguments.
+    end a table of every study to `out/NAME.md`, by the name of its configuration. All but the seconds is the same for
+    the same arguments.
 
     Args:
         out: The folder to write to.
@@ -112,6 +113,8 @@ def bench_fidelity(
     if thetas < 4:
         raise InputError(f"thetas is {thetas}; 4 or more are wanted to be ranked.")
     settings = {path.stem: load_config(path) for path in configs}
+    if len(settings) < len(configs):
+        raise InputError(f"of {', '.join(map(str, configs))} several have one name; tables are named by it.")
     if soft := [name for name, config in settings.items() if config.proxy.labels.name != "hard"]:
         raise InputError(f"{', '.join(soft)}: proxy.labels.name is not `hard`; parts of images have no soft labels.")
     ways = arms(iterations, full)
@@ -122,12 +125,12 @@ def bench_fidelity(
         for loss, seed in product(_losses(proxy, thetas), SEEDS):
             tasks[name, _digest(plain, ways), loss[0], seed] = proxy, loss, seed, ways
     rows = complete(out / "fidelity.jsonl", ("config", "study", "loss", "seed"), tasks, _measured, WORKERS)
-    lines = [_introduction(full)]
-    for name, config in settings.items():
-        lines += _table(name, config, [row for row in rows.values() if row["config"] == name], ways)
-    table = "\n".join([*lines, "", _about([str(path) for path in configs], thetas), ""])
-    replace_text(out / "fidelity.md", table)
-    return table
+    tables = []
+    for path, (name, config) in zip(configs, settings.items(), strict=True):
+        table = _table(name, config, [row for row in rows.values() if row["config"] == name], ways)
+        tables.append("\n".join([_introduction(full), *table, "", _about(str(path), thetas), ""]))
+        replace_text(out / f"{name}.md", tables[-1])
+    return "\n".join(tables)
 
 
 def _with(config: StudyConfig, **sections: Any) -> StudyConfig:
@@ -238,8 +241,8 @@ def _origin(way: Arm) -> str:
     return "scratch" if way.start == "scratch" else f"the {way.start}"
 
 
-def _about(configs: Sequence[str], thetas: int) -> str:
+def _about(config: str, thetas: int) -> str:
     about = [*machine().items(), *packages("autosegloss", "torch", "numpy", "scipy").items()]
-    command = " ".join(["autosegloss bench fidelity", *configs, f"--thetas {thetas}"])
+    command = f"autosegloss bench fidelity {config} --thetas {thetas}"
     seeds = f"Seeds {', '.join(map(str, SEEDS))}; full training {', '.join(str(seed + max(SEEDS)) for seed in SEEDS)}"
     return f"Command: `{command}`. {seeds}; " + ", ".join(f"{name} {value}" for name, value in about) + "."

@@ -86,7 +86,7 @@ def test_every_loss_is_trained_in_every_way(done: Done) -> None:
     assert [(row["loss"], row["seed"]) for row in rows] == [(n, s) for n in sorted([*drawn, *NAMED]) for s in SEEDS]
     ways = arms([2], 3)
     assert all(list(row["rewards"]) == [way.name for way in ways] for row in rows)
-    table = (out / "fidelity.md").read_text()
+    table = (out / "tiny.md").read_text()
     for way in ways:
         rewards = np.array([[row["rewards"][way.name] for row in rows if row["seed"] == seed] for seed in SEEDS])
         (line,) = [line for line in table.splitlines() if line.startswith(f"| {' | '.join(way.cells)} |")]
@@ -118,6 +118,13 @@ def test_what_is_there_is_not_trained_again_and_a_torn_line_is(done: Done) -> No
     again = [json.loads(line) for line in (out / "fidelity.jsonl").read_text().splitlines()]
     assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in rows]
     assert (out / "fidelity.jsonl").read_bytes().splitlines(keepends=True)[:-1] == lines[:-1]
+    other = config.with_name("other.yaml")
+    other.write_text(json.dumps(CONFIG | {"metric": "gacc"}))
+    bench_fidelity(out, [other], 4, [2], 3)
+    assert {row["config"] for row in map(json.loads, (out / "fidelity.jsonl").open())} == {"tiny", "other"}
+    assert "gacc" in (out / "other.md").read_text()
+    bench_fidelity(out, [config, other], 4, [2], 3)
+    assert (out / "tiny.md").read_text() == kept["tiny.md"].decode()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +132,7 @@ def test_what_is_there_is_not_trained_again_and_a_torn_line_is(done: Done) -> No
     [
         ("hard", ["--thetas", "3"], "thetas is 3"),
         ("smoothed", [], "tiny: proxy.labels.name is not `hard`"),
+        ("hard", ["CONFIG"], "several have one name"),
     ],
 )
 def test_bad_input_is_refused(
@@ -132,6 +140,7 @@ def test_bad_input_is_refused(
 ) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps(CONFIG | {"proxy": {"labels": {"name": labels}}}))
+    arguments = [str(config) if argument == "CONFIG" else argument for argument in arguments]
     assert main(["bench", "fidelity", str(config), *arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
