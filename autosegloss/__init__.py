@@ -12,6 +12,7 @@ from autosegloss.errors import (
     ParseError,
     RefusedError,
     SearchError,
+    WriteError,
 )
 from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets, slots
 from autosegloss.metric import (
@@ -56,6 +57,7 @@ __all__ = [
     "RefusedError",
     "SearchError",
     "SurrogateLoss",
+    "WriteError",
     "any_class",
     "band",
     "boundary",

@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from autosegloss.config import json_schema, load_config
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
+from autosegloss.files import write_text
 from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
-from autosegloss.loss.file import replace_text
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
@@ -184,7 +184,7 @@ def _report(given: argparse.Namespace, console: Console) -> None:
         if given.no_images:
             bar.update("drawing")
         page = report_page(folder, images=not given.no_images)
-    replace_text(out, page)
+    write_text(out, page)
     console.print(f"wrote {out}", markup=False)
 
 

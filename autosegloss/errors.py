@@ -29,6 +29,10 @@ class LossFileError(AutoseglossError, ValueError):
     """A loss file is damaged, of a newer version, or describes an impossible loss."""
 
 
+class WriteError(AutoseglossError, ValueError):
+    """A file can't be written."""
+
+
 class DataError(AutoseglossError, ValueError):
     """A data set is missing, incomplete or inconsistent."""
 

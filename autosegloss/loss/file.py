@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
-from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError
+from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError, WriteError
+from autosegloss.files import write_text
 from autosegloss.loss.curve import CurveKind
 from autosegloss.loss.mixed import MixedLoss
 from autosegloss.loss.relax import LogicKind, slots
@@ -140,7 +140,10 @@ def write_loss(loss: SurrogateLoss | MixedLoss, path: Path) -> None:
         raise LossFileError(f"{path}: the provenance holds something JSON has no place for: {error}") from None
     if not faithful:
         raise LossFileError(f"{path}: the provenance is a dict of texts, numbers, lists and dicts with texts for keys.")
-    replace_text(path, text)
+    try:
+        write_text(path, text)
+    except WriteError as error:
+        raise LossFileError(str(error)) from error
 
 
 def loss_content(loss: SurrogateLoss | MixedLoss) -> dict[str, Any]:
@@ -159,25 +162,6 @@ def loss_content(loss: SurrogateLoss | MixedLoss) -> dict[str, Any]:
         "slots": {str(slot): curve.points for slot, curve in surrogate.curves.items()},
         "provenance": loss.provenance,
     }
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    replace_bytes(path, text.encode())
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            draft = Path(folder, "draft")
-            with draft.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-    except OSError as error:
-        raise LossFileError(f"{path}: can't be written: {error.strerror or error}.") from error
 
 
 def _build(content: dict[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> SurrogateLoss | MixedLoss:

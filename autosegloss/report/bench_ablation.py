@@ -10,7 +10,7 @@ from typing import Any
 
 from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError, TrainingDiverged
-from autosegloss.loss.file import replace_text
+from autosegloss.files import write_text
 from autosegloss.metric import metric
 from autosegloss.proxy.train import Loss, one_thread
 from autosegloss.proxy.trial import TARGET, Proxy, search_space, surrogate
@@ -202,7 +202,7 @@ def bench_ablation(out: Path, seeds: int = 1, problems: Sequence[Problem] = PROB
     rows = complete(out / "ablation.jsonl", ("problem", "variant", "search"), first, _measured, WORKERS)
     lines = [line for problem in problems for line in _table(problem, rows)]
     table = "\n".join([_INTRODUCTION, *lines, "", _about(seeds, problems[0].fresh), ""])
-    replace_text(out / "ablation.md", table)
+    write_text(out / "ablation.md", table)
     return table
 
 

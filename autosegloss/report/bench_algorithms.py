@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError
-from autosegloss.loss.file import replace_text
+from autosegloss.files import write_text
 from autosegloss.metric import Accumulator, metric
 from autosegloss.proxy.data import Split
 from autosegloss.proxy.train import predict
@@ -364,7 +364,7 @@ def bench_algorithms(
     )
     regrets = {(name, s.name): best[s.name] - scores(name, s, "score") for name, s in product(contestants, settings)}
     table = _markdown(on, regrets, settings, contestants, seeds)
-    replace_text(out / f"{on}.md", table)
+    write_text(out / f"{on}.md", table)
     return table
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from autosegloss.config import StudyConfig, fingerprint, load_config
 from autosegloss.errors import InputError, TrainingDiverged
-from autosegloss.loss.file import replace_text
+from autosegloss.files import write_text
 from autosegloss.proxy.train import Loss, Regime, one_thread
 from autosegloss.proxy.trial import Proxy
 from autosegloss.report.bench_algorithms import crops
@@ -129,7 +129,7 @@ def bench_fidelity(
     for path, (name, config) in zip(configs, settings.items(), strict=True):
         table = _table(name, config, [row for row in rows.values() if row["config"] == name], ways)
         tables.append("\n".join([_introduction(full), *table, "", _about(str(path), thetas), ""]))
-        replace_text(out / f"{name}.md", tables[-1])
+        write_text(out / f"{name}.md", tables[-1])
     return "\n".join(tables)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError
-from autosegloss.loss.file import replace_text
+from autosegloss.files import write_text
 from autosegloss.proxy.trial import EARLY
 from autosegloss.report.bench_algorithms import PROXIES, RealProxy, cheap_proxy
 from autosegloss.report.intervals import interval_text
@@ -82,7 +82,7 @@ def bench_prune(out: Path, seeds: int = 10) -> str:
     }
     rows = complete(out / "prune.jsonl", ("data", "contestant", "seed"), tasks, _row)
     table = _markdown([Run(**row) for row in rows.values()], seeds)
-    replace_text(out / "prune.md", table)
+    write_text(out / "prune.md", table)
     return table
 
 

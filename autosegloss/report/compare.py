@@ -15,9 +15,9 @@ from torch import nn
 
 from autosegloss.config import CALIBRATION, StudyConfig, as_config, fingerprint
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
+from autosegloss.files import write_text
 from autosegloss.loss import SurrogateLoss, named_loss
 from autosegloss.loss.classic import class_counts
-from autosegloss.loss.file import replace_text
 from autosegloss.metric import METRICS, Expr, metric
 from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.trial import TARGET, Proxy, device_of
@@ -284,7 +284,7 @@ def carry_out(
         if journal.trials:
             _refuse_another(folder, plan, what)
         with resumable():
-            replace_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
+            write_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
         comparison = Comparison(plan["settings"], plan["losses"], plan["seeds"], journal, observer)
         if observer is not None:
             observer(comparison)
@@ -292,9 +292,9 @@ def carry_out(
             run(comparison)
         table = _table(comparison, plan, command, proxies)
     with resumable():
-        replace_text(folder / TABLE_FILE, table.to_json())
-        replace_text(folder / MARKDOWN_FILE, table.to_markdown())
-        replace_text(folder / LATEX_FILE, table.to_latex())
+        write_text(folder / TABLE_FILE, table.to_json())
+        write_text(folder / MARKDOWN_FILE, table.to_markdown())
+        write_text(folder / LATEX_FILE, table.to_latex())
     return table
 
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from autosegloss.config import CALIBRATION, Compare, Start, StudyConfig, as_config, fingerprint
 from autosegloss.errors import TrainingDiverged
+from autosegloss.files import write_bytes
 from autosegloss.loss import MixedLoss, SurrogateLoss
-from autosegloss.loss.file import loss_content, replace_bytes
+from autosegloss.loss.file import loss_content
 from autosegloss.metric import Accumulators, CalibrationError
 from autosegloss.proxy.batches import to_input
 from autosegloss.proxy.data import Dataset, load_dataset
@@ -277,4 +278,4 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
     """Write a file that loads with `weights_only`, whole or not at all."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    replace_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autosegloss.loss.file import replace_text
+from autosegloss.files import write_text
 
 T = TypeVar("T")
 Key = tuple[Any, ...]
@@ -62,4 +62,4 @@ def _read(path: Path) -> list[Row]:
 
 
 def _write(path: Path, rows: Mapping[Key, Row]) -> None:
-    replace_text(path, "".join(json.dumps(row) + "\n" for _, row in sorted(rows.items())))
+    write_text(path, "".join(json.dumps(row) + "\n" for _, row in sorted(rows.items())))

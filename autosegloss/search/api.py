@@ -18,9 +18,9 @@ import numpy
 import torch
 
 from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint, load_config
-from autosegloss.errors import InputError, LossFileError, RefusedError, SearchError, TrainingDiverged
+from autosegloss.errors import InputError, LossFileError, RefusedError, SearchError, TrainingDiverged, WriteError
+from autosegloss.files import write_text
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
-from autosegloss.loss.file import replace_text
 from autosegloss.proxy.trial import Evaluation, Proxy, search_space, surrogate
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.journal import Job, Journal, Outcome, in_use
@@ -155,7 +155,7 @@ def search(
         if journal.trials:
             _refuse_another_configuration(folder, settled)
         with resumable():
-            replace_text(folder / CONFIG_FILE, dump_config(settled))
+            write_text(folder / CONFIG_FILE, dump_config(settled))
         study = study_of(settled, journal, observer)
         if observer is not None:
             observer(study)
@@ -287,11 +287,11 @@ def resumable() -> Iterator[None]:
     """Say of a file that can't be written, as on a full disk, that the trials are not lost with it.
 
     Raises:
-        SearchError: In place of what `replace_text` raises.
+        SearchError: In place of a WriteError, or of the LossFileError of `save`.
     """
     try:
         yield
-    except LossFileError as error:
+    except (WriteError, LossFileError) as error:
         raise SearchError(f"{error} Finished trials are safe; mend this and continue with --resume.") from error
 
 
