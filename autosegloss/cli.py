@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from autosegloss.config import json_schema, load_config
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
 from autosegloss.files import write_text
-from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
@@ -201,21 +201,24 @@ def _show(given: argparse.Namespace, console: Console) -> None:
     loaded = load_loss(given.loss)
     loss = loaded.surrogate if isinstance(loaded, MixedLoss) else loaded
     console.print(f"loss      {formula(loaded)}", markup=False)
-    console.print(f"logic     {loss.logic}\nclasses   {loss.classes}\ncurve     {loss.curve}")
-    for slot, curve in loss.curves.items():
-        console.print(f"\n{slot}", markup=False)
-        points = "  ".join(f"({u:.4g}, {v:.4g})" for u, v in curve.points) or "none: the identity"
-        console.print(f"control points: {points}", markup=False)
-        console.print(textwrap.indent(text_plot(curve), "  "), markup=False)
+    if isinstance(loss, SurrogateLoss):
+        console.print(f"logic     {loss.logic}\nclasses   {loss.classes}\ncurve     {loss.curve}")
+        for slot, curve in loss.curves.items():
+            console.print(f"\n{slot}", markup=False)
+            points = "  ".join(f"({u:.4g}, {v:.4g})" for u, v in curve.points) or "none: the identity"
+            console.print(f"control points: {points}", markup=False)
+            console.print(textwrap.indent(text_plot(curve), "  "), markup=False)
     if loss.provenance:
         console.print("\nprovenance", markup=False)
         console.print(textwrap.indent(_summary(loss), "  "), markup=False)
     if given.plot:
+        if not isinstance(loss, SurrogateLoss):
+            raise InputError(f"{given.loss} has no curves to plot; leave --plot out.")
         plot_loss(loss, given.plot)
         console.print(f"\nwrote {given.plot}", markup=False)
 
 
-def _summary(loss: SurrogateLoss) -> str:
+def _summary(loss: Loss) -> str:
     """The provenance, a line for each thing it says."""
     return "\n".join(
         f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in loss.provenance.items()

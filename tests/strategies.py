@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autosegloss.errors import ExprError, InputError
-from autosegloss.loss import SearchSpace, SurrogateLoss
+from autosegloss.loss import Loss, SearchSpace, SurrogateLoss
+from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal, LovaszSoftmax
 from autosegloss.metric import (
     Expr,
     any_class,
@@ -307,6 +308,18 @@ def thetas(draw: st.DrawFn, space: SearchSpace, moderate: bool = False) -> list[
         extreme = random.random(space.dimension) < draw(st.sampled_from([0.0, 0.2, 1.0]))
         theta = np.where(extreme, random.choice([0.0, 1.0, 1e-6, 1e-12], space.dimension), theta)
     return [float(t) for t in theta]
+
+
+def pixel_losses() -> st.SearchStrategy[Loss]:
+    """Losses for 3 classes that are no surrogates; the label of ignored pixels is 7."""
+    weights = st.none() | st.lists(st.floats(0, 100), min_size=3, max_size=3)
+    ignored = st.just(7)
+    return st.one_of(
+        st.builds(CrossEntropy, weights, st.floats(0, 1), ignore_index=ignored),
+        st.builds(Focal, st.floats(0, 5), weights, ignore_index=ignored),
+        st.builds(LovaszSoftmax, st.booleans(), ignore_index=ignored),
+        st.builds(BoundaryCrossEntropy, st.floats(0, 100), st.integers(0, 3), ignore_index=ignored),
+    )
 
 
 @st.composite

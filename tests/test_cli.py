@@ -14,6 +14,7 @@ from PIL import Image
 
 from autosegloss import METRICS, MixedLoss, SurrogateLoss, load_loss, metric
 from autosegloss.cli import main
+from autosegloss.loss.classic import CrossEntropy
 from autosegloss.search.journal import Journal
 from tests.faulty import TINY
 
@@ -244,6 +245,18 @@ def test_a_wrong_command_line_is_one_message(arguments: list[str], capsys: pytes
     assert (status, text) == (2, "")
     assert error.count("\n") == 1
     assert "--help" in error
+
+
+def test_a_loss_without_curves_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "loss.json")
+    CrossEntropy([1.0, 2.0]).save(path)
+    assert run("show", path, capsys=capsys) == (
+        0,
+        "loss      cross_entropy(weight=[1.0, 2.0], label_smoothing=0.0)\n",
+        "",
+    )
+    status, _, error = run("show", path, "--plot", str(tmp_path / "curves.png"), capsys=capsys)
+    assert (status, error) == (2, f"InputError: {path} has no curves to plot; leave --plot out.\n")
 
 
 def test_texts_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,18 +11,19 @@ Each is called like `SurrogateLoss`: `loss(logits, target, mask=None)`. What the
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
-from typing import Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from autosegloss.errors import InputError, InputTypeError
+from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.ranks import sum_over_ranks
 from autosegloss.loss.surrogate import SurrogateLoss
 from autosegloss.metric import class_sum, pred, target, total
@@ -31,16 +32,29 @@ from autosegloss.metric.labels import check_ignore_index, check_labels, check_lo
 from autosegloss.metric.morphology import maximum_filter
 
 Weighting = Literal["inverse", "sqrt_inverse", "uniform"]
-Builder = Callable[[int, "Sequence[int] | None"], nn.Module]
+Builder = Callable[[int, "Sequence[int] | None"], Loss]
 LabelMap = npt.NDArray[np.integer] | Tensor
 
 
-class _PixelLoss(nn.Module, ABC):
+class PixelLoss(Loss):
     """A loss of checked pixels, computed in full precision."""
+
+    name: ClassVar[str]
+    """What a loss file calls it; see `PIXEL_LOSSES`."""
 
     def __init__(self, ignore_index: int) -> None:
         super().__init__()
         self.ignore_index = check_ignore_index(ignore_index)
+        self.provenance = {}
+
+    @property
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """The arguments of the class that make an equal loss, as plain JSON values."""
+
+    def content(self) -> dict[str, Any]:
+        head = {"format": FORMAT, "version": 3, "loss": self.name}
+        return {**head, "options": self.options, "provenance": self.provenance}
 
     def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.
@@ -79,7 +93,7 @@ class _PixelLoss(nn.Module, ABC):
         )
 
 
-class CrossEntropy(_PixelLoss):
+class CrossEntropy(PixelLoss):
     """Cross-entropy, the mean over the pixels that count: torch's, for masks, soft labels and several ranks as well.
 
     A pixel weighs as much as its class, and the mean is divided by the sum of these weights, as torch does for integer
@@ -102,6 +116,7 @@ class CrossEntropy(_PixelLoss):
         0.126928
     """
 
+    name = "cross_entropy"
     weight: Tensor | None
 
     def __init__(
@@ -114,7 +129,11 @@ class CrossEntropy(_PixelLoss):
         super().__init__(ignore_index)
         self.register_buffer("weight", _weights(weight), persistent=False)
         self.label_smoothing = check_number("label_smoothing", label_smoothing, 1)
-        self.reduce_over_ranks = reduce_over_ranks
+        self.reduce_over_ranks = check_flag("reduce_over_ranks", reduce_over_ranks)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"weight": _numbers(self.weight), "label_smoothing": self.label_smoothing}
 
     def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         weight = _for_classes(self.weight, scores)
@@ -142,7 +161,7 @@ class CrossEntropy(_PixelLoss):
         return divide(summed, weight)
 
 
-class Focal(_PixelLoss):
+class Focal(PixelLoss):
     """Focal loss, -(1 - p)^gamma log p of the probability p of the true class: easy pixels count less.
 
     The mean over the pixels that count is weighted like that of `CrossEntropy`, which is the focal loss of gamma 0.
@@ -160,6 +179,7 @@ class Focal(_PixelLoss):
     Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, equation 5.
     """
 
+    name = "focal"
     weight: Tensor | None
 
     def __init__(
@@ -169,6 +189,10 @@ class Focal(_PixelLoss):
         self.gamma = check_number("gamma", gamma)
         self.register_buffer("weight", _weights(weight), persistent=False)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"gamma": self.gamma, "weight": _numbers(self.weight)}
+
     def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         values = functional.cross_entropy(scores, labels, ignore_index=self.ignore_index, reduction="none")
         # 1 - p without cancellation; the bound keeps the slope of a power below 1 finite at p = 1.
@@ -177,7 +201,7 @@ class Focal(_PixelLoss):
         return _weighted_mean(easiness * values, weights)
 
 
-class LovaszSoftmax(_PixelLoss):
+class LovaszSoftmax(PixelLoss):
     """Lovász-softmax: the convex extension of 1 - IoU to errors |target - probability|, over the classes in the target.
 
     A class that is absent from the target does not count, whatever is predicted. Integer labels only.
@@ -190,9 +214,15 @@ class LovaszSoftmax(_PixelLoss):
     Source: Berman et al., The Lovász-Softmax loss, CVPR 2018, equations 8, 9 and 11.
     """
 
+    name = "lovasz"
+
     def __init__(self, per_image: bool = False, ignore_index: int = 255) -> None:
         super().__init__(ignore_index)
-        self.per_image = per_image
+        self.per_image = check_flag("per_image", per_image)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"per_image": self.per_image}
 
     def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         probability = scores.softmax(1).movedim(1, -1)
@@ -217,7 +247,7 @@ def _lovasz(probability: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-class BoundaryCrossEntropy(_PixelLoss):
+class BoundaryCrossEntropy(PixelLoss):
     """Cross-entropy in which pixels near a boundary of the target weigh more.
 
     A pixel is near a boundary if a pixel of another class lies within `radius`, by Chebyshev distance. Ignored pixels
@@ -238,6 +268,8 @@ class BoundaryCrossEntropy(_PixelLoss):
     Source of the idea: Ronneberger et al., U-Net, MICCAI 2015, equation 2.
     """
 
+    name = "boundary_cross_entropy"
+
     def __init__(self, factor: float = 10.0, radius: int = 5, ignore_index: int = 255) -> None:
         super().__init__(ignore_index)
         pixels = whole(radius)
@@ -246,12 +278,22 @@ class BoundaryCrossEntropy(_PixelLoss):
         self.factor = check_number("factor", factor)
         self.radius = pixels
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"factor": self.factor, "radius": self.radius}
+
     def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         values = functional.cross_entropy(scores, labels, ignore_index=self.ignore_index, reduction="none")
         highest = maximum_filter(torch.where(valid, labels, -1).unsqueeze(1), self.radius)
         lowest = -maximum_filter(torch.where(valid, -labels, -scores.shape[1]).unsqueeze(1), self.radius)
         near = (highest > lowest).squeeze(1) & valid
         return _weighted_mean(values, torch.where(near, self.factor, 1.0).to(values.dtype) * valid)
+
+
+PIXEL_LOSSES: Final[dict[str, type[PixelLoss]]] = {
+    kind.name: kind for kind in (CrossEntropy, Focal, LovaszSoftmax, BoundaryCrossEntropy)
+}
+"""The losses that a file holds by name and options."""
 
 
 def generalized_dice(ignore_index: int = 255) -> SurrogateLoss:
@@ -336,7 +378,7 @@ def weights_of_counts(counts: Sequence[int], kind: Weighting) -> Tensor:
 
 
 def _weighted(kind: Weighting) -> Builder:
-    def build(ignore_index: int, counts: Sequence[int] | None) -> nn.Module:
+    def build(ignore_index: int, counts: Sequence[int] | None) -> Loss:
         if counts is None:
             raise InputError(
                 "a weighted cross-entropy needs `counts`, the pixels of each class; class_counts of "
@@ -365,12 +407,18 @@ def _weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
     if weight is None:
         return None
     try:
+        if isinstance(weight, Iterable) and any(isinstance(each, bool) for each in weight):
+            raise TypeError
         given = torch.as_tensor(weight, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise InputTypeError(f"weight is {weight!r}; a number for each class is wanted.") from None
     if given.ndim != 1 or not bool((given.isfinite() & (given >= 0)).all()):
         raise InputError(f"weight is {given.tolist()}; a finite number of 0 or more for each class is wanted.")
     return given
+
+
+def _numbers(weight: Tensor | None) -> list[float] | None:
+    return None if weight is None else weight.tolist()
 
 
 def _for_classes(weight: Tensor | None, scores: Tensor) -> Tensor | None:
@@ -397,4 +445,7 @@ def check_number(name: str, value: float, highest: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= highest or value == math.inf:
         wanted = f"from 0 to {highest:g}" if highest < math.inf else "of 0 or more"
         raise InputError(f"{name} is {value!r}; a number {wanted} is wanted.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{name} is an integer beyond every float; a number of 0 or more is wanted.") from None

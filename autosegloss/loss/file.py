@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError, WriteError
-from autosegloss.files import write_text
+from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError
+from autosegloss.loss.base import FORMAT, Loss, check_flag
+from autosegloss.loss.classic import PIXEL_LOSSES
 from autosegloss.loss.curve import CurveKind
 from autosegloss.loss.mixed import MixedLoss
 from autosegloss.loss.relax import LogicKind, slots
-from autosegloss.loss.surrogate import SurrogateLoss, check_reduce_over_ranks
+from autosegloss.loss.surrogate import SurrogateLoss
 from autosegloss.metric import metric
 from autosegloss.metric.interpret import Classes
 from autosegloss.metric.labels import check_ignore_index
 
-FORMAT = "autosegloss-loss"
-VERSION = 2
-"""The newest version that is read. A file has the oldest that can say what it holds: 2 with a cross-entropy part."""
-_MIXED = 2
-_KEYS = {"format", "version", "metric", "logic", "classes", "curve", "slots", "provenance"}
+VERSION = 3
+"""The newest version that is read. A file has the oldest that can say what it holds: 1 a surrogate, 2 its mix with
+cross-entropy, 3 a loss that is no surrogate."""
+_SURROGATE = {"format", "version", "metric", "logic", "classes", "curve", "slots", "provenance"}
+_KEYS = {
+    1: _SURROGATE,
+    2: _SURROGATE | {"cross_entropy"},
+    3: {"format", "version", "loss", "options", "provenance"},
+}
 _PRESETS = Path(__file__).parent / "presets"
 
 
@@ -45,9 +52,7 @@ def presets() -> list[str]:
     return sorted(path.relative_to(_PRESETS).with_suffix("").as_posix() for path in _PRESETS.rglob("*.json"))
 
 
-def load_loss(
-    source: str | os.PathLike[str], ignore_index: int = 255, reduce_over_ranks: bool = False
-) -> SurrogateLoss | MixedLoss:
+def load_loss(source: str | os.PathLike[str], ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:
     """The loss in a file, or one that comes with the package.
 
     Args:
@@ -56,22 +61,21 @@ def load_loss(
         reduce_over_ranks: Whether sums run over the batches of all ranks of torch.distributed.
 
     Returns:
-        A loss to call with (logits, target): mixed if the file gives cross-entropy a part.
+        A loss to call with (logits, target, mask=None): a SurrogateLoss, a MixedLoss if the file gives cross-entropy a
+        part, or one of the classics.
 
     Raises:
         LossFileError: There is no such file or preset, or it is damaged, of a newer version, or impossible.
         InputError: Another argument is wrong.
 
     Example:
-        >>> load_loss("asl/voc/macc").classes
+        >>> load_loss("asl/voc/macc").content()["classes"]
         'all'
     """
     if not isinstance(source, str | os.PathLike):
         raise InputTypeError(
             f"the loss is a {type(source).__name__}; the path of a loss file or the name of a preset is wanted."
         )
-    check_ignore_index(ignore_index)
-    check_reduce_over_ranks(reduce_over_ranks)
     path, name = Path(source), str(source)
     try:
         if path.is_dir():
@@ -87,9 +91,7 @@ def load_loss(
     raise LossFileError(f"{name}: no such file, nor a preset{guess}; presets: {', '.join(presets())}.")
 
 
-def read_loss(
-    data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks: bool = False
-) -> SurrogateLoss | MixedLoss:
+def read_loss(data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:
     """The loss that the bytes of a file hold; `name` is what messages call it."""
     try:
         content = json.loads(
@@ -102,6 +104,29 @@ def read_loss(
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise LossFileError(f'{name}: not a loss file; it has no "format": "{FORMAT}".')
+    return build_loss(content, ignore_index, reduce_over_ranks, name)
+
+
+def build_loss(
+    content: Mapping[str, Any], ignore_index: int = 255, reduce_over_ranks: bool = False, name: str = "loss"
+) -> Loss:
+    """The loss of the content of a file, as `Loss.content` gives it.
+
+    Args:
+        content: Plain JSON values.
+        ignore_index: The label of ignored pixels in your data.
+        reduce_over_ranks: Whether sums of surrogates and of cross-entropy run over the batches of all ranks of
+            torch.distributed; the other losses are of a rank's own batch.
+        name: What messages call the loss.
+
+    Raises:
+        LossFileError: The content is not that of a loss, is of a newer version, or describes an impossible loss.
+        InputError: Another argument is wrong.
+    """
+    check_ignore_index(ignore_index)
+    check_flag("reduce_over_ranks", reduce_over_ranks)
+    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+        raise LossFileError(f'{name}: not a loss file; it has no "format": "{FORMAT}".')
     version = content.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise LossFileError(f"{name}: version is {version!r}; a whole number of 1 or more is wanted.")
@@ -109,62 +134,43 @@ def read_loss(
         raise LossFileError(
             f"{name}: version {version} is newer than what this package reads ({VERSION}); upgrade autosegloss."
         )
-    keys = _KEYS | {"cross_entropy"} if version >= _MIXED else _KEYS
+    keys = _KEYS[version]
     if missing := sorted(keys - {"provenance"} - content.keys()):
         raise LossFileError(f"{name}: missing: {', '.join(missing)}.")
     if unknown := sorted(content.keys() - keys):
         raise LossFileError(f"{name}: unknown: {', '.join(unknown)}; allowed: {', '.join(sorted(keys))}.")
-    for key, kind in (("logic", LogicKind), ("classes", Classes), ("curve", CurveKind)):
-        if content[key] not in get_args(kind):
-            raise LossFileError(f"{name}: {key} is {content[key]!r}; allowed: {', '.join(get_args(kind))}.")
     provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):
         raise LossFileError(f"{name}: provenance is {provenance!r}; a mapping is wanted.")
-    loss = _build(content, name, ignore_index, reduce_over_ranks)
-    loss.provenance = provenance
+    build = _build_pixel_loss if "loss" in keys else _build_surrogate
+    try:
+        loss = build(content, name, ignore_index, reduce_over_ranks)
+    except InputError as error:
+        raise LossFileError(f"{name}: {error}") from None
+    loss.provenance = dict(provenance)
     return loss
 
 
-def write_loss(loss: SurrogateLoss | MixedLoss, path: Path) -> None:
-    """Write a loss file, replacing what is there only when all of it is written.
-
-    Raises:
-        LossFileError: The folder is missing or can't be written.
-    """
-    content = loss_content(loss)
-    try:
-        text = _json(content) + "\n"
-        text.encode()
-        faithful = isinstance(loss.provenance, dict) and json.loads(text)["provenance"] == loss.provenance
-    except (TypeError, ValueError, RecursionError) as error:
-        raise LossFileError(f"{path}: the provenance holds something JSON has no place for: {error}") from None
-    if not faithful:
-        raise LossFileError(f"{path}: the provenance is a dict of texts, numbers, lists and dicts with texts for keys.")
-    try:
-        write_text(path, text)
-    except WriteError as error:
-        raise LossFileError(str(error)) from error
+def _build_pixel_loss(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
+    kind, options = content["loss"], content["options"]
+    if not isinstance(kind, str) or kind not in PIXEL_LOSSES:
+        raise LossFileError(f"{name}: loss is {kind!r}; allowed: {', '.join(PIXEL_LOSSES)}.")
+    if not isinstance(options, dict):
+        raise LossFileError(f"{name}: options is {options!r}; a mapping is wanted.")
+    settings = {"ignore_index": ignore_index, "reduce_over_ranks": reduce_over_ranks}
+    parameters = inspect.signature(PIXEL_LOSSES[kind]).parameters
+    allowed = [option for option in parameters if option not in settings]
+    if missing := [option for option in allowed if option not in options]:
+        raise LossFileError(f"{name}: options of {kind}: missing: {', '.join(missing)}.")
+    if unknown := [option for option in options if option not in allowed]:
+        raise LossFileError(f"{name}: options of {kind}: unknown: {', '.join(unknown)}; allowed: {', '.join(allowed)}.")
+    return PIXEL_LOSSES[kind](**options, **{key: value for key, value in settings.items() if key in parameters})
 
 
-def loss_content(loss: SurrogateLoss | MixedLoss) -> dict[str, Any]:
-    """What the file of a loss holds."""
-    if isinstance(loss, MixedLoss):
-        surrogate, head = loss.surrogate, {"version": _MIXED, "cross_entropy": loss.cross_entropy}
-    else:
-        surrogate, head = loss, {"version": 1}
-    return {
-        "format": FORMAT,
-        **head,
-        "metric": str(surrogate.expr),
-        "logic": surrogate.logic,
-        "classes": surrogate.classes,
-        "curve": surrogate.curve,
-        "slots": {str(slot): curve.points for slot, curve in surrogate.curves.items()},
-        "provenance": loss.provenance,
-    }
-
-
-def _build(content: dict[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> SurrogateLoss | MixedLoss:
+def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
+    for key, kind in (("logic", LogicKind), ("classes", Classes), ("curve", CurveKind)):
+        if content[key] not in get_args(kind):
+            raise LossFileError(f"{name}: {key} is {content[key]!r}; allowed: {', '.join(get_args(kind))}.")
     if not isinstance(content["metric"], str):
         raise LossFileError(f"{name}: metric is {content['metric']!r}; the text of an expression is wanted.")
     try:
@@ -186,30 +192,16 @@ def _build(content: dict[str, Any], name: str, ignore_index: int, reduce_over_ra
             raise LossFileError(
                 f"{name}: slot `{slot}`: control points are a list of pairs of numbers [u, v]; given: {points!r}."
             )
-    try:
-        loss = SurrogateLoss(
-            expr,
-            [given[slot] for slot in names],
-            logic=content["logic"],
-            curve=content["curve"],
-            classes=content["classes"],
-            ignore_index=ignore_index,
-            reduce_over_ranks=reduce_over_ranks,
-        )
-        return MixedLoss(loss, content["cross_entropy"]) if "cross_entropy" in content else loss
-    except InputError as error:
-        raise LossFileError(f"{name}: {error}") from None
-
-
-def _json(value: object, indent: str = "") -> str:
-    """JSON with a line for each key and none for each number of a list."""
-    if not isinstance(value, dict) or not value:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if odd := [key for key in value if not isinstance(key, str)]:
-        raise TypeError(f"the key {odd[0]!r} is no text")
-    inner = indent + "  "
-    lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_json(item, inner)}" for key, item in value.items()]
-    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    loss = SurrogateLoss(
+        expr,
+        [given[slot] for slot in names],
+        logic=content["logic"],
+        curve=content["curve"],
+        classes=content["classes"],
+        ignore_index=ignore_index,
+        reduce_over_ranks=reduce_over_ranks,
+    )
+    return MixedLoss(loss, content["cross_entropy"]) if "cross_entropy" in content else loss
 
 
 def _refuse_constant(text: str) -> float:

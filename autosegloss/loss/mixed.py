@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from autosegloss.errors import InputTypeError
+from autosegloss.loss.base import Loss
 from autosegloss.loss.classic import CrossEntropy, check_number
 from autosegloss.loss.relax import ADVISED_WEIGHT
 from autosegloss.loss.surrogate import SurrogateLoss
 
 
-class MixedLoss(nn.Module):
+class MixedLoss(Loss):
     """`cross_entropy` * cross-entropy + (1 - `cross_entropy`) * surrogate.
 
     Cross-entropy has a gradient at every pixel from the first iteration on, which a metric's surrogate has not.
@@ -42,6 +42,15 @@ class MixedLoss(nn.Module):
         )
 
     @property
+    def ignore_index(self) -> int:
+        """The label of ignored pixels in integer targets: that of both parts."""
+        return self.surrogate.ignore_index
+
+    @ignore_index.setter
+    def ignore_index(self, ignore_index: int) -> None:
+        self.surrogate.ignore_index = self._cross_entropy.ignore_index = ignore_index
+
+    @property
     def provenance(self) -> dict[str, object]:
         """Where the loss comes from: that of the surrogate."""
         return self.surrogate.provenance
@@ -56,11 +65,10 @@ class MixedLoss(nn.Module):
         mixed: Tensor = self.cross_entropy * plain + (1 - self.cross_entropy) * surrogate
         return mixed
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the loss as a small JSON file that `load_loss` reads on any machine; replaces the file as a whole."""
-        from autosegloss.loss.file import write_loss
-
-        write_loss(self, Path(path))
+    def content(self) -> dict[str, Any]:
+        surrogate = self.surrogate.content()
+        head = {"format": surrogate.pop("format"), "version": 2, "cross_entropy": self.cross_entropy}
+        return head | {key: value for key, value in surrogate.items() if key != "version"}
 
     def extra_repr(self) -> str:
         """The weight, for `print(loss)`."""

@@ -7,9 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
-
 from autosegloss.errors import InputError
+from autosegloss.loss.base import Loss
 from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.loss.file import load_loss, presets
 from autosegloss.loss.mixed import MixedLoss
@@ -21,7 +20,7 @@ _MIX = re.compile(rf"{_TERM}\+{_TERM}")
 
 def named_loss(
     name: str, *, ignore_index: int = 255, counts: Sequence[int] | None = None, reduce_over_ranks: bool = False
-) -> nn.Module:
+) -> Loss:
     """The loss of a name, to call with (logits, target).
 
     Args:
@@ -47,7 +46,7 @@ def named_loss(
     return loss
 
 
-def _named(name: str, ignore_index: int, counts: Sequence[int] | None) -> nn.Module:
+def _named(name: str, ignore_index: int, counts: Sequence[int] | None) -> Loss:
     mix = _MIX.fullmatch(name)
     if mix is None:
         return _single(name.strip(), ignore_index, counts)
@@ -67,7 +66,7 @@ def _named(name: str, ignore_index: int, counts: Sequence[int] | None) -> nn.Mod
 _EXAMPLE = "`0.25*cross_entropy + 0.75*jml`"
 
 
-def _single(name: str, ignore_index: int, counts: Sequence[int] | None) -> nn.Module:
+def _single(name: str, ignore_index: int, counts: Sequence[int] | None) -> Loss:
     if name in CLASSICS:
         return CLASSICS[name](ignore_index, counts)
     known = [*CLASSICS, *presets()]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autosegloss.errors import InputError, InputTypeError
 from autosegloss.loss import blocks, fuse
+from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
 from autosegloss.loss.ranks import batch_sums
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
@@ -26,7 +25,7 @@ from autosegloss.metric.labels import (
 )
 
 
-class SurrogateLoss(nn.Module):
+class SurrogateLoss(Loss):
     """1 - the relaxed value of a metric over a batch.
 
     `pred` becomes the softmax of the logits and each AND, OR and XOR a differentiable operator under monotone curves
@@ -89,16 +88,14 @@ class SurrogateLoss(nn.Module):
         check_logic(logic)
         if classes not in get_args(Classes):
             raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
-        check_reduce_over_ranks(reduce_over_ranks)
         self.expr = metric(expr)
         self.logic: LogicKind = logic
         self.curve: CurveKind = curve
         self.classes: Classes = classes
         self.ignore_index = check_ignore_index(ignore_index)
-        self.reduce_over_ranks = reduce_over_ranks
+        self.reduce_over_ranks = check_flag("reduce_over_ranks", reduce_over_ranks)
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}
-        """Where the loss comes from: plain JSON values, written to and read from its file."""
         self._nodes = interpret.statistics(self.expr, classes)
         self._walks = fuse.plan(self._nodes, self.curves)
 
@@ -183,22 +180,22 @@ class SurrogateLoss(nn.Module):
         maps = RelaxedMaps(probability, truth, valid, self.curves, self.logic, hard_target)
         return interpret.sums(self._nodes, maps)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the loss as a small JSON file that `load_loss` reads on any machine; replaces the file as a whole."""
-        from autosegloss.loss.file import write_loss
-
-        write_loss(self, Path(path))
+    def content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": 1,
+            "metric": str(self.expr),
+            "logic": self.logic,
+            "classes": self.classes,
+            "curve": self.curve,
+            "slots": {str(slot): [list(point) for point in curve.points] for slot, curve in self.curves.items()},
+            "provenance": self.provenance,
+        }
 
     def extra_repr(self) -> str:
         """The options, for `print(loss)`."""
         options = ("logic", "curve", "classes", "ignore_index", "reduce_over_ranks")
         return f"{self.expr}, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
-
-
-def check_reduce_over_ranks(reduce_over_ranks: object) -> None:
-    """Raise InputTypeError unless it is True or False."""
-    if not isinstance(reduce_over_ranks, bool):
-        raise InputTypeError(f"reduce_over_ranks is {reduce_over_ranks!r}; True or False is wanted.")
 
 
 def _curves(

@@ -16,7 +16,7 @@ from torch import nn
 
 from autosegloss.config import CALIBRATION, StudyConfig, as_config
 from autosegloss.errors import AutoseglossError, InputError
-from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, named_loss
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss
 from autosegloss.loss.classic import class_counts
 from autosegloss.loss.curve import number_of_points
 from autosegloss.proxy.train import one_thread
@@ -249,7 +249,7 @@ def _search_images(config: StudyConfig, findings: Findings, compared: Mapping[st
     return sections.images(make, images, "the found loss")
 
 
-def _search_provenance(folder: Path, found: Status, findings: Findings, loss: SurrogateLoss | MixedLoss) -> str:
+def _search_provenance(folder: Path, found: Status, findings: Findings, loss: Loss) -> str:
     recorded = loss.provenance.get("versions")
     facts = {
         "command": "<code>autosegloss search config.yaml</code>, with the configuration below",

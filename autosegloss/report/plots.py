@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from autosegloss.errors import InputError
-from autosegloss.loss import MixedLoss, SurrogateLoss
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss
+from autosegloss.loss.classic import PixelLoss
 from autosegloss.loss.curve import Curve
 from autosegloss.report.intervals import t_interval
 
@@ -22,11 +23,14 @@ _FORMATS = (".png", ".svg", ".pdf")
 _NAMES = {"cross-entropy": "cross-entropy", "identity": "surrogate before the search", "found": "found loss"}
 
 
-def formula(loss: SurrogateLoss | MixedLoss) -> str:
+def formula(loss: Loss) -> str:
     """A loss in one line."""
-    mix, surrogate = (loss.cross_entropy, loss.surrogate) if isinstance(loss, MixedLoss) else (0, loss)
-    plain = f"1 - {surrogate.expr}"
-    return f"{mix:.4g} * cross-entropy + {1 - mix:.4g} * ({plain})" if mix else plain
+    if isinstance(loss, PixelLoss):
+        return f"{loss.name}({', '.join(f'{option}={value}' for option, value in loss.options.items())})"
+    if isinstance(loss, MixedLoss):
+        weight, surrogate = loss.cross_entropy, formula(loss.surrogate)
+        return f"{weight:.4g} * cross-entropy + {1 - weight:.4g} * ({surrogate})" if weight else surrogate
+    return f"1 - {loss.expr}" if isinstance(loss, SurrogateLoss) else str(loss)
 
 
 def text_plot(curve: Curve, width: int = 41, height: int = 13) -> str:

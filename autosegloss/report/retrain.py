@@ -28,7 +28,6 @@ from autosegloss.config import CALIBRATION, Compare, Start, StudyConfig, as_conf
 from autosegloss.errors import TrainingDiverged
 from autosegloss.files import write_bytes
 from autosegloss.loss import MixedLoss, SurrogateLoss
-from autosegloss.loss.file import loss_content
 from autosegloss.metric import Accumulators, CalibrationError
 from autosegloss.proxy.batches import to_input
 from autosegloss.proxy.data import Dataset, load_dataset
@@ -162,7 +161,7 @@ def _plan(
     """All that decides the numbers."""
     definitions = {}
     for name, module in zip(losses, modules, strict=True):
-        file = {"file": loss_content(module)} if isinstance(module, SurrogateLoss | MixedLoss) else {}
+        file = {"file": module.content()} if isinstance(module, SurrogateLoss | MixedLoss) else {}
         definitions[name] = definition(module) | file
     weights = config.proxy.start.weights
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}

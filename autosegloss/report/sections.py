@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from torch import nn
 
-from autosegloss.errors import AutoseglossError
-from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss
+from autosegloss.errors import AutoseglossError, InputError
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.report import figures
@@ -37,7 +37,7 @@ class Section:
     body: str
 
 
-def curves(loss: SurrogateLoss | MixedLoss) -> str:
+def curves(loss: Loss) -> str:
     """The formula of a loss and the curve of each of its slots."""
     surrogate = surrogate_of(loss)
     panels = "".join(
@@ -108,9 +108,16 @@ def provenance(facts: Mapping[str, str], folder: Path, files: Sequence[str]) -> 
     return facts_list({**facts, **sums, **page})
 
 
-def surrogate_of(loss: SurrogateLoss | MixedLoss) -> SurrogateLoss:
-    """The part of a loss that has curves."""
-    return loss.surrogate if isinstance(loss, MixedLoss) else loss
+def surrogate_of(loss: Loss) -> SurrogateLoss:
+    """The part of a loss that has curves.
+
+    Raises:
+        InputError: It has none.
+    """
+    surrogate = loss.surrogate if isinstance(loss, MixedLoss) else loss
+    if not isinstance(surrogate, SurrogateLoss):
+        raise InputError(f"{loss} has no curves.")
+    return surrogate
 
 
 def measured_in(rows: Any) -> list[str]:

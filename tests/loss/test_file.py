@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import autosegloss as asl
 from autosegloss.errors import InputTypeError, LossFileError
-from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, presets
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, build_loss, load_loss, named_loss, presets
+from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.metric import METRICS
 from tests import strategies
 
@@ -81,6 +82,7 @@ def test_a_saved_loss_is_the_same_loss(
     loss.provenance = provenance
     loss.save("first.json")
     again = load_loss("first.json", ignored)
+    assert isinstance(again, SurrogateLoss)
     assert again.expr is loss.expr
     assert again.control_points == loss.control_points  # equal floats, not close ones
     assert (again.logic, again.curve, again.classes) == (loss.logic, loss.curve, loss.classes)
@@ -135,6 +137,130 @@ def test_a_mix_is_a_file_of_version_2() -> None:
     assert Path("again.json").read_bytes() == Path("mixed.json").read_bytes()
 
 
+@pytest.mark.parametrize("name", [*CLASSICS, "jml", "asl/voc/bf1", "0.25*cross_entropy + 0.75*shapes/miou"])
+def test_every_named_loss_is_rebuilt_from_its_content(name: str) -> None:
+    loss = named_loss(name, ignore_index=7, counts=[30, 20, 5])
+    loss.provenance = {"name": name}
+    content = loss.content()
+    assert json.loads(json.dumps(content)) == content  # plain JSON values
+    again = build_loss(content, ignore_index=7)
+    assert type(again) is type(loss)
+    assert (again.content(), again.ignore_index, again.provenance) == (content, 7, {"name": name})
+    assert_equal(again, loss)
+    loss.save("loss.json")
+    assert load_loss("loss.json").content() == content
+    assert repr(again) == repr(loss)
+
+
+@settings(max_examples=60)
+@given(loss=strategies.pixel_losses(), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_a_loss_that_is_no_surrogate_is_rebuilt_to_the_last_bit(loss: Loss, dtype: torch.dtype) -> None:
+    content = json.loads(json.dumps(loss.content()))
+    assert content["version"] == 3
+    assert_equal(build_loss(content, ignore_index=7), loss, dtype)
+
+
+def assert_equal(one: Loss, other: Loss, dtype: torch.dtype = torch.float32) -> None:
+    """Equal values and gradients on a batch of 3 classes, with 7 for ignored pixels."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (2, 6, 5), generator=generator)
+    labels[:, 0] = 7
+    seen = []
+    for loss in (one, other):
+        logits = torch.randn(2, 3, 6, 5, generator=generator.manual_seed(1), dtype=dtype).requires_grad_()
+        value = loss(logits, labels)
+        value.backward()
+        seen.append((value.detach(), logits.grad))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
+def test_equal_losses_are_told_from_others() -> None:
+    with pytest.raises(AssertionError):
+        assert_equal(CrossEntropy([1, 2, 3], ignore_index=7), CrossEntropy([1, 2, 4], ignore_index=7))
+
+
+def test_a_loss_that_is_no_surrogate_is_a_file_of_version_3() -> None:
+    loss = CrossEntropy([1, 0.1 + 0.2], label_smoothing=0.1, reduce_over_ranks=True)
+    loss.provenance = {"name": "é"}
+    loss.save("loss.json")
+    assert Path("loss.json").read_text(encoding="utf-8") == (
+        "{\n"
+        '  "format": "autosegloss-loss",\n'
+        '  "version": 3,\n'
+        '  "loss": "cross_entropy",\n'
+        '  "options": {\n'
+        '    "weight": [1.0, 0.30000000000000004],\n'
+        '    "label_smoothing": 0.1\n'
+        "  },\n"
+        '  "provenance": {\n'
+        '    "name": "é"\n'
+        "  }\n"
+        "}\n"
+    )
+    again = load_loss("loss.json", reduce_over_ranks=True)
+    assert isinstance(again, CrossEntropy)
+    assert again.reduce_over_ranks
+    assert not load_loss("loss.json").reduce_over_ranks
+
+
+WEIGHT = "; a number for each class is wanted."
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "expected"),
+    [
+        ("focus", {}, "loss is 'focus'; allowed: cross_entropy, focal, lovasz, boundary_cross_entropy."),
+        (["focal"], {}, "loss is ['focal']; allowed: cross_entropy, focal, lovasz, boundary_cross_entropy."),
+        ("focal", [], "options is []; a mapping is wanted."),
+        ("focal", {"weight": None}, "options of focal: missing: gamma."),
+        (
+            "focal",
+            {"gamma": 2, "weight": None, "alpha": 1, "ignore_index": 0},
+            "options of focal: unknown: alpha, ignore_index; allowed: gamma, weight.",
+        ),
+        ("focal", {"gamma": -1, "weight": None}, "gamma is -1; a number of 0 or more is wanted."),
+        ("focal", {"gamma": "2", "weight": None}, "gamma is '2'; a number of 0 or more is wanted."),
+        ("focal", {"gamma": None, "weight": None}, "gamma is None; a number of 0 or more is wanted."),
+        (
+            "focal",
+            {"gamma": 10**400, "weight": None},
+            "gamma is an integer beyond every float; a number of 0 or more is wanted.",
+        ),
+        (
+            "focal",
+            {"gamma": 2, "weight": [1, -1]},
+            "weight is [1.0, -1.0]; a finite number of 0 or more for each class is wanted.",
+        ),
+        (
+            "cross_entropy",
+            {"weight": None, "label_smoothing": 1.5},
+            "label_smoothing is 1.5; a number from 0 to 1 is wanted.",
+        ),
+        *(
+            ("cross_entropy", {"weight": weight, "label_smoothing": 0}, f"weight is {weight!r}{WEIGHT}")
+            for weight in ("1", [True, 1.0], [None], ["1"], {"a": 1}, [10**400])
+        ),
+        ("lovasz", {"per_image": 1}, "per_image is 1; True or False is wanted."),
+        ("boundary_cross_entropy", {"factor": True, "radius": 5}, "factor is True; a number of 0 or more is wanted."),
+        (
+            "boundary_cross_entropy",
+            {"factor": 10, "radius": 1.5},
+            "radius is 1.5; a whole number of pixels, 0 or more, is wanted.",
+        ),
+    ],
+)
+def test_an_impossible_file_of_version_3(loss: Any, options: Any, expected: str) -> None:
+    content = {"format": "autosegloss-loss", "version": 3, "loss": loss, "options": options, "provenance": {}}
+    Path("loss.json").write_text(json.dumps(content))
+    assert message(load_loss, "loss.json") == f"loss.json: {expected}"
+    assert message(build_loss, content) == f"loss: {expected}"
+
+
+def test_a_content_that_is_no_mapping() -> None:
+    assert message(build_loss, [1]) == 'loss: not a loss file; it has no "format": "autosegloss-loss".'
+
+
 def test_what_is_recommended_for_a_metric_is_there() -> None:
     assert {f"auto/{name}" for name in ("miou", "macc", "biou", "bf1")} <= {*presets()}
     assert asl.load_loss("auto/miou").expr is asl.metric("miou")
@@ -145,6 +271,7 @@ def test_what_is_recommended_for_a_metric_is_there() -> None:
 @pytest.mark.parametrize("name", presets())
 def test_presets_load_and_are_written_as_we_write(name: str) -> None:
     loss = load_loss(name)
+    assert isinstance(loss, SurrogateLoss)
     loss.save("loss.json")
     stored = ROOT / "autosegloss" / "loss" / "presets" / f"{name}.json"
     assert Path("loss.json").read_bytes() == stored.read_bytes()
@@ -207,10 +334,11 @@ def slot(points: Any) -> dict[str, Any]:
     [
         ({"format": "other"}, 'loss.json: not a loss file; it has no "format": "autosegloss-loss".'),
         (
-            {"version": 3},
-            "loss.json: version 3 is newer than what this package reads (2); upgrade autosegloss.",
+            {"version": 4},
+            "loss.json: version 4 is newer than what this package reads (3); upgrade autosegloss.",
         ),
         ({"version": 2}, "loss.json: missing: cross_entropy."),
+        ({"version": 3}, "loss.json: missing: loss, options."),
         (
             {"cross_entropy": 0.25},
             "loss.json: unknown: cross_entropy; allowed: classes, curve, format, logic, metric, provenance, slots, "
@@ -232,8 +360,8 @@ def slot(points: Any) -> dict[str, Any]:
         ({"version": 0}, "loss.json: version is 0; a whole number of 1 or more is wanted."),
         ({"version": True}, "loss.json: version is True; a whole number of 1 or more is wanted."),
         (
-            {"version": 3, "shape": "new"},
-            "loss.json: version 3 is newer than what this package reads (2); upgrade autosegloss.",
+            {"version": 4, "shape": "new"},
+            "loss.json: version 4 is newer than what this package reads (3); upgrade autosegloss.",
         ),
         (
             {"shape": 1, "colour": 2},

@@ -1,0 +1,76 @@
+"""What every loss of the package is: a module with a provenance, that can be written to a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autosegloss.errors import InputTypeError, LossFileError, WriteError
+from autosegloss.files import write_text
+
+FORMAT = "autosegloss-loss"
+
+
+class Loss(nn.Module, ABC):
+    """A loss to call with (logits, target, mask=None); `content` is all of it, as plain JSON values."""
+
+    ignore_index: int
+    """The label of ignored pixels in integer targets: a setting of the training run, which no file holds."""
+    provenance: dict[str, object]
+    """Where the loss comes from: plain JSON values, written to its file and read from it."""
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """The content of the loss's file, from which `build_loss` builds an equal loss."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the loss as a small JSON file that `load_loss` reads on any machine.
+
+        The file is replaced as a whole or left unchanged.
+
+        Raises:
+            LossFileError: The file can't be written, or the provenance is not made of plain JSON values.
+        """
+        file = Path(path)
+        text = self._text(file)
+        try:
+            write_text(file, text)
+        except WriteError as error:
+            raise LossFileError(str(error)) from error
+
+    def _text(self, path: Path) -> str:
+        """The text of the file at a path."""
+        try:
+            text = _json(self.content()) + "\n"
+            text.encode()
+            faithful = isinstance(self.provenance, dict) and json.loads(text)["provenance"] == self.provenance
+        except (TypeError, ValueError, RecursionError) as error:
+            raise LossFileError(f"{path}: the provenance holds something JSON has no place for: {error}") from None
+        if not faithful:
+            raise LossFileError(
+                f"{path}: the provenance is a dict of texts, numbers, lists and dicts with texts for keys."
+            )
+        return text
+
+
+def check_flag(name: str, value: object) -> bool:
+    """True or False, or InputTypeError."""
+    if not isinstance(value, bool):
+        raise InputTypeError(f"{name} is {value!r}; True or False is wanted.")
+    return value
+
+
+def _json(value: object, indent: str = "") -> str:
+    """JSON with a line for each key and none for each number of a list."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise TypeError(f"the key {odd[0]!r} is no text")
+    inner = indent + "  "
+    lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_json(item, inner)}" for key, item in value.items()]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
