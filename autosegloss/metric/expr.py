@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, Union, get_args
 from weakref import WeakValueDictionary
 
 from autosegloss.errors import ExprError, InputError
+from autosegloss.metric.text import ATOM, UNARY, Printer, Text, Written, number
 
 Axis = Literal["image", "class", "pixel"]
 Axes = frozenset[Axis]
@@ -40,7 +41,7 @@ class _Interned(ABCMeta):
         return _nodes.setdefault((cls, *node.arguments), node)
 
 
-class Expr(metaclass=_Interned):
+class Expr(Written, metaclass=_Interned):
     """A node of a metric expression; one of the subclasses below, which are closed (see `Node`)."""
 
     @property
@@ -99,11 +100,6 @@ class Expr(metaclass=_Interned):
         raise ExprError(
             "an expression has no truth value while it is built; use &, | and ~ in place of and, or and not."
         )
-
-    def __str__(self) -> str:
-        from autosegloss.metric.text import to_text
-
-        return to_text(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"
@@ -175,6 +171,9 @@ class Leaf(Expr):
     def truth(self) -> bool:
         return True
 
+    def text(self, printer: Printer) -> Text:
+        return self.name, ATOM
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Number(Expr):
@@ -185,6 +184,9 @@ class Number(Expr):
     @cached_property
     def axes(self) -> Axes:
         return SCALAR
+
+    def text(self, printer: Printer) -> Text:
+        return number(self.value), ATOM if self.value >= 0 else UNARY
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -203,6 +205,9 @@ class Logic(Expr):
     def truth(self) -> bool:
         return True
 
+    def text(self, printer: Printer) -> Text:
+        return printer.binary(self.left, self.op, self.right)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Not(Expr):
@@ -217,6 +222,9 @@ class Not(Expr):
     @property
     def truth(self) -> bool:
         return True
+
+    def text(self, printer: Printer) -> Text:
+        return printer.unary("~", self.map)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -235,6 +243,9 @@ class Erode(Expr):
     def truth(self) -> bool:
         return True
 
+    def text(self, printer: Printer) -> Text:
+        return printer.call(erode, self.map, radius=self.radius, border=self.border)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dilate(Expr):
@@ -252,6 +263,9 @@ class Dilate(Expr):
     def truth(self) -> bool:
         return True
 
+    def text(self, printer: Printer) -> Text:
+        return printer.call(dilate, self.map, radius=self.radius, shape=self.shape)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnyClass(Expr):
@@ -268,6 +282,9 @@ class AnyClass(Expr):
     def truth(self) -> bool:
         return True
 
+    def text(self, printer: Printer) -> Text:
+        return printer.call(any_class, self.map, background=self.background)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sum(Expr):
@@ -282,6 +299,9 @@ class Sum(Expr):
     def axes(self) -> Axes:
         axes = self.map.axes if self.within is None else self.map.axes | self.within.axes
         return axes - {"pixel"} if self.per_image else axes - {"pixel", "image"}
+
+    def text(self, printer: Printer) -> Text:
+        return printer.call(per_image if self.per_image else total, self.map, within=self.within, void=self.void)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -300,6 +320,9 @@ class Arithmetic(Expr):
     def truth(self) -> bool:
         return self.op == "*" and self.left.truth and self.right.truth
 
+    def text(self, printer: Printer) -> Text:
+        return printer.binary(self.left, self.op, self.right)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ClassMean(Expr):
@@ -313,6 +336,9 @@ class ClassMean(Expr):
     def axes(self) -> Axes:
         return self.value.axes - {"class"}
 
+    def text(self, printer: Printer) -> Text:
+        return printer.call(class_mean, self.value, where=self.where, background=self.background)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ClassSum(Expr):
@@ -323,6 +349,9 @@ class ClassSum(Expr):
     @cached_property
     def axes(self) -> Axes:
         return self.value.axes - {"class"}
+
+    def text(self, printer: Printer) -> Text:
+        return printer.call(class_sum, self.value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -336,6 +365,9 @@ class ImageMean(Expr):
     def axes(self) -> Axes:
         return self.value.axes - {"image"}
 
+    def text(self, printer: Printer) -> Text:
+        return printer.call(image_mean, self.value, where=self.where)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageWorst(Expr):
@@ -348,6 +380,9 @@ class ImageWorst(Expr):
     @cached_property
     def axes(self) -> Axes:
         return self.value.axes - {"image"}
+
+    def text(self, printer: Printer) -> Text:
+        return printer.call(image_worst, self.value, fraction=self.fraction, where=self.where)
 
 
 MapNode = Leaf | Number | Logic | Not | Erode | Dilate | AnyClass | Arithmetic
