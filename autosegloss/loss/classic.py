@@ -286,8 +286,8 @@ class BoundaryCrossEntropy(PixelLoss):
         values = functional.cross_entropy(scores, labels, ignore_index=self.ignore_index, reduction="none")
         highest = maximum_filter(torch.where(valid, labels, -1).unsqueeze(1), self.radius)
         lowest = -maximum_filter(torch.where(valid, -labels, -scores.shape[1]).unsqueeze(1), self.radius)
-        near = (highest > lowest).squeeze(1) & valid
-        return _weighted_mean(values, torch.where(near, self.factor, 1.0).to(values.dtype) * valid)
+        at_boundary = (highest > lowest).squeeze(1) & valid
+        return _weighted_mean(values, torch.where(at_boundary, self.factor, 1.0).to(values.dtype) * valid)
 
 
 PIXEL_LOSSES: Final[dict[str, type[PixelLoss]]] = {
@@ -443,8 +443,8 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 def check_number(name: str, value: float, highest: float = math.inf) -> float:
     """A finite number from 0 to `highest`, or InputError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= highest or value == math.inf:
-        wanted = f"from 0 to {highest:g}" if highest < math.inf else "of 0 or more"
-        raise InputError(f"{name} is {value!r}; a number {wanted} is wanted.")
+        allowed = f"from 0 to {highest:g}" if highest < math.inf else "of 0 or more"
+        raise InputError(f"{name} is {value!r}; a number {allowed} is wanted.")
     try:
         return float(value)
     except OverflowError:

@@ -19,21 +19,12 @@ import torch
 from torch import Tensor
 
 from autosegloss.loss.curve import IDENTITY, Curve
+from autosegloss.loss.kernels import moments_cpu
+from autosegloss.loss.kernels.atoms import Atom, Atoms
 from autosegloss.loss.relax import Slot
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
 from autosegloss.metric.interpret import Sums, TruthMaps
-
-Atom = tuple[Curve, ...]
-"""Curves that are applied to a probability one after another; none: the probability itself."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Which atoms are summed for each image and class: at the pixels of the class, and at those of other classes."""
-
-    inside: tuple[Atom, ...] = ()
-    outside: tuple[Atom, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class Linear:
 
     @property
     def is_zero(self) -> bool:
-        """Whether it is 0 everywhere."""
+        """True if the function is identically zero."""
         return not self.constant and not self.terms
 
     def __add__(self, other: Linear) -> Linear:
@@ -73,25 +64,25 @@ class Walk:
     forms: Mapping[e.Sum, Forms]
 
     @cached_property
-    def wanted(self) -> Moments:
-        """The moments that the sums are made of."""
+    def atoms(self) -> Atoms:
+        """The atoms that the sums are made of."""
         outside, inside = (
             tuple(dict.fromkeys(atom for forms in self.forms.values() for atom in forms[target].terms))
             for target in (0, 1)
         )
-        return Moments(inside, outside)
+        return Atoms(inside, outside)
 
     def sums(self, moments: tuple[Tensor, Tensor, Tensor]) -> Sums:
-        """The sums from the moments `wanted`, as `moments` gives them."""
+        """The sums from the moments of the `atoms`, as `moments` gives them."""
         inside, outside, pixels = moments
         others = pixels.sum(1, keepdim=True) - pixels
         sums: Sums = {}
         for node, (f0, f1) in self.forms.items():
             x = f0.constant * others + f1.constant * pixels
             for atom, factor in f0.terms.items():
-                x = x + factor * outside[..., self.wanted.outside.index(atom)]
+                x = x + factor * outside[..., self.atoms.outside.index(atom)]
             for atom, factor in f1.terms.items():
-                x = x + factor * inside[..., self.wanted.inside.index(atom)]
+                x = x + factor * inside[..., self.atoms.inside.index(atom)]
             sums[node] = x if node.per_image else x.sum(0, keepdim=True)
         return sums
 
@@ -201,7 +192,7 @@ def sums(walks: tuple[Walk, ...], logits: Tensor, labels: Tensor) -> Sums:
     rows = logits.unsqueeze(-1).flatten(2)
     for walk in walks:
         counted = labels if walk.mask is None else _within(walk.mask, labels, logits.shape[1])
-        found |= walk.sums(moments(rows, counted.unsqueeze(-1).flatten(1), walk.wanted))
+        found |= walk.sums(moments(rows, counted.unsqueeze(-1).flatten(1), walk.atoms))
     return found
 
 
@@ -217,23 +208,21 @@ def _within(mask: e.Expr, labels: Tensor, classes: int) -> Tensor:
     return torch.cat(parts)
 
 
-def moments(logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Tensor, Tensor]:
+def moments(logits: Tensor, labels: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over pixels of functions of the softmax, without its maps; differentiable once by the logits.
 
     Args:
         logits: (N, C, P) floating.
         labels: (N, P) int64, 0..C-1, or negative where a pixel is ignored.
-        wanted: The atoms to sum.
+        atoms: The atoms to sum.
 
     Returns:
-        For each image, class and atom its sum over the pixels of the class, (N, C, len(wanted.inside)), and over the
-        other pixels that are not ignored, (N, C, len(wanted.outside)); and the pixels of each class, (N, C). In
+        For each image, class and atom its sum over the pixels of the class, (N, C, len(atoms.inside)), and over the
+        other pixels that are not ignored, (N, C, len(atoms.outside)); and the pixels of each class, (N, C). In
         float32, float64 for float64 logits.
     """
     if logits.is_cuda and logits.dtype != torch.float64 and find_spec("triton"):
-        from autosegloss.loss import fused_triton
+        from autosegloss.loss.kernels import moments_triton  # Triton is optional
 
-        return fused_triton.moments(logits, labels, wanted)
-    from autosegloss.loss import fused_cpu
-
-    return fused_cpu.moments(logits, labels, wanted)
+        return moments_triton.moments(logits, labels, atoms)
+    return moments_cpu.moments(logits, labels, atoms)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from autosegloss.errors import InputError, InputTypeError
-from autosegloss.loss import blocks, fuse
+from autosegloss.loss import fuse
 from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
+from autosegloss.loss.kernels import blocks
 from autosegloss.loss.ranks import batch_sums
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric

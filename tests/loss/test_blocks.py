@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from autosegloss.loss import SurrogateLoss, blocks
+from autosegloss.loss import SurrogateLoss
+from autosegloss.loss.kernels import blocks
 from autosegloss.loss.relax import RelaxedMaps, one_hot
 from autosegloss.metric import any_class, boundary, class_sum, dilate, interpret, pred, target, total
 from autosegloss.report.bench_loss import peak_allocated, surrogate

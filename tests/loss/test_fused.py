@@ -67,8 +67,8 @@ def test_every_sum_of_a_pointwise_metric_fuses_into_one_walk(name: str) -> None:
     loss = loss_of(name)
     (walk,) = walks(loss)
     assert list(walk.forms) == list(interpret.statistics(loss.expr))
-    assert len(walk.wanted.inside) == 1
-    assert len(walk.wanted.outside) == (0 if name.startswith(("gacc", "macc", "recall")) else 1)
+    assert len(walk.atoms.inside) == 1
+    assert len(walk.atoms.outside) == (0 if name.startswith(("gacc", "macc", "recall")) else 1)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_layouts_and_dtypes(name: str, layout: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0), (3,), (2, 3, 3, 3), (300, 4), (1, 90, 90)], ids=str)
 @pytest.mark.parametrize("classes", [1, 5])
 def test_shapes_and_blocks(shape: tuple[int, ...], classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autosegloss.loss.fused_cpu._BLOCK", 2**10)
+    monkeypatch.setattr("autosegloss.loss.kernels.moments_cpu._BLOCK", 2**10)
     assert_equal_paths(loss_of("miou"), *batch(*shape, classes=classes))
     if shape[0]:
         assert_equal_paths(loss_of("dice_i"), *batch(*shape, classes=classes))

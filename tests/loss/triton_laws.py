@@ -1,6 +1,6 @@
 """What must hold of the Triton kernels: natively on a GPU, elsewhere in Triton's interpreter (TRITON_INTERPRET=1).
 
-Run by `test_fused_triton.py`, in a process of its own: the interpreter is chosen before Triton is first imported.
+Run by `test_moments_triton.py`, in a process of its own: the interpreter is chosen before Triton is first imported.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autosegloss.loss.curve import Curve, points_from_theta
-from autosegloss.loss.fuse import Atom, Moments
-from autosegloss.loss.fused_triton import moments
+from autosegloss.loss.kernels.atoms import Atom, Atoms
+from autosegloss.loss.kernels.moments_triton import moments
 from tests import oracles
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -36,10 +36,10 @@ def smooth(random: np.random.Generator) -> Curve:
     return Curve("bezier", points_from_theta(random.uniform(0.1, 0.9, 2 * (2 * pieces - 1)).tolist()))
 
 
-def several(random: np.random.Generator) -> Moments:
+def several(random: np.random.Generator) -> Atoms:
     """Chains of different lengths of curves of different numbers of pieces."""
     f, g, h = (smooth(random) for _ in range(3))
-    return Moments(inside=((f,), (), (g, f)), outside=((h,), (f, h)))
+    return Atoms(inside=((f,), (), (g, f)), outside=((h,), (f, h)))
 
 
 def batch(
@@ -57,7 +57,7 @@ def under(atom: Atom, p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return p
 
 
-def sums_by_numpy(logits: Tensor, labels: Tensor, wanted: Moments) -> Sums:
+def sums_by_numpy(logits: Tensor, labels: Tensor, wanted: Atoms) -> Sums:
     """The moments from their definition, with curves by bisection, in float64."""
     p = oracles.softmax(logits.detach().double().cpu().numpy())
     truth = labels.cpu().numpy()[:, None] == np.arange(p.shape[1])[:, None]
@@ -72,7 +72,7 @@ def sums_by_numpy(logits: Tensor, labels: Tensor, wanted: Moments) -> Sums:
 
 
 def gradient_by_torch(
-    logits: Tensor, labels: Tensor, wanted: Moments, weights: tuple[Tensor, ...]
+    logits: Tensor, labels: Tensor, wanted: Atoms, weights: tuple[Tensor, ...]
 ) -> tuple[npt.NDArray[np.float64], float]:
     """The gradient of the weighted moments, by autograd in float64, and the largest of the terms that it is made of."""
     leaf = logits.detach().double().cpu().requires_grad_()
@@ -93,7 +93,7 @@ def gradient_by_torch(
 
 
 def weighted_gradient(
-    logits: Tensor, labels: Tensor, wanted: Moments, weights: tuple[Tensor, ...]
+    logits: Tensor, labels: Tensor, wanted: Atoms, weights: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     leaf = logits.detach().requires_grad_()
     found = moments(leaf, labels, wanted)
@@ -107,7 +107,7 @@ def assert_near(found: Tensor, expected: npt.NDArray[np.float64], relative: floa
     np.testing.assert_allclose(found.double().cpu().numpy(), expected, relative, absolute)
 
 
-def check(random: np.random.Generator, logits: Tensor, labels: Tensor, wanted: Moments, relative: float = 1e-6) -> None:
+def check(random: np.random.Generator, logits: Tensor, labels: Tensor, wanted: Atoms, relative: float = 1e-6) -> None:
     """Values to `relative` of the oracles', the gradient to that of its largest term and to its own precision."""
     shape = logits.shape[:2]
     weights = tuple(
@@ -151,7 +151,7 @@ def test_sums_and_gradients_of_blocks_that_are_not_full(classes: int, pixels: in
 def test_sums_and_gradients(seed: int, shape: tuple[int, int, int], insides: int, outsides: int) -> None:
     random = np.random.default_rng(seed)
     atoms = several(random)
-    wanted = Moments(atoms.inside[:insides], atoms.outside[:outsides])
+    wanted = Atoms(atoms.inside[:insides], atoms.outside[:outsides])
     check(random, *batch(random, *shape), wanted, 2e-5)  # a steep chain at a single pixel: float32 has no more
 
 
@@ -160,7 +160,7 @@ def test_sums_and_gradients(seed: int, shape: tuple[int, int, int], insides: int
 def test_sums_under_curves_with_jumps(seed: int) -> None:
     random = np.random.default_rng(seed)
     logits, labels = batch(random, 2, 3, 40)
-    wanted = Moments(((STEEP,),), ((STEEP,), (smooth(random), STEEP)))
+    wanted = Atoms(((STEEP,),), ((STEEP,), (smooth(random), STEEP)))
     for x, y in zip(moments(logits, labels, wanted), sums_by_numpy(logits, labels, wanted), strict=True):
         assert_near(x, y, 1e-4)  # a probability of float32 beside a vertical piece
 
@@ -172,7 +172,7 @@ def test_sums_of_one_hot_predictions_are_counts_under_any_curve() -> None:
     logits = 200 * torch.nn.functional.one_hot(pred, 5).mT.float() - 50
     curve = smooth(random)
     atoms: tuple[Atom, ...] = ((), (curve,), (STEEP,), (curve, STEEP), (STEEP, curve))
-    inside, outside, pixels = moments(logits, labels, Moments(atoms, atoms))
+    inside, outside, pixels = moments(logits, labels, Atoms(atoms, atoms))
     chosen = torch.nn.functional.one_hot(pred, 5).bool() & (labels >= 0).unsqueeze(2)
     truth = labels.unsqueeze(2) == torch.arange(5, device=DEVICE)
     assert torch.equal(pixels, truth.sum(1).float())

@@ -114,7 +114,7 @@ def test_where_the_time_goes_is_said_of_a_loss_above_its_goal() -> None:
     assert set(bf1.profile) > {"loss/blocks.py", "loss/steps.py", "metric/morphology.py"}
     assert sum(bf1.profile.values()) == pytest.approx(1)
     assert list(bf1.profile.values()) == sorted(bf1.profile.values(), reverse=True)
-    assert "loss/fused_cpu.py" not in bf1.profile
+    assert "loss/kernels/moments_cpu.py" not in bf1.profile
     assert [cost.profile for cost in unlike.costs] == [{}, {}]
     text = Costs("c", {}, {}, {}, 10, [case]).to_markdown()
     share = round(100 * bf1.profile["metric/morphology.py"])

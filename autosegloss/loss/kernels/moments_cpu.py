@@ -4,7 +4,7 @@ Nothing as large as the logits is kept for the backward pass, which makes the so
 write it to fresh memory and to read it back.
 
 What paid most, on a CPU: what concerns the label alone (a gather) is computed once for all pixels and not in each
-block, and a curve takes few steps (`steps`). What did not: the threads of torch inside a block, which wait for one
+block, and a curve takes few steps (`curves`). What did not: the threads of torch inside a block, which wait for one
 another at each step. Blocks of 2^16 take a fifth less where a call of torch costs more than usual, and end in other
 last bits. `autosegloss bench loss` measures the whole.
 """
@@ -13,35 +13,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autosegloss.loss.steps import CurveSteps
-
-if TYPE_CHECKING:
-    from autosegloss.loss.fuse import Atom, Moments
+from autosegloss.loss.kernels.atoms import Atom, Atoms
+from autosegloss.loss.kernels.curves import FastCurve
 
 _BLOCK = 2**15  # logits: what torch does in one thread, and a few times that stays in the cache of a core
 
 
-def moments(logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Tensor, Tensor]:
+def moments(logits: Tensor, labels: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor, Tensor]:
     """See `fuse.moments`."""
     pixels = _class_sums(torch.ones_like(labels), labels, logits.shape[1]).to(_dtype(logits))
-    if not wanted.inside and not wanted.outside:
+    if not atoms.inside and not atoms.outside:
         return pixels.unsqueeze(2)[..., :0], pixels.unsqueeze(2)[..., :0], pixels
-    inside, outside = _Moments.apply(logits, labels, wanted)  # type: ignore[no-untyped-call]
+    inside, outside = _Moments.apply(logits, labels, atoms)  # type: ignore[no-untyped-call]
     return inside, outside, pixels
 
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor]:
         images, classes, _ = logits.shape
         dtype = _dtype(logits)
-        inside, outside = _functions(wanted.inside, logits), _functions(wanted.outside, logits)
+        inside, outside = _functions(atoms.inside, logits), _functions(atoms.outside, logits)
         label, valid = labels.clamp(min=0).unsqueeze(1), (labels >= 0).to(dtype).unsqueeze(1)
         own = torch.empty_like(valid)  # the probability of the label
 
@@ -55,25 +53,26 @@ class _Moments(torch.autograd.Function):
             p.scatter_(1, at, 0).mul_(valid[image, :, pixel])
             return torch.stack([_values(function, p).sum(2) for function in outside], 2)
 
-        beyond = logits.new_zeros(images, classes, len(outside), dtype=torch.float64)
+        outside_sums = logits.new_zeros(images, classes, len(outside), dtype=torch.float64)
         blocks = _blocks(logits)
-        for (image, _), found in zip(blocks, _each(sums, blocks), strict=True):
+        for (image, _), found in zip(blocks, _in_threads(sums, blocks), strict=True):
             if outside:
-                beyond[image] += found
+                outside_sums[image] += found
         if not outside:
             own.exp_()
         own = own.squeeze(1)
-        within = [_class_sums(_values(function, own).double(), labels, classes) for function in inside]
+        inside_sums = [_class_sums(_values(function, own).double(), labels, classes) for function in inside]
         ctx.save_for_backward(logits, labels, own)
-        ctx.wanted = wanted
-        return torch.stack(within, 2).to(dtype) if within else beyond[..., :0].to(dtype), beyond.to(dtype)
+        ctx.atoms = atoms
+        own_sums = torch.stack(inside_sums, 2) if inside_sums else outside_sums[..., :0]
+        return own_sums.to(dtype), outside_sums.to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_inside: Tensor, by_outside: Tensor) -> tuple[Tensor, None, None]:
         logits, labels, own = ctx.saved_tensors
         dtype = _dtype(logits)
-        inside, outside = _functions(ctx.wanted.inside, logits), _functions(ctx.wanted.outside, logits)
+        inside, outside = _functions(ctx.atoms.inside, logits), _functions(ctx.atoms.outside, logits)
         label, valid = labels.clamp(min=0), (labels >= 0).to(dtype).unsqueeze(1)
         by_own = torch.zeros_like(own)
         for by, function in zip(by_inside.unbind(2), inside, strict=True):
@@ -90,7 +89,7 @@ class _Moments(torch.autograd.Function):
             h.scatter_(1, label[image, :, pixel], by_own[image, :, pixel]).mul_(p)
             torch.addcmul(h, p, h.sum(1, keepdim=True), value=-1, out=gradient[image, :, pixel])
 
-        _each(write, _blocks(logits))
+        _in_threads(write, _blocks(logits))
         return gradient, None, None
 
 
@@ -118,7 +117,7 @@ def _blocks(logits: Tensor) -> list[tuple[slice, slice]]:
     ]
 
 
-def _each(task: Callable[[slice, slice], Any], blocks: list[tuple[slice, slice]]) -> list[Any]:
+def _in_threads(task: Callable[[slice, slice], Any], blocks: list[tuple[slice, slice]]) -> list[Any]:
     """The results in order, in as many threads as torch may use, each with whole blocks of its own."""
     threads = torch.get_num_threads()
     if min(threads, len(blocks)) < 2:
@@ -130,11 +129,11 @@ def _each(task: Callable[[slice, slice], Any], blocks: list[tuple[slice, slice]]
         torch.set_num_threads(threads)
 
 
-_Function = Sequence[CurveSteps]
+_Function = Sequence[FastCurve]
 
 
-def _functions(atoms: Sequence[Atom], some: Tensor) -> list[_Function]:
-    return [[CurveSteps(curve, some) for curve in atom] for atom in atoms]
+def _functions(atoms: Sequence[Atom], like: Tensor) -> list[_Function]:
+    return [[FastCurve(curve, like) for curve in atom] for atom in atoms]
 
 
 def _values(function: _Function, x: Tensor) -> Tensor:

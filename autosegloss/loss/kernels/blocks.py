@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autosegloss.loss.curve import Curve
+from autosegloss.loss.kernels.bits import BitMaps
+from autosegloss.loss.kernels.curves import FastCurve
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, Slot
-from autosegloss.loss.steps import CurveSteps
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
-from autosegloss.metric.bits import BitMaps
 from autosegloss.metric.interpret import Sums
 
 _BLOCK = 2**16  # probabilities: a quarter of a megabyte a map
@@ -44,7 +44,7 @@ def sums(
     """The relaxed sums of a batch with hard labels; differentiable once by the logits.
 
     Args:
-        nodes: The sums wanted.
+        nodes: The sums to compute.
         logits: Scores before the softmax, (N, C, *S) floating.
         labels: (N, *S) int64, 0..C-1, or negative where a pixel is ignored.
         curves: The curve of each slot.
@@ -62,18 +62,18 @@ def sums(
 
 @dataclass(frozen=True)
 class _Work:
-    """The sums wanted, and what their maps are made with."""
+    """The sums to compute, and what their maps are made with."""
 
     nodes: tuple[e.Sum, ...]
     curves: Mapping[Slot, Curve]
     logic: LogicKind
-    some: Tensor
+    like: Tensor
     """On the device of the maps, and in float64 if they are."""
 
     @cached_property
-    def steps(self) -> Mapping[Slot, CurveSteps]:
+    def fast_curves(self) -> Mapping[Slot, FastCurve]:
         """The curves that are not the identity."""
-        return {slot: CurveSteps(curve, self.some) for slot, curve in self.curves.items() if not curve.is_identity}
+        return {slot: FastCurve(curve, self.like) for slot, curve in self.curves.items() if not curve.is_identity}
 
     @cached_property
     def _walked(self) -> list[e.Expr]:
@@ -108,11 +108,11 @@ class _Block:
         made = {part: x.view(torch.uint8) for part, x in self.truth.items()}  # which a product takes as they are
         maps = _FastMaps(probability, self.truth.get(e.target, probability), self.valid, self.work)
         return [
-            None if self._nothing(node) else interpret.pixel_sums(node, maps, made if node.soft else exact)
+            None if self._is_zero(node) else interpret.pixel_sums(node, maps, made if node.soft else exact)
             for node in self.work.nodes
         ]
 
-    def _nothing(self, node: e.Sum) -> bool:
+    def _is_zero(self, node: e.Sum) -> bool:
         """Whether a factor of the sum is 0 at every pixel."""
         factors = [node.map] + ([node.within] if node.within is not None else [])
         while factors:
@@ -129,10 +129,10 @@ class _FastMaps(RelaxedMaps):
 
     def __init__(self, pred: Tensor, target: Tensor, valid: Tensor | None, work: _Work) -> None:
         super().__init__(pred, target, valid, work.curves, work.logic, hard_target=True)
-        self._steps = work.steps
+        self._fast_curves = work.fast_curves
 
     def logic(self, node: e.Logic, left: Tensor, right: Tensor) -> Tensor:
-        ands, ors = ([self._steps.get(Slot(name, i, node)) for i in (0, 1)] for name in ("and", "or"))
+        ands, ors = ([self._fast_curves.get(Slot(name, i, node)) for i in (0, 1)] for name in ("and", "or"))
         x: Tensor = _Operator.apply(left, right, node.op, self._logic, ands, ors)  # type: ignore[no-untyped-call]
         return x
 
@@ -168,7 +168,7 @@ class _Operator(torch.autograd.Function):
         return left, right, None, None, None, None
 
 
-_Pair = Sequence[CurveSteps | None]
+_Pair = Sequence[FastCurve | None]
 """The curves of both operands; None leaves one as it is."""
 _Rule = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """From two maps a third, and its derivatives by both."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autosegloss.loss.curve import _TINY, IDENTITY
-from autosegloss.loss.fuse import Atom, Moments
+from autosegloss.loss.kernels.atoms import Atom, Atoms
 
 _COEFFICIENTS = tl.constexpr(6)  # of a piece
 _LEAST = tl.constexpr(_TINY)
@@ -32,30 +32,30 @@ _LOG2_E = tl.constexpr(math.log2(math.e))
 _PER_THREAD = 32  # logits that a thread holds: with more the registers run out
 
 
-def moments(logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Tensor, Tensor]:
+def moments(logits: Tensor, labels: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor, Tensor]:
     """See `fuse.moments`.
 
     The logits are float32, bfloat16 or float16, of any strides, on a GPU (in Triton's interpreter anywhere); the
     arithmetic is float32.
     """
-    found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(logits, labels.contiguous(), wanted)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(logits, labels.contiguous(), atoms)  # type: ignore[no-untyped-call]
     return found
 
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(logits: Tensor, labels: Tensor, wanted: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(logits: Tensor, labels: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor, Tensor]:
         images, classes, pixels = logits.shape
-        insides, outsides = len(wanted.inside), len(wanted.outside)
+        insides, outsides = len(atoms.inside), len(atoms.outside)
         blocks = triton.cdiv(pixels, _block(classes)[1])
         partial = logits.new_empty((images, blocks, insides + outsides + 1, classes), dtype=torch.float32)
-        _launch(_sum, logits, labels, wanted, partial)
+        _launch(_sum, logits, labels, atoms, partial)
         sums = partial.sum(1).mT
         return sums[..., :insides], sums[..., insides:-1], sums[..., -1]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Moments], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.wanted = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Atoms], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.atoms = inputs
         ctx.save_for_backward(*tensors)
         ctx.mark_non_differentiable(output[2])
 
@@ -65,7 +65,7 @@ class _Moments(torch.autograd.Function):
         logits, labels = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         by_sums = inside.contiguous(), outside.contiguous()
-        _launch(_differentiate, logits, labels, ctx.wanted, *by_sums, gradient, *gradient.stride())
+        _launch(_differentiate, logits, labels, ctx.atoms, *by_sums, gradient, *gradient.stride())
         return gradient, None, None
 
 
@@ -75,10 +75,10 @@ def _block(classes: int) -> tuple[int, int]:
     return block_c, min(max(4096 // block_c, 16), 1024)
 
 
-def _launch(kernel: Any, logits: Tensor, labels: Tensor, wanted: Moments, *others: Tensor | int) -> None:
+def _launch(kernel: Any, logits: Tensor, labels: Tensor, atoms: Atoms, *others: Tensor | int) -> None:
     images, classes, pixels = logits.shape
     block_c, block_p = _block(classes)
-    inside, outside = (_table(atoms, logits.device) for atoms in (wanted.inside, wanted.outside))
+    inside, outside = (_table(each, logits.device) for each in (atoms.inside, atoms.outside))
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
         kernel[(images * triton.cdiv(pixels, block_p),)](
             logits,

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autosegloss.loss.kernels.bits import BitMaps
 from autosegloss.metric import Expr, any_class, boundary, dilate, erode, interpret, pred, target
-from autosegloss.metric.bits import BitMaps
 from autosegloss.metric.interpret import TruthMaps
 from tests import strategies
 

@@ -39,11 +39,11 @@ def test_the_kernels_compile_for_a_gpu(kernel: str, tmp_path: Path, monkeypatch:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from autosegloss.loss import fused_triton
+    from autosegloss.loss.kernels import moments_triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function = getattr(fused_triton, kernel)
-    block_c, block_p = fused_triton._block(21)
+    function = getattr(moments_triton, kernel)
+    block_c, block_p = moments_triton._block(21)
     sizes = {"insides": 2, "inside_links": 2, "inside_pieces": 2, "outsides": 2, "outside_links": 2}
     constants = {**sizes, "outside_pieces": 2, "block_c": block_c, "block_p": block_p, "pixel_stride": 1}
     constants |= {"gradient_pixel_stride": 1} if kernel == "_differentiate" else {}

@@ -18,19 +18,19 @@ _STEEP = 1e-6  # a squared root below this may be rounded to less than 0
 _TINY = 1e-12  # as in `curve`: where a curve starts vertically its slope is cut off at about 1e6
 
 
-class CurveSteps:
-    """A curve, to be evaluated on maps in [0, 1] that are like another tensor.
+class FastCurve:
+    """A curve, to be evaluated on maps in [0, 1] of the device and dtype of another tensor.
 
     Args:
         curve: The curve.
-        some: A tensor on the device of the maps; float64 if they are, else they are float32.
+        like: A tensor on the device of the maps; float64 if they are, else they are float32.
     """
 
-    def __init__(self, curve: Curve, some: Tensor) -> None:
+    def __init__(self, curve: Curve, like: Tensor) -> None:
         self._pieces = []
         level = 0.0
         for i, piece in enumerate(curve.pieces):
-            self._pieces.append(_PieceSteps(piece, i == 0, piece.level - level, some))
+            self._pieces.append(_FastPiece(piece, i == 0, piece.level - level, like))
             level = piece.level + piece.linear + piece.square
         self._last_jump = 1 - level if 1 - level > _TINY else 0.0
 
@@ -61,10 +61,10 @@ class CurveSteps:
         return y.add_(torch.ge(x, 1, out=torch.empty_like(x)), alpha=self._last_jump) if self._last_jump else y
 
 
-class _PieceSteps:
+class _FastPiece:
     """As `curve.Piece`: with q = x - start, s = q / (m w + w r), where w r = sqrt((m w)^2 + (1 - 2 m) w q)."""
 
-    def __init__(self, piece: Piece, first: bool, jump: float, some: Tensor) -> None:
+    def __init__(self, piece: Piece, first: bool, jump: float, like: Tensor) -> None:
         self._first = first
         self._width = width = piece.width
         self._jump = jump if jump > _TINY else 0.0
@@ -82,9 +82,9 @@ class _PieceSteps:
             piece.linear / 2,
             self._rise,
         )
-        dtype = torch.float64 if some.dtype == torch.float64 else torch.float32
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._start, self._middle, self._middle_squared, self._linear, self._half, self._slope = torch.tensor(
-            constants, dtype=dtype, device=some.device
+            constants, dtype=dtype, device=like.device
         ).unbind()
 
     def begun(self, x: Tensor) -> Tensor:
