@@ -31,6 +31,13 @@ _KEYS = {
     3: {"format", "version", "loss", "options", "provenance"},
 }
 _PRESETS = Path(__file__).parent / "presets"
+_ALIASES = {
+    "auto/miou": "shapes/miou",
+    "auto/macc": "shapes/macc",
+    "auto/biou": "shapes/biou",
+    "auto/bf1": "shapes/miou_bf1",
+}
+"""Other names of presets: what to take for a metric when nothing else is known."""
 
 
 def presets() -> list[str]:
@@ -49,7 +56,8 @@ def presets() -> list[str]:
         >>> jml_i = SurrogateLoss("jaccard_i", logic="godel", curve="identity", classes="present")
         >>> both = SurrogateLoss("0.5 * miou + 0.5 * miou_i", logic="godel", curve="identity", classes="present")
     """
-    return sorted(path.relative_to(_PRESETS).with_suffix("").as_posix() for path in _PRESETS.rglob("*.json"))
+    files = [path.relative_to(_PRESETS).with_suffix("").as_posix() for path in _PRESETS.rglob("*.json")]
+    return sorted([*files, *_ALIASES])
 
 
 def load_loss(source: str | os.PathLike[str], ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:
@@ -85,7 +93,8 @@ def load_loss(source: str | os.PathLike[str], ignore_index: int = 255, reduce_ov
     except OSError as error:
         raise LossFileError(f"{name}: can't be read: {error.strerror or error}.") from None
     if name in presets():
-        return read_loss((_PRESETS / f"{name}.json").read_bytes(), name, ignore_index, reduce_over_ranks)
+        file = _PRESETS / f"{_ALIASES.get(name, name)}.json"
+        return read_loss(file.read_bytes(), name, ignore_index, reduce_over_ranks)
     close = difflib.get_close_matches(name, presets(), n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     raise LossFileError(f"{name}: no such file, nor a preset{guess}; presets: {', '.join(presets())}.")

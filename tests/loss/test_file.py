@@ -21,6 +21,7 @@ from autosegloss.metric import METRICS
 from tests import strategies
 
 ROOT = Path(__file__).parents[2]
+PRESETS = ROOT / "autosegloss" / "loss" / "presets"
 NAMES = ", ".join(presets())
 
 
@@ -261,20 +262,32 @@ def test_a_content_that_is_no_mapping() -> None:
     assert message(build_loss, [1]) == 'loss: not a loss file; it has no "format": "autosegloss-loss".'
 
 
-def test_what_is_recommended_for_a_metric_is_there() -> None:
-    assert {f"auto/{name}" for name in ("miou", "macc", "biou", "bf1")} <= {*presets()}
-    assert asl.load_loss("auto/miou").expr is asl.metric("miou")
-    searched = ROOT / "results/searches/shapes_miou.json"
-    assert asl.load_loss("auto/miou").control_points == asl.load_loss(searched).control_points
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("auto/miou", "shapes/miou"),
+        ("auto/macc", "shapes/macc"),
+        ("auto/biou", "shapes/biou"),
+        ("auto/bf1", "shapes/miou_bf1"),
+    ],
+)
+def test_what_is_recommended_for_a_metric_is_the_loss_of_a_data_set(alias: str, name: str) -> None:
+    assert {alias, name} <= {*presets()}
+    assert load_loss(alias).content() == load_loss(name).content()  # provenance included
+    assert not (PRESETS / f"{alias}.json").exists()
 
 
-@pytest.mark.parametrize("name", presets())
+def test_the_loss_of_a_data_set_is_that_of_its_search() -> None:
+    searched = load_loss(ROOT / "results/searches/shapes_miou.json")
+    assert load_loss("auto/miou").content()["slots"] == searched.content()["slots"]
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("auto/")])
 def test_presets_load_and_are_written_as_we_write(name: str) -> None:
     loss = load_loss(name)
     assert isinstance(loss, SurrogateLoss)
     loss.save("loss.json")
-    stored = ROOT / "autosegloss" / "loss" / "presets" / f"{name}.json"
-    assert Path("loss.json").read_bytes() == stored.read_bytes()
+    assert Path("loss.json").read_bytes() == (PRESETS / f"{name}.json").read_bytes()
     again = asl.load_loss(name, ignore_index=0, reduce_over_ranks=True)
     assert isinstance(again, SurrogateLoss)
     assert (again.ignore_index, again.reduce_over_ranks) == (0, True)
