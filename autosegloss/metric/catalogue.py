@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Final, Literal
 
 from autosegloss.errors import InputError
@@ -84,6 +84,23 @@ _FORMS: Final[dict[Form, tuple[str, str, list[tuple[str, object]]]]] = {
 def _entry(build: Callable[..., Expr]) -> Callable[..., Expr]:
     METRICS[build.__name__] = build
     return build
+
+
+def _alias(name: str) -> Callable[[Callable[..., Expr]], Callable[..., Expr]]:
+    """Enters a metric under another name as well."""
+
+    def enter(build: Callable[..., Expr]) -> Callable[..., Expr]:
+        @wraps(build)
+        def alias(*arguments: Any, **options: Any) -> Expr:
+            return build(*arguments, **options)
+
+        summary, _, rest = (inspect.getdoc(build) or "").partition("\n\n")
+        alias.__name__ = alias.__qualname__ = name
+        alias.__doc__ = f"{summary} `{build.__name__}` by its other name.\n\n{rest}"
+        METRICS[name] = alias
+        return build
+
+    return enter
 
 
 def _entries(*forms: Form, also: str | None = None) -> Callable[[Score], Score]:
@@ -252,8 +269,9 @@ def _weight(name: str, option: str, value: float) -> float:
     return value
 
 
+@_alias("biou")  # what Auto Seg-Loss calls it: files and configurations may use this name for ever
 @_entry
-def biou(radius: int = 5, background: bool = False) -> Expr:
+def trimap_iou(radius: int = 5, background: bool = False) -> Expr:
     """Trimap IoU: mean I / U of the pixels within `radius` of a boundary in the target, over all images (D).
 
     A class in neither map there does not count. `background` says whether the boundaries of class 0 are part of the

@@ -33,7 +33,7 @@ def metric(spec: str | e.Expr | Mapping[str, object], /, **options: object) -> e
 
     Args:
         spec: A name of the catalogue ("miou"), a text expression ("0.5 * miou + 0.5 * bf1(radius=3)"), a mapping with
-            the key `name` and options ({"name": "biou", "radius": 3}), or an expression, which is returned as it is.
+            the key `name` and options ({"name": "trimap_iou", "radius": 3}), or an expression, which is returned as it is.
         **options: Options of a catalogue metric, e.g. `radius=3`.
 
     Returns:
@@ -54,7 +54,7 @@ def metric(spec: str | e.Expr | Mapping[str, object], /, **options: object) -> e
         name = named.pop("name", None)
         if not isinstance(name, str):
             raise InputError(
-                f"a metric with options needs a name, as in {{name: biou, radius: 3}}; given: {dict(spec)!r}."
+                f"a metric with options needs a name, as in {{name: trimap_iou, radius: 3}}; given: {dict(spec)!r}."
             )
         return metric(name, **{**named, **options})
     if isinstance(spec, str) and (spec.strip().isidentifier() or options):

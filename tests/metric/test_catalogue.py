@@ -81,7 +81,7 @@ TEXTS = {
         "class_mean(image_mean((x1 := per_image(pred & target)) / (x1 + (0.3 * (per_image(pred | target) - "
         "(x2 := per_image(target))) + 0.7 * (x2 - x1))), where=x2), where=total(target))"
     ),
-    "biou": (
+    "trimap_iou": (
         "class_mean(total(pred & target, within=(x1 := dilate(any_class(target ^ erode(target), background=False), "
         "radius=5))) / (x2 := total(pred | target, within=x1)), where=x2)"
     ),
@@ -107,10 +107,12 @@ TEXTS = {
 }
 for form in ("", "_i", "_c"):
     TEXTS |= {f"recall{form}": TEXTS[f"macc{form}"], f"jaccard{form}": TEXTS[f"miou{form}"]}
+TEXTS["biou"] = TEXTS["trimap_iou"]
 Oracle = Callable[..., float]
 ORACLES: dict[str, Oracle] = {
-    **{name: getattr(oracles, name) for name in TEXTS},
+    **{name: getattr(oracles, name) for name in TEXTS if name != "trimap_iou"},
     "tversky": partial(oracles.tversky, alpha=0.3, beta=0.7),
+    "trimap_iou": partial(oracles.biou, radius=5, background=False),
     "biou": partial(oracles.biou, radius=5, background=False),
     "bf1": partial(oracles.bf1, radius=5, background=False),
 }
@@ -144,6 +146,8 @@ def test_each_entry_says_what_it_is() -> None:
         for word in ["gnored pixels", "class", "Source: ", *(f"`{option}" for option in options if option in COMMON)]:
             assert word in " ".join(text.split("\n\n", 1)[1].split()).replace("Class", "class"), (name, word)
     assert "`macc_i` by its other name" in (METRICS["recall_i"].__doc__ or "")
+    assert "`trimap_iou` by its other name" in (METRICS["biou"].__doc__ or "")
+    assert METRICS["biou"](3, background=True) is METRICS["trimap_iou"](radius=3, background=True)
     assert "Salehi" in (METRICS["tversky_c"].__doc__ or "")
 
 
@@ -382,6 +386,6 @@ def test_all_but_bf1_do_not_see_the_prediction_on_ignored_pixels() -> None:
     guess = random.integers(0, 3, (2, 8, 8))
     other = np.where(target == oracles.IGNORED, (guess + 1) % 3, guess)
     for name in METRICS:
-        expr = metric(name, radius=1) if name in ("biou", "bf1") else metric(name)
+        expr = metric(name, radius=1) if name in ("biou", "trimap_iou", "bf1") else metric(name)
         same = value(expr, strategies.Labels(guess, target, 3)) == value(expr, strategies.Labels(other, target, 3))
         assert same == (name != "bf1"), name
