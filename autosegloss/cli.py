@@ -28,10 +28,8 @@ from autosegloss.report.bench import bench_metrics
 from autosegloss.report.bench_ablation import bench_ablation
 from autosegloss.report.bench_algorithms import CONTESTANTS, SETTINGS, bench_algorithms
 from autosegloss.report.bench_fidelity import bench_fidelity
-from autosegloss.report.bench_filter import bench_filter
 from autosegloss.report.bench_loss import DTYPES, SIZES, bench_loss
 from autosegloss.report.bench_proxies import REPEATS, bench_proxies
-from autosegloss.report.bench_prune import bench_prune
 from autosegloss.report.compare import compare
 from autosegloss.report.display import ComparisonDisplay, Display, status_text, written_text
 from autosegloss.report.dry_run import dry_run
@@ -317,14 +315,6 @@ def _bench_algorithms(given: argparse.Namespace) -> str:
     return bench_algorithms(Path(given.out), given.on, given.seeds, given.algorithm or tuple(CONTESTANTS))
 
 
-def _bench_filter(given: argparse.Namespace) -> str:
-    return bench_filter(Path(given.out), [Path(config) for config in given.config], given.thetas)
-
-
-def _bench_prune(given: argparse.Namespace) -> str:
-    return bench_prune(Path(given.out), given.seeds)
-
-
 def _bench_ablation(given: argparse.Namespace) -> str:
     return bench_ablation(Path(given.out), given.seeds)
 
@@ -523,15 +513,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--on", choices=tuple(SETTINGS), default="toys", help="what to search; default: toys")
     command.add_argument("--seeds", type=int, default=20, metavar="K", help="searches of each setting; default: 20")
     command.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
-    command = bench(
-        "filter", _bench_filter, "how well a reward is told before training, and early in it", "results/algorithms"
-    )
-    command.add_argument("config", nargs="+", metavar="CONFIG", help="a YAML file; several, one after another")
-    command.add_argument("--thetas", type=int, default=20, metavar="N", help="half of the losses; default: 20")
-    command = bench(
-        "prune", _bench_prune, "real searches with and without giving trials up early", "results/algorithms"
-    )
-    command.add_argument("--seeds", type=int, default=10, metavar="K", help="searches of each kind; default: 10")
     command = bench(
         "ablation", _bench_ablation, "real searches with and without each part of the search space", "results/ablation"
     )

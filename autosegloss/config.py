@@ -250,12 +250,6 @@ class Search(_Section):
     lag: Annotated[int, Field(ge=0)] = 0
     """Steps that may be unfinished when the next one begins; above 0, no worker waits for the slowest trial of a step,
     and the algorithm learns that many steps later."""
-    prune: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Trials that early on show less than this share of the last step's are given up, and count with the reward that is
-    expected of them; 0 is never."""
-    prune_by: Literal["logits", "metric"] = "logits"
-    """What a trial shows early: before training, how far the `logits` of a few images come when they descend the loss
-    by themselves; or, after 30% of the iterations, the `metric` on the held-out part."""
     std: Positive = 0.2
     """Standard deviation of the truncated normal, in units of the range of theta; of `snes` and `cma_es` the first
     one."""
@@ -369,20 +363,6 @@ class StudyConfig(_Section):
     retrain: Retrain = Retrain()
     compare: Compare = Compare()
 
-    @model_validator(mode="after")
-    def _pretrained(self) -> StudyConfig:
-        """Refuse to look at the logits of a pretrained network where there is none, or its encoder alone."""
-        start = self.proxy.start
-        partly = start.regime == "scratch" or (start.regime == "encoder" and start.weights is not None)
-        if self.search.prune and self.search.prune_by == "logits" and partly:
-            raise _misplaced(
-                "`search.prune_by: logits` looks at those of a network that is pretrained as a whole, and there is "
-                "none here; choose `search.prune_by: metric`, or another `proxy.start`",
-                "search",
-                "prune",
-            )
-        return self
-
     def in_setting(self, name: str) -> StudyConfig:
         """The configuration as it is in a setting of the comparison."""
         changes = self.compare.settings[name].model_dump(exclude_unset=True).get("proxy", {})
@@ -459,8 +439,6 @@ _LATER = (
     ("proxy", "train", "precision"),
     ("proxy", "train", "augment"),
     ("search", "lag"),
-    ("search", "prune"),
-    ("search", "prune_by"),
     ("search", "searcher"),
 )
 """Keys that joined the configuration after version 0.1, whose defaults do what was done before there was the key."""

@@ -72,8 +72,6 @@ def test_defaults_are_those_of_the_contract() -> None:
             "samples": 32,
             "seed": 0,
             "lag": 0,
-            "prune": 0.0,
-            "prune_by": "logits",
             "std": 0.2,
             "clip": 0.2,
             "updates": 60,
@@ -283,11 +281,6 @@ compare:
             "metric: miou\nsearch:\n  algorithm: random\n  std: 0.3\n  clip: 0.1",
             "study.yaml:5: search.clip: `clip` is an option of `ppo2`, not of `random`; `std` is an option of `ppo2` "
             "and `snes` and `cma_es`, not of `random`",
-        ),
-        (
-            "metric: miou\nproxy: {start: {regime: scratch}}\nsearch:\n  steps: 3\n  prune: 0.5",
-            "study.yaml:5: search.prune: `search.prune_by: logits` looks at those of a network that is pretrained as a "
-            "whole, and there is none here; choose `search.prune_by: metric`, or another `proxy.start`",
         ),
         (
             "metric: miou\nsearch: {steps: " + "[" * 3000,

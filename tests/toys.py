@@ -111,21 +111,6 @@ class Hanging:
 
 
 @dataclass(frozen=True)
-class Climbing:
-    """A toy whose trials show half their reward, and some noise, on the way, and are given up where they should."""
-
-    def __call__(self, job: Job) -> Outcome:
-        """Objective of a study."""
-        outcome = TOY(job)
-        if job.rung is None or outcome.reward is None:
-            return outcome
-        early = 0.5 * outcome.reward - 0.3 + 0.02 * float(np.random.default_rng(len(repr(job))).standard_normal())
-        if early < job.rung.floor:
-            return Outcome(job.rung.expected(early), {}, {}, None, 0.0, early, pruned=True)
-        return replace(outcome, early=early)
-
-
-@dataclass(frozen=True)
 class Clocked:
     """A toy that takes a while, and notes where and when: the clock is one for all processes of a machine."""
 
@@ -140,25 +125,19 @@ class Clocked:
         return outcome
 
 
-def toy_study(
-    journal: Journal, observer: Callable[[Study], None] | None = None, lag: int = 0, prune: float = 0.0
-) -> Study:
+def toy_study(journal: Journal, observer: Callable[[Study], None] | None = None, lag: int = 0) -> Study:
     """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 32 trials in all."""
     algorithm = PPO2(start=(0.5,) * 3, samples=8, updates=5)
-    return Study(
-        algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag, prune=prune, observer=observer
-    )
+    return Study(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag, observer=observer)
 
 
 TOY = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0), noise=0.02)
 
 
-def run_toy(
-    folder: Path, runner: Runner, objective: Objective = TOY, *, resume: bool = False, prune: float = 0.0
-) -> str:
+def run_toy(folder: Path, runner: Runner, objective: Objective = TOY, *, resume: bool = False) -> str:
     """Run the small study in a folder; its result as text."""
     with Journal(folder / "trials.jsonl", resume=resume) as journal:
-        study = toy_study(journal, prune=prune)
+        study = toy_study(journal)
         runner.run(study, objective)
         return study.findings().to_json()
 

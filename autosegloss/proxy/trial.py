@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,14 @@ from autosegloss.config import StudyConfig
 from autosegloss.errors import RefusedError
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
 from autosegloss.loss.classic import CrossEntropy
-from autosegloss.metric import METRICS, Accumulator, Accumulators, CalibrationError, Expr, metric
+from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr, metric
 from autosegloss.proxy.data import Dataset, Split, load_dataset
-from autosegloss.proxy.filter import IMAGES, descent
 from autosegloss.proxy.labels import Labels, Task, build_labels
 from autosegloss.proxy.networks import build_network, encoder_prefix
 from autosegloss.proxy.networks.weights import fitting, read_weights
 from autosegloss.proxy.pseudo import Unlabelled
 from autosegloss.proxy.train import (
     Loss,
-    Regime,
     Settings,
     State,
     Training,
@@ -34,6 +32,9 @@ from autosegloss.proxy.train import (
     pretrain,
 )
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _EVALUATION_BATCH = 64  # images; bounds the memory of one evaluation step, without influence on its result
 
 
@@ -43,22 +44,16 @@ class Evaluation:
 
     Args:
         reward: The target metric on the held-out part of the training set.
-        metrics: Every metric of the catalogue there, by name; none of a training that was given up.
+        metrics: Every metric of the catalogue there, by name.
         validation: On the validation set, the target metric, as `TARGET`, every metric of the catalogue, and the IoU of
             each class, as `IoU of <class>`; empty unless asked for.
-        early: What was shown early, if it was looked at.
-        pruned: Whether the trial was given up then; `reward` is `early`.
     """
 
     reward: float
     metrics: dict[str, float]
     validation: dict[str, float]
-    early: float | None = None
-    pruned: bool = False
 
 
-EARLY = 0.3
-"""Of the iterations, after which a trial may be given up for its metric."""
 TARGET = "target"
 """The name under which the metric of the study stands among the others."""
 CLASS_PREFIX = "IoU of "
@@ -125,23 +120,18 @@ class Proxy:
         soft = _labels(self.config).soften(_task(self.config, self.dataset), teach)
         return replace(begun, dataset=replace(self.dataset, train=replace(split, soft=soft)))
 
-    def __call__(
-        self, theta: tuple[float, ...] | None, seed: int, validate: bool = False, floor: float | None = None
-    ) -> Evaluation:
+    def __call__(self, theta: tuple[float, ...] | None, seed: int, validate: bool = False) -> Evaluation:
         """Train with the loss at `theta` and evaluate.
 
         Args:
             theta: Coordinates of the loss, see `search_space`; None is cross-entropy.
             seed: Decides the initial weights (of what is not pretrained), the order of the images and their flips.
             validate: Whether to evaluate on the validation set as well.
-            floor: If given, the trial is given up if what it shows early is below: as `search.prune_by` says, the
-                target metric of a few training images whose pretrained logits descend the loss by themselves, or that
-                of the network on the held-out part after a share `EARLY` of the iterations.
 
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
         """
-        (found,) = self.together([theta], seed, validate, floor)
+        (found,) = self.together([theta], seed, validate)
         if isinstance(found, Exception):
             raise found
         return found
@@ -151,7 +141,6 @@ class Proxy:
         thetas: Sequence[tuple[float, ...] | None],
         seed: int,
         validate: bool = False,
-        floor: float | None = None,
     ) -> list[Evaluation | Exception]:
         """Run several trials of one seed side by side in this process, each batch made once for all of them.
 
@@ -159,50 +148,21 @@ class Proxy:
             thetas: As for a trial, one each.
             seed: As for a trial.
             validate: As for a trial.
-            floor: As for a trial.
 
         Returns:
             What each one gives by itself, on the CPU to the bit, or what it raises.
         """
-        ended: dict[int, Evaluation | Exception] = {}
-        running = {number: self._course(theta, seed, validate, floor) for number, theta in enumerate(thetas)}
-        errors: dict[int, Exception | None] = dict.fromkeys(running)
-        while running:
-            asked: dict[int, tuple[Training, int | None]] = {}
-            for number, course in running.items():
-                if (broken := errors[number]) is not None:
-                    ended[number] = broken
-                    continue
-                try:
-                    asked[number] = next(course)
-                except StopIteration as stop:
-                    ended[number] = stop.value
-                except Exception as error:
-                    ended[number] = error
-            running = {number: running[number] for number in asked}
-            if running:
-                trainings, (until, *_) = zip(*asked.values(), strict=True)  # all ask for the same
-                with one_thread():
-                    errors = dict(zip(running, advance_together(trainings, until), strict=True))
-        return [ended[number] for number in range(len(thetas))]
+        begun = [_caught(self._begun, theta, seed) for theta in thetas]
+        trainings = [training for training in begun if isinstance(training, Training)]
+        with one_thread():
+            errors = iter(advance_together(trainings) if trainings else [])
+        ended = [next(errors) or training if isinstance(training, Training) else training for training in begun]
+        return [
+            _caught(self.evaluation, each.network, validate) if isinstance(each, Training) else each for each in ended
+        ]
 
-    def _course(
-        self, theta: tuple[float, ...] | None, seed: int, validate: bool, floor: float | None
-    ) -> Generator[tuple[Training, int | None], None, Evaluation]:
-        """A trial, that asks for its training to be advanced to an iteration."""
-        loss, early = self.loss(theta), None
-        training = self.training(loss, seed)
-        if floor is not None:
-            if self.config.search.prune_by == "logits":
-                with one_thread():
-                    early = self.descent(loss)[-1]
-            else:
-                yield training, max(1, round(EARLY * self.config.proxy.train.iterations))
-                early = self.target(training.network)
-            if early < floor:
-                return Evaluation(early, {}, {}, early, pruned=True)
-        yield training, None
-        return replace(self.evaluation(training.network, validate), early=early)
+    def _begun(self, theta: tuple[float, ...] | None, seed: int) -> Training:
+        return self.training(self.loss(theta), seed)
 
     def evaluation(
         self, network: nn.Module, validate: bool, more: Mapping[str, Expr] = MappingProxyType({})
@@ -224,26 +184,6 @@ class Proxy:
     def target(self, network: nn.Module) -> float:
         """The target metric of a network on the held-out part, which of a trained one is the reward."""
         return self._evaluate(network, self.dataset.heldout, {TARGET: metric(self.config.metric)}).values()[TARGET]
-
-    def descent(self, loss: Loss, regime: Regime = "checkpoint", seed: int = 0, **options: Any) -> list[float]:
-        """The target metric of a few training images while their logits descend a loss by themselves, see `descent`.
-
-        Args:
-            loss: What they descend.
-            regime: Of the network that gives the logits.
-            seed: Of what is fresh in that network.
-            options: Passed on.
-        """
-        labels = torch.from_numpy(self.dataset.train.labels[:IMAGES]).to(torch.int64)
-        logits = next(logits_of(self._initial(regime, seed), self.dataset.train.images[:IMAGES]))
-        exact = Accumulator(metric(self.config.metric), len(self.dataset.classes), self.dataset.ignore_index)
-        return descent(loss, logits, labels, exact, **options)
-
-    def _initial(self, regime: Regime, seed: int) -> nn.Module:
-        named = self.config.proxy.network
-        return initial_network(
-            named.name, len(self.dataset.classes), regime, self.pretrained, seed=seed, options=named.options
-        )
 
     def trained(self, loss: Loss, seed: int, iterations: int | None = None) -> nn.Module:
         """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
@@ -276,7 +216,14 @@ class Proxy:
         """
         device = device_of(self.config) if device is None else device
         proxy, dataset = self.config.proxy, self.dataset
-        network = self._initial(proxy.start.regime, seed)
+        network = initial_network(
+            proxy.network.name,
+            len(dataset.classes),
+            proxy.start.regime,
+            self.pretrained,
+            seed=seed,
+            options=proxy.network.options,
+        )
         settings = proxy.train.model_dump(include={field.name for field in fields(Settings)})
         if iterations is not None:
             settings["iterations"] = iterations
@@ -302,6 +249,14 @@ class Proxy:
         for logits, labels in _with_labels(network, split):
             accumulators.update(logits.argmax(dim=1), labels)
         return accumulators
+
+
+def _caught(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | Exception:
+    """What some work gives, or what it raises."""
+    try:
+        return work(*arguments, **options)
+    except Exception as error:
+        return error
 
 
 def _with_labels(network: nn.Module, split: Split) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,14 +19,14 @@ from autosegloss.config import StudyConfig, fingerprint, load_config
 from autosegloss.errors import InputError, TrainingDiverged
 from autosegloss.files import write_text
 from autosegloss.proxy.train import Loss, Regime, one_thread
-from autosegloss.proxy.trial import Proxy
+from autosegloss.proxy.trial import Proxy, search_space
 from autosegloss.report.bench_algorithms import crops
-from autosegloss.report.bench_filter import drawn_thetas
 from autosegloss.report.compare import losses_of
 from autosegloss.report.intervals import rank_correlation
 from autosegloss.report.machine import machine, packages
 from autosegloss.report.rows import Row, complete
 from autosegloss.report.tables import metric_label
+from autosegloss.search import policy
 
 Array = NDArray[Any]
 Theta = tuple[float, ...]
@@ -133,6 +133,14 @@ def bench_fidelity(
     return "\n".join(tables)
 
 
+def _drawn_thetas(config: StudyConfig, count: int) -> list[tuple[float, ...]]:
+    """Points from the whole cube, then as many as the first step of a search draws them."""
+    start = search_space(config).identity
+    cube = np.random.default_rng(0).random((count, len(start)))
+    first = policy.sample(start, config.search.std, count, np.random.default_rng(1))
+    return [tuple(row) for row in [*cube.tolist(), *first.tolist()]]
+
+
 def _with(config: StudyConfig, **sections: Any) -> StudyConfig:
     """A configuration with other sections of its proxy."""
     return config.model_copy(update={"proxy": config.proxy.model_copy(update=sections)})
@@ -147,7 +155,7 @@ def _digest(config: StudyConfig, ways: Sequence[Arm]) -> str:
 def _losses(proxy: Proxy, thetas: int) -> list[tuple[str, Theta | None]]:
     """Names, and the theta of those that are drawn."""
     each = thetas // 2
-    drawn = drawn_thetas(proxy.config, each)
+    drawn = _drawn_thetas(proxy.config, each)
     names = [f"{kind} {number}" for kind in ("anywhere", "first step") for number in range(each)]
     return [*zip(names, drawn, strict=True), *((name, None) for name in NAMED)]
 

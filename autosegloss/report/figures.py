@@ -103,7 +103,6 @@ def rewards(
     mean: Sequence[float],
     sd: Sequence[float],
     lines: Mapping[str, float],
-    pruned: Sequence[Sequence[bool]],
 ) -> str:
     """Rewards over the steps of a search.
 
@@ -112,7 +111,6 @@ def rewards(
         mean: Of each step.
         sd: Of each step, shown as a band.
         lines: Rewards to compare with, by the class of the line; across the figure.
-        pruned: Which of the trials were given up early.
     """
     highest = (max((value for value in step if value is not None), default=-math.inf) for step in trials)
     best = list(accumulate(highest, max))
@@ -135,8 +133,7 @@ def rewards(
                 x, y = frame.x(place), _number(frame.height - frame.bottom - 5)
                 parts.append(f'<path class="failed" d="M{x} {y}m-3 -3l6 6m0 -6l-6 6"/>')
             else:
-                hollow = " hollow" if pruned[step][index] else ""
-                parts.append(f'<circle class="dot{hollow}" cx="{frame.x(place)}" cy="{frame.y(value)}" r="2.4"/>')
+                parts.append(f'<circle class="dot" cx="{frame.x(place)}" cy="{frame.y(value)}" r="2.4"/>')
     # Stairs: what was the best stays so until the step in which another is found.
     stairs = [point for s, top in enumerate(best) if top > -math.inf for point in ((s - 0.5, top), (s + 0.5, top))]
     if stairs:

@@ -135,11 +135,9 @@ def _course(found: Status, findings: Findings) -> str:
         [step.mean for step in findings.steps],
         spreads,
         {name: value for name, value in lines.items() if value is not None},
-        [[outcome.pruned for _, outcome in step] for step in steps],
     )
     legend = [
         ("dot", "a trial"),
-        *([("dot hollow", "a trial given up early, with its expected reward")] if _any_pruned(steps) else []),
         *([("failed", "a failed trial")] if any(None in step for step in rewards) else []),
         ("line mean", "mean of the step, ± standard deviation of its trials"),
         ("line best", "best so far"),
@@ -279,10 +277,6 @@ def _spread(rewards: Sequence[float | None]) -> float:
     ended = [reward for reward in rewards if reward is not None]
     values = [min(ended) if reward is None else reward for reward in rewards]
     return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _any_pruned(steps: Sequence[Sequence[tuple[Job, Outcome]]]) -> bool:
-    return any(outcome.pruned for step in steps for _, outcome in step)
 
 
 def _column(vectors: Sequence[tuple[float, ...] | None], index: int) -> list[float] | None:

@@ -314,7 +314,6 @@ details .scroll { margin-top: .5rem; }
 .identity { stroke: var(--quiet); stroke-dasharray: 3 3; stroke-width: 1; }
 .band { fill: var(--s2); opacity: .18; }
 .dot { fill: var(--text); opacity: .5; }
-.hollow { fill: none; stroke: var(--text); stroke-width: 1; }
 .failed { stroke: #d0342c; stroke-width: 1.6; fill: none; }
 .centre { fill: var(--s2); }
 .point { fill: var(--s1); }

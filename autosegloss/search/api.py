@@ -74,7 +74,7 @@ class Objective:
         (found,) = self._found([job])
         if isinstance(found, Exception):
             raise found
-        return _outcome(job, found, time.perf_counter() - start)
+        return _outcome(found, time.perf_counter() - start)
 
     def together(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run trials side by side; see `Joint.together`.
@@ -87,7 +87,7 @@ class Objective:
         outcomes = []
         for job, each in zip(jobs, found, strict=True):
             if isinstance(each, Evaluation):
-                outcomes.append(_outcome(job, each, seconds))
+                outcomes.append(_outcome(each, seconds))
             elif isinstance(each, TrainingDiverged):
                 outcomes.append(failed(each, seconds))
             else:
@@ -96,23 +96,11 @@ class Objective:
 
     def _found(self, jobs: Sequence[Job]) -> list[Evaluation | Exception]:
         first = jobs[0]
-        floor = None if first.rung is None else first.rung.floor
-        return self.proxy.together([job.theta for job in jobs], first.seed, first.stage == "final", floor)
+        return self.proxy.together([job.theta for job in jobs], first.seed, first.stage == "final")
 
 
-def _outcome(job: Job, evaluation: Evaluation, seconds: float) -> Outcome:
-    reward = evaluation.reward
-    if evaluation.pruned and job.rung is not None:
-        reward = job.rung.expected(reward)
-    return Outcome(
-        reward,
-        evaluation.metrics,
-        evaluation.validation,
-        error=None,
-        seconds=seconds,
-        early=evaluation.early,
-        pruned=evaluation.pruned,
-    )
+def _outcome(evaluation: Evaluation, seconds: float) -> Outcome:
+    return Outcome(evaluation.reward, evaluation.metrics, evaluation.validation, error=None, seconds=seconds)
 
 
 def search(
@@ -238,7 +226,6 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
         seed=config.search.seed,
         guard=config.guard,
         lag=config.search.lag,
-        prune=config.search.prune,
         observer=observer,
     )
 

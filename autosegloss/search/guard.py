@@ -34,7 +34,7 @@ def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float]) -> dic
 
 
 def _reduced(outcome: Outcome, baseline: Outcome, shares: Mapping[str, float]) -> Outcome:
-    if outcome.reward is None or outcome.pruned:  # what is expected of the latter has the guard in it
+    if outcome.reward is None:
         return outcome
     wanted = {name: share * baseline.metrics[name] for name, share in shares.items()}
     short = sum(max(0.0, 1 - outcome.metrics[name] / least) for name, least in wanted.items() if least > 0)

@@ -17,7 +17,6 @@ from types import TracebackType, UnionType
 from typing import Any, Literal, cast, get_args
 
 from autosegloss.errors import RefusedError, SearchError
-from autosegloss.search.prune import Rung
 
 Stage = Literal["search", "final", "compare"]
 Place = tuple[str, int, int]
@@ -37,7 +36,6 @@ class Job:
         index: Place within the step.
         theta: Parameters of the loss, in [0, 1]^d; None is cross-entropy, or in a comparison the loss of that index.
         seed: Seed of the training.
-        rung: Whether and when to give it up, if pruning is on. It follows from earlier steps and is not in the journal.
     """
 
     stage: Stage
@@ -45,7 +43,6 @@ class Job:
     index: int
     theta: tuple[float, ...] | None
     seed: int
-    rung: Rung | None = None
 
     @property
     def place(self) -> Place:
@@ -63,8 +60,6 @@ class Outcome:
         validation: Every metric on the validation set; not of a job of the search.
         error: Why there is no reward.
         seconds: Wall-clock time spent. The only field that differs from run to run.
-        early: The target metric on the way, if the job has a rung; in the journal only then.
-        pruned: Whether the training was given up there; the reward is then the one expected. In the journal only if so.
     """
 
     reward: float | None
@@ -72,8 +67,6 @@ class Outcome:
     validation: dict[str, float]
     error: str | None
     seconds: float
-    early: float | None = None
-    pruned: bool = False
 
     @classmethod
     def failed(cls, error: str, seconds: float) -> Outcome:
@@ -84,8 +77,7 @@ class Outcome:
         """This outcome in plain, finite floats; a failed one if a number is not finite."""
         if self.reward is None:
             return Outcome.failed(self.error or "no reward, and no error given", float(self.seconds))
-        early = {} if self.early is None else {"early": self.early}
-        numbers = {"reward": self.reward, **self.metrics, **self.validation, **early}
+        numbers = {"reward": self.reward, **self.metrics, **self.validation}
         wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
         if wrong:
             return Outcome.failed("not finite: " + ", ".join(wrong), float(self.seconds))
@@ -96,14 +88,11 @@ class Outcome:
             validation={name: float(value) for name, value in self.validation.items()},
             error=None,
             seconds=float(self.seconds),
-            early=None if self.early is None else float(self.early),
         )
 
 
-OPTIONAL = {"rung": None, "early": None, "pruned": False}
-"""Fields that joined later; a line has them only where they are set, and never the rung."""
 _STAGES = get_args(Stage)
-LINE_KEYS = {field.name for kind in (Job, Outcome) for field in fields(kind)} - OPTIONAL.keys()
+LINE_KEYS = {field.name for kind in (Job, Outcome) for field in fields(kind)}
 
 
 class Journal:
@@ -169,10 +158,7 @@ class Journal:
                 f"{self.path}:{number}: this line is damaged, and later lines build on it. Restore the file from a "
                 f"copy, or cut it before line {number} to run the trials from there again."
             )
-        job, outcome = (
-            {field.name: record[field.name] for field in fields(kind) if field.name in record}
-            for kind in (Job, Outcome)
-        )
+        job, outcome = ({field.name: record[field.name] for field in fields(kind)} for kind in (Job, Outcome))
         if job["theta"] is not None:
             job["theta"] = tuple(job["theta"])
         return Job(**job), Outcome(**outcome)
@@ -187,8 +173,7 @@ class Journal:
         Raises:
             SearchError: The disk does not take it.
         """
-        record = asdict(replace(job, rung=None)) | asdict(outcome)
-        self._write({key: value for key, value in record.items() if key not in OPTIONAL or value != OPTIONAL[key]})
+        self._write(asdict(job) | asdict(outcome))
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:
@@ -229,9 +214,9 @@ def in_use(path: Path) -> bool:
 
 def _is_trial(record: Mapping[str, Any]) -> bool:
     """Whether all is there that a trial has, of the types that it has."""
-    if record.keys() - (OPTIONAL.keys() - {"rung"}) != LINE_KEYS:
+    if record.keys() != LINE_KEYS:
         return False
-    theta, reward, error, early = (record.get(key) for key in ("theta", "reward", "error", "early"))
+    theta, reward, error = (record[key] for key in ("theta", "reward", "error"))
     return (
         record["stage"] in _STAGES
         and all(_is_number(record[key], int) for key in ("step", "index", "seed"))
@@ -242,9 +227,7 @@ def _is_trial(record: Mapping[str, Any]) -> bool:
             for key in ("metrics", "validation")
         )
         and (error is None or isinstance(error, str))
-        and (early is None or _is_number(early))
         and _is_number(record["seconds"])
-        and isinstance(record.get("pruned", False), bool)
     )
 
 

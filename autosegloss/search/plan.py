@@ -17,7 +17,6 @@ import numpy as np
 
 from autosegloss.search.algorithms import Algorithm
 from autosegloss.search.journal import Job, Outcome
-from autosegloss.search.prune import Rung, Seen, rung
 
 Theta = tuple[float, ...]
 Trial = tuple[Job, Outcome]
@@ -103,7 +102,6 @@ class Plan:
         seed: Source of every trial's seed.
         baseline: Whether every step trains with cross-entropy as well.
         lag: A step is asked for when all but this many of the steps before it are done; with 0, when all are.
-        prune: The share of a step's trials below whose metric on the way those of the next are given up; 0 is never.
     """
 
     def __init__(
@@ -116,7 +114,6 @@ class Plan:
         seed: int,
         baseline: bool = False,
         lag: int = 0,
-        prune: float = 0.0,
     ) -> None:
         self._algorithm = algorithm
         self._candidates = candidates
@@ -124,7 +121,6 @@ class Plan:
         self._seed = seed
         self._baseline = baseline
         self._lag = lag
-        self._prune = prune
 
         self.step_count = steps
         """Steps of the search, done or not."""
@@ -143,7 +139,6 @@ class Plan:
         algorithm, state = self._algorithm, self._algorithm.init()
         asked: deque[tuple[Any, list[Theta], list[Job]]] = deque()
         trials: list[Trial] = []
-        seen: list[list[Seen]] = []
         begun = 0
         for step in range(self.step_count):
             new: list[list[Job]] = []
@@ -152,7 +147,7 @@ class Plan:
                 for _ in range(begun - step):
                     asking = algorithm.skip(asking)
                 points = algorithm.ask(asking)
-                jobs = self._jobs(begun, points, rung(self._prune, seen) if self._prune else None)
+                jobs = self._jobs(begun, points)
                 self.total -= len(points) + self._baseline - len(jobs)
                 asked.append((asking, points, jobs))
                 new.append(jobs)
@@ -173,7 +168,6 @@ class Plan:
                 )
             )
             trials += tried
-            seen.append([(o.early, None if o.pruned else o.reward) for _, o in tried if o.early is not None])
             state = algorithm.tell(state, rewards, asked_state)
 
         members: list[tuple[str, Theta | None]] = [
@@ -192,16 +186,12 @@ class Plan:
         ]
         return self._decide(members, seeds, outcomes)
 
-    def _jobs(self, step: int, points: Sequence[Theta], pruning: Rung | None) -> list[Job]:
+    def _jobs(self, step: int, points: Sequence[Theta]) -> list[Job]:
         """One for each distinct point, then that of cross-entropy if there is one."""
         # One seed for all trials of a step: they differ by their losses, not by their luck.
         seed = self._seed_of("search", step)
         first = {theta: index for index, theta in reversed(list(enumerate(points)))}
-        jobs = [
-            Job("search", step, index, theta, seed, pruning)
-            for index, theta in enumerate(points)
-            if first[theta] == index
-        ]
+        jobs = [Job("search", step, index, theta, seed) for index, theta in enumerate(points) if first[theta] == index]
         return [*jobs, Job("search", step, len(points), None, seed)] if self._baseline else jobs
 
     def _choose_candidates(self, trials: Sequence[Trial]) -> list[tuple[str, Theta]]:
@@ -212,7 +202,7 @@ class Plan:
         """
         by_mean = sorted(self.steps, key=lambda step: -step.mean)  # stable: of equals, the earlier first
         by_reward = sorted(
-            ((job, outcome.reward) for job, outcome in trials if outcome.reward is not None and not outcome.pruned),
+            ((job, outcome.reward) for job, outcome in trials if outcome.reward is not None),
             key=lambda trial: -trial[1],
         )
         taken = {self._algorithm.start}

@@ -56,7 +56,7 @@ class Joint(Protocol):
         """Run one trial."""
 
     def together(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run trials of one stage, seed and rung, with the outcomes that each would have alone."""
+        """Run trials of one stage and seed, with the outcomes that each would have alone."""
 
 
 class SerialRunner:
@@ -83,7 +83,7 @@ class SerialRunner:
 
 
 def _groups(study: Trials, size: int) -> Iterator[list[Job]]:
-    """The jobs of a study, in lists of at most so many whose stage, seed and rung are the same."""
+    """The jobs of a study, in lists of at most so many whose stage and seed are the same."""
     group: list[Job] = []
     while (job := study.next_job()) is not None or group:
         if job is not None and (not group or _kind(job) == _kind(group[0])):
@@ -96,7 +96,7 @@ def _groups(study: Trials, size: int) -> Iterator[list[Job]]:
 
 
 def _kind(job: Job) -> tuple[object, ...]:
-    return job.stage, job.seed, job.rung
+    return job.stage, job.seed
 
 
 def _attempts(objective: Objective, jobs: Sequence[Job]) -> list[Outcome]:

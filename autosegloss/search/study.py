@@ -41,7 +41,6 @@ class Study:
         guard: Shares of cross-entropy's metrics below which a reward is reduced (see `guarded`); every step then
             trains with cross-entropy as well.
         lag: Steps that may be unfinished when the next one begins. The result depends on it, never on timing.
-        prune: The share of a step's trials below whose metric on the way those of the next are given up; 0 is never.
         observer: Called with the study after each record, for a display.
 
     Raises:
@@ -59,7 +58,6 @@ class Study:
         seed: int,
         guard: Mapping[str, float] | None = None,
         lag: int = 0,
-        prune: float = 0.0,
         observer: Callable[[Study], None] | None = None,
     ) -> None:
         """Begin the plan, and replay the journal."""
@@ -74,7 +72,6 @@ class Study:
             seed=seed,
             baseline=bool(self._guard),
             lag=lag,
-            prune=prune,
         )
 
         self.done = 0
@@ -216,7 +213,7 @@ class Study:
 
     def _notice(self, job: Job, outcome: Outcome) -> None:
         """Remember the best trial of the search."""
-        sampled = job.stage == "search" and job.theta is not None and not outcome.pruned
+        sampled = job.stage == "search" and job.theta is not None
         if sampled and outcome.reward is not None and outcome.reward > self._best_reward:
             self.best, self._best_reward = (job, outcome), outcome.reward
 

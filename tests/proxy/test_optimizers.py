@@ -51,7 +51,7 @@ def test_steps_and_states_are_those_of_pytorch(kind: Kind, first: bool, then: bo
 def test_searches_never_import_the_compiler(tmp_path: Path) -> None:
     for name in ("sgd", "adamw"):
         proxy = TINY["proxy"] | {"train": TINY["proxy"]["train"] | {"optimizer": name}}
-        config = TINY | {"proxy": proxy, "search": {"steps": 2, "samples": 4, "prune": 0.5}}
+        config = TINY | {"proxy": proxy, "search": {"steps": 2, "samples": 4}}
         (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
     script = """
 import sys

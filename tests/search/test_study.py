@@ -461,7 +461,6 @@ def damage(line: dict[str, Any], **changes: Any) -> bytes:
                 ("metrics", [1]),
                 ("validation", {"miou": "x"}),
                 ("error", 1),
-                ("pruned", 1),
             ]
         ),
         (4, lambda line: damage(line, theta=[0.1, 0.2, 0.3]), r"trials\.jsonl:4: trial 3 of search step 0 is not what"),

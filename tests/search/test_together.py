@@ -21,7 +21,6 @@ from autosegloss.proxy.train import LOOK, Loss
 from autosegloss.proxy.trial import Evaluation, Proxy, search_space
 from autosegloss.search.api import Objective
 from autosegloss.search.journal import Job, Outcome
-from autosegloss.search.prune import Rung
 from autosegloss.search.runners import SerialRunner
 from tests.faulty import TINY
 from tests.toys import TOY, Quadratic, run_toy
@@ -86,18 +85,6 @@ def test_trials_side_by_side_are_trials_alone() -> None:
         assert f"the loss is nan at iteration 3 of {STEPS}" in str(each)
     assert told(raised) == (RuntimeError, "out of memory")
     assert never == plain
-
-
-def test_what_is_given_up_early_is_the_same() -> None:
-    odd = proxy(prune=0.5, prune_by="metric")
-    identity = search_space(odd.config).identity
-    thetas = [identity, NAN, (1.0, 0.0, 0.0, 1.0), None]
-    shown = [odd(theta, 3, floor=-math.inf).early or 0.0 for theta in (identity, thetas[2], None)]
-    floor = sorted(shown)[1]
-    found = odd.together(thetas, 3, validate=True, floor=floor)
-    expected = [told(alone(lambda theta=theta: odd(theta, 3, True, floor))) for theta in thetas]
-    assert [told(each) for each in found] == expected
-    assert sorted(each.pruned for each in found if isinstance(each, Evaluation)) == [False, False, True]
 
 
 def test_a_batch_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,12 +157,11 @@ def test_groups_are_of_one_seed_and_as_large_as_they_may_be(size: int, tmp_path:
     assert sum(len(group) for group in toy.groups) == 32
 
 
-def test_trials_that_may_be_given_up_keep_to_themselves() -> None:
-    """Cross-entropy never is, so it has no rung; the jobs of two steps may be due at a time."""
+def test_trials_of_two_steps_are_not_run_side_by_side() -> None:
+    """The jobs of two steps may be due at a time."""
     jobs = [
-        *(Job("search", 0, index, (0.5,) * 3, 1, Rung()) for index in range(3)),
-        Job("search", 0, 3, None, 1),
-        *(Job("search", 1, index, (0.5,) * 3, 2, Rung()) for index in range(2)),
+        *(Job("search", 0, index, (0.5,) * 3, 1) for index in range(3)),
+        *(Job("search", 1, index, (0.5,) * 3, 2) for index in range(2)),
     ]
     waiting = iter(jobs)
 
@@ -191,5 +177,5 @@ def test_trials_that_may_be_given_up_keep_to_themselves() -> None:
     recorded: list[Job] = []
     toy = Together()
     SerialRunner(9).run(Due(), toy)
-    assert toy.groups == [jobs[:3], jobs[3:4], jobs[4:]]
+    assert toy.groups == [jobs[:3], jobs[3:]]
     assert recorded == jobs
