@@ -160,6 +160,14 @@ def _losses(proxy: Proxy, thetas: int) -> list[tuple[str, Theta | None]]:
     return [*zip(names, drawn, strict=True), *((name, None) for name in NAMED)]
 
 
+def drawn_thetas(config: StudyConfig, count: int) -> list[Theta]:
+    """Points from the whole cube, then as many as the first step of a search draws them."""
+    start = search_space(config).identity
+    cube = np.random.default_rng(0).random((count, len(start)))
+    near = policy.sample(start, config.search.std, count, np.random.default_rng(1))
+    return [tuple(row) for row in [*cube.tolist(), *near.tolist()]]
+
+
 def _measured(task: tuple[Proxy, tuple[str, Theta | None], int, Sequence[Arm]]) -> Row:
     """Rewards of a loss by every arm, and the seconds of a processor that they took."""
     proxy, (name, theta), seed, ways = task
