@@ -25,9 +25,6 @@ from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench import bench_metrics
-from autosegloss.report.bench_ablation import bench_ablation
-from autosegloss.report.bench_algorithms import CONTESTANTS, SETTINGS, bench_algorithms
-from autosegloss.report.bench_fidelity import bench_fidelity
 from autosegloss.report.bench_loss import DTYPES, SIZES, bench_loss
 from autosegloss.report.bench_proxies import REPEATS, bench_proxies
 from autosegloss.report.compare import compare
@@ -39,7 +36,6 @@ from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, Scal
 from autosegloss.report.page import READ, report_page
 from autosegloss.report.plots import formula, plot_loss, text_plot
 from autosegloss.report.retrain import retrain
-from autosegloss.report.scale import bench_scale
 from autosegloss.search import search
 from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE, status
 from autosegloss.search.journal import Job
@@ -298,33 +294,11 @@ def _bench_loss(given: argparse.Namespace) -> str:
     return bench_loss(given.repeats, sizes, dtypes, given.loss, Path(given.out)).to_markdown()
 
 
-def _bench_search(given: argparse.Namespace) -> str:
-    from autosegloss.report.bench_search import bench_search  # it imports Ray, which no other command needs
-
-    return bench_search(Path(given.out)).to_markdown()
-
-
 def _bench_proxies(given: argparse.Namespace) -> str:
     config, trials = load_config(given.config, given.set), given.trials or [1, 4]
     command = ["autosegloss", "bench", "proxies", given.config, *(part for key in given.set for part in ("--set", key))]
     command += [part for number in trials for part in ("--trials", str(number))]
     return bench_proxies(config, Path(given.out), trials, given.iterations, shlex.join(command)).to_markdown()
-
-
-def _bench_algorithms(given: argparse.Namespace) -> str:
-    return bench_algorithms(Path(given.out), given.on, given.seeds, given.algorithm or tuple(CONTESTANTS))
-
-
-def _bench_ablation(given: argparse.Namespace) -> str:
-    return bench_ablation(Path(given.out), given.seeds)
-
-
-def _bench_fidelity(given: argparse.Namespace) -> str:
-    return bench_fidelity(Path(given.out), [Path(config) for config in given.config], given.thetas)
-
-
-def _bench_scale(given: argparse.Namespace) -> str:
-    return bench_scale(Path(given.out), given.seeds)
 
 
 def _bench(given: argparse.Namespace, console: Console) -> None:
@@ -495,7 +469,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--loss", action="append", default=[], metavar="NAME", help="start of the name of a loss; may be given again"
     )
-    bench("search", _bench_search, "a search on Ray: workers busy, cost of a trial, memory")
     command = bench(
         "proxies", _bench_proxies, "proxies an hour, one at a time and several side by side, on made-up images"
     )
@@ -507,29 +480,6 @@ def _parser() -> argparse.ArgumentParser:
         "--trials", action="append", type=int, metavar="K", help="side by side; give it again; default: 1, then 4"
     )
     command.add_argument("--iterations", type=int, default=20, metavar="N", help=f"timed, {REPEATS} times; default: 20")
-    command = bench(
-        "algorithms", _bench_algorithms, "search algorithms, on toys and on real proxies", "results/algorithms"
-    )
-    command.add_argument("--on", choices=tuple(SETTINGS), default="toys", help="what to search; default: toys")
-    command.add_argument("--seeds", type=int, default=20, metavar="K", help="searches of each setting; default: 20")
-    command.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
-    command = bench(
-        "ablation", _bench_ablation, "real searches with and without each part of the search space", "results/ablation"
-    )
-    command.add_argument("--seeds", type=int, default=1, metavar="K", help="searches of each variant; default: 1")
-    command = bench(
-        "fidelity",
-        _bench_fidelity,
-        "how well short and small proxies rank losses as full training does",
-        "results/fidelity",
-    )
-    command.add_argument("config", nargs="+", metavar="CONFIG", help="a YAML file; several, one after another")
-    command.add_argument("--thetas", type=int, default=20, metavar="N", help="losses drawn; default: 20")
-    command = bench(
-        "scale", _bench_scale, "searches on a thousand simulated slots: what waiting costs, and saves", "results/scale"
-    )
-    command.add_argument("--seeds", type=int, default=5, metavar="K", help="searches of each setting; default: 5")
-
     command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
     command.set_defaults(run=_schema)
     return parser

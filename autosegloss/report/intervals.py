@@ -1,14 +1,10 @@
-"""How sure a mean is, and how far two lists agree on an order."""
+"""How sure a mean is."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import rankdata
 from scipy.stats import t as student
 
 
@@ -28,12 +24,3 @@ def interval_text(values: Sequence[float], form: str) -> str:
     """
     mean, low, high = t_interval(values)
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Spearman's rank correlation along the last axis; 0 where all values of a list are equal: they have no order."""
-    x, y = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(a, axis=-1), rankdata(b, axis=-1)))
-    scale = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
-    # Where ranks differ, the squares of their deviations sum to 1/2 at least.
-    correlation: NDArray[np.float64] = (x * y).sum(axis=-1) / np.maximum(scale, 0.25)
-    return correlation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import time
@@ -14,23 +15,25 @@ from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from autosegloss.config import StudyConfig, fingerprint, load_config
 from autosegloss.errors import InputError, TrainingDiverged
 from autosegloss.files import write_text
 from autosegloss.proxy.train import Loss, Regime, one_thread
 from autosegloss.proxy.trial import Proxy, search_space
-from autosegloss.report.bench_algorithms import crops
 from autosegloss.report.compare import losses_of
-from autosegloss.report.intervals import rank_correlation
 from autosegloss.report.machine import machine, packages
-from autosegloss.report.rows import Row, complete
 from autosegloss.report.tables import metric_label
 from autosegloss.search import policy
+from results.algorithms.algorithms import crops
+from results.common.rows import Row, complete
+from results.common.script import run, script
 
 Array = NDArray[Any]
 Theta = tuple[float, ...]
 
+MODULE = "results.fidelity.fidelity"
 SEEDS = (1, 2)
 """Of the proxies; full training has others, so that no luck is common to both."""
 ITERATIONS, FULL = (25, 50, 100, 200), 600
@@ -208,6 +211,15 @@ def agreement(rewards: Array, truth: Array) -> tuple[float, float, float]:
     return mean, float(low), float(high)
 
 
+def rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Spearman's rank correlation along the last axis; 0 where all values of a list are equal: they have no order."""
+    x, y = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(a, axis=-1), rankdata(b, axis=-1)))
+    scale = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
+    # Where ranks differ, the squares of their deviations sum to 1/2 at least.
+    correlation: NDArray[np.float64] = (x * y).sum(axis=-1) / np.maximum(scale, 0.25)
+    return correlation
+
+
 def signal_and_noise(rewards: Array) -> tuple[float, float]:
     """How far losses differ (standard deviation of their means over the seeds), and how far the seeds of one loss do.
 
@@ -259,6 +271,24 @@ def _origin(way: Arm) -> str:
 
 def _about(config: str, thetas: int) -> str:
     about = [*machine().items(), *packages("autosegloss", "torch", "numpy", "scipy").items()]
-    command = f"autosegloss bench fidelity {config} --thetas {thetas}"
+    command = f"python -m {MODULE} {config} --thetas {thetas}"
     seeds = f"Seeds {', '.join(map(str, SEEDS))}; full training {', '.join(str(seed + max(SEEDS)) for seed in SEEDS)}"
     return f"Command: `{command}`. {seeds}; " + ", ".join(f"{name} {value}" for name, value in about) + "."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = script(MODULE, "How well short and small proxies rank losses as full training does.")
+    parser.add_argument(
+        "config", nargs="+", type=Path, metavar="CONFIG", help="a YAML file; several, one after another"
+    )
+    parser.add_argument("--thetas", type=int, default=20, metavar="N", help="losses drawn; default: 20")
+
+    def measure(given: argparse.Namespace) -> str:
+        return bench_fidelity(given.out, given.config, given.thetas)
+
+    run(parser, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import json
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -15,7 +16,9 @@ from autosegloss.search.history import RandomSearch
 from autosegloss.search.journal import Job, Journal, Outcome
 from autosegloss.search.ray_runner import RayRunner
 from autosegloss.search.study import Study
+from results.common.script import run, script
 
+MODULE = "results.bench.search"
 WORKERS = 2
 SECONDS = 2.0
 """What a proxy of the first search takes: about that of `search_configs/quickstart.yaml`."""
@@ -126,7 +129,7 @@ def bench_search(out: Path) -> Throughput:
     gaps = [later - earlier for earlier, later in zip(watch.moments, watch.moments[1:], strict=False)]
     growth = (watch.memory[-1] - watch.memory[HUNDRED]) / (len(watch.memory) - HUNDRED)
     throughput = Throughput(
-        command="autosegloss bench search",
+        command=f"python -m {MODULE}",
         machine=machine(),
         packages=packages("autosegloss", "ray", "torch"),
         busy=busy,
@@ -158,3 +161,13 @@ def _run(size: tuple[int, int], objective: Sleeper) -> tuple[list[tuple[float, f
 def _memory() -> int:
     """Bytes of this process that are in memory now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = script(MODULE, "A search on Ray: workers busy, cost of a trial, memory.")
+    run(parser, lambda given: bench_search(given.out).to_markdown(), arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 import autosegloss as asl
-from autosegloss.cli import main
 from autosegloss.config import as_config, load_config
 from autosegloss.loss.curve import Curve, identity_theta, points_from_theta
 from autosegloss.proxy.trial import Proxy
-from autosegloss.report.ablation_curves import FreeCurve, FreeLoss, FreeSpace
-from autosegloss.report.bench_ablation import CROSS_ENTROPY, PROBLEMS, Course, Problem, Variant, bench_ablation
 from autosegloss.report.compare import fresh_seeds
 from autosegloss.report.intervals import t_interval
+from results.ablation.ablation import CROSS_ENTROPY, PROBLEMS, Course, Problem, Variant, bench_ablation, main
+from results.ablation.free_curves import FreeCurve, FreeLoss, FreeSpace
 
 pytestmark = pytest.mark.usefixtures("small_and_here")
 
@@ -223,6 +222,7 @@ def test_a_diverged_training_scores_nothing(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "ablation", "--seeds", "0", "--out", str(tmp_path / "out")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["--seeds", "0", "--out", str(tmp_path / "out")])
     assert "seeds is 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from autosegloss.proxy.data import shapes
-from autosegloss.report import rows
+from results.common import rows
 
 
 class Here(Executor):

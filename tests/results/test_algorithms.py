@@ -9,19 +9,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from autosegloss.cli import main
-from autosegloss.report import bench_algorithms as bench
-from autosegloss.report.bench_algorithms import (
+from autosegloss.search.journal import Job, Outcome
+from results.algorithms import algorithms as bench
+from results.algorithms.algorithms import (
     CONTESTANTS,
     SETTINGS,
     RealProxy,
     Toy,
     Valley,
     bench_algorithms,
+    main,
     searched,
 )
-from autosegloss.report.plots import plot_courses
-from autosegloss.search.journal import Job, Outcome
+from results.algorithms.courses import plot_courses
 
 
 @pytest.mark.parametrize(("width", "poor"), [(None, 0.01), (0.08, 0.3)])
@@ -48,7 +48,7 @@ def test_the_table_repeats_itself_interrupted_or_not(
     small = {**SETTINGS, "lag": [Toy("valley", 3, noise, 3, 6, lag) for noise, lag in ((0, 0), (0.05, 0), (0.05, 1))]}
     monkeypatch.setattr(bench, "SETTINGS", small)
     out = tmp_path / "first"
-    assert main(["bench", "algorithms", "--on", "lag", "--algorithm", "snes", "--seeds", "2", "--out", str(out)]) == 0
+    main(["--on", "lag", "--algorithm", "snes", "--seeds", "2", "--out", str(out)])
     rows = [json.loads(line) for line in (out / "lag.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * len(small["lag"])
     picture = ElementTree.parse(out / "lag.svg").getroot()
@@ -134,6 +134,7 @@ def test_a_search_on_a_real_proxy_finds_what_scores_as_it_says(monkeypatch: pyte
 def test_bad_input_is_refused(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "algorithms", *arguments, "--out", str(tmp_path / "out")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--out", str(tmp_path / "out")])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

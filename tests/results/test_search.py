@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autosegloss.cli import main
-from autosegloss.report import bench_search
+from results.bench import search
 
 
 @pytest.mark.usefixtures("ray_address")
@@ -14,8 +13,8 @@ def test_it_measures_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in (("SECONDS", 0.2), ("BUSY", (2, 4)), ("CHEAP", (3, 20)), ("HUNDRED", 20)):
-        monkeypatch.setattr(bench_search, name, value)
-    assert main(["bench", "search", "--out", str(tmp_path)]) == 0
+        monkeypatch.setattr(search, name, value)
+    search.main(["--out", str(tmp_path)])
     found = json.loads((tmp_path / "search.json").read_text())
     assert 0 < found["busy"] <= 1.001
     assert found["until_first_trial"] > 0
@@ -28,7 +27,7 @@ def test_it_measures_and_writes(
 
 
 def test_the_sleeper_takes_its_time() -> None:
-    job = bench_search.Job("search", 0, 0, (0.0,), 1)
-    outcome = bench_search.Sleeper(0.05)(job)
+    job = search.Job("search", 0, 0, (0.0,), 1)
+    outcome = search.Sleeper(0.05)(job)
     assert outcome.seconds >= 0.04
     assert outcome.metrics["end"] - outcome.metrics["start"] == outcome.seconds

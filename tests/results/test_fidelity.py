@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from autosegloss.cli import main
 from autosegloss.config import as_config
 from autosegloss.proxy.trial import Proxy
-from autosegloss.report.bench_algorithms import crops
-from autosegloss.report.bench_fidelity import NAMED, SEEDS, Arm, agreement, arms, bench_fidelity, signal_and_noise
-from autosegloss.report.intervals import rank_correlation
+from results.algorithms.algorithms import crops
+from results.fidelity.fidelity import (
+    NAMED,
+    SEEDS,
+    Arm,
+    agreement,
+    arms,
+    bench_fidelity,
+    main,
+    rank_correlation,
+    signal_and_noise,
+)
 
 pytestmark = pytest.mark.usefixtures("small_and_here")
 
@@ -143,6 +151,7 @@ def test_bad_input_is_refused(
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps(CONFIG | {"proxy": {"labels": {"name": labels}}}))
     arguments = [str(config) if argument == "CONFIG" else argument for argument in arguments]
-    assert main(["bench", "fidelity", str(config), *arguments, "--out", str(tmp_path / "out")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(config), *arguments, "--out", str(tmp_path / "out")])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

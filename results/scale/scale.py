@@ -16,13 +16,15 @@ from statistics import fmean, median, stdev
 import numpy as np
 
 from autosegloss.errors import InputError
-from autosegloss.report.bench_algorithms import Valley
 from autosegloss.report.machine import machine, packages
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.journal import Job, Journal, Outcome
 from autosegloss.search.runners import Trials
 from autosegloss.search.study import Objective, Study
+from results.algorithms.algorithms import Valley
+from results.common.script import run, script
 
+MODULE = "results.scale.scale"
 SLOTS = 1_000
 CONTESTANTS = ("ppo2", "cma_es", "random")
 SETTINGS: dict[tuple[int, int, int], tuple[str, ...]] = {
@@ -247,8 +249,19 @@ def _markdown(cells: Sequence[Cell], seeds: int) -> str:
     about = {**machine(), **packages("autosegloss", "cmaes", "numpy", "torch")}
     versions = ", ".join(f"{name} {value}" for name, value in about.items())
     journals = f"TMPDIR={os.environ['TMPDIR']} " if "TMPDIR" in os.environ else ""  # what kind of disk they are on
-    return "\n".join([*lines, "", f"Command: `{journals}autosegloss bench scale --seeds {seeds}`. {versions}.", ""])
+    return "\n".join([*lines, "", f"Command: `{journals}python -m {MODULE} --seeds {seeds}`. {versions}.", ""])
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
     return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}" if values else "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = script(MODULE, "Searches on a thousand simulated slots: what waiting costs, and saves.")
+    parser.add_argument("--seeds", type=int, default=5, metavar="K", help="searches of each setting; default: 5")
+    run(parser, lambda given: bench_scale(given.out, given.seeds), arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +15,20 @@ from autosegloss.files import write_text
 from autosegloss.metric import metric
 from autosegloss.proxy.train import Loss, one_thread
 from autosegloss.proxy.trial import TARGET, Proxy, search_space, surrogate
-from autosegloss.report.ablation_curves import Freedom, FreeSpace, Theta
-from autosegloss.report.bench_algorithms import CANDIDATES, FINALIST_SEEDS, found
 from autosegloss.report.compare import fresh_seeds
 from autosegloss.report.intervals import interval_text
 from autosegloss.report.machine import packages
-from autosegloss.report.rows import Row, complete
 from autosegloss.report.tables import metric_label
 from autosegloss.search.journal import Job, Outcome
 from autosegloss.search.study import Objective
+from results.ablation.free_curves import Freedom, FreeSpace, Theta
+from results.algorithms.algorithms import CANDIDATES, FINALIST_SEEDS, found
+from results.common.rows import Row, complete
+from results.common.script import run, script
 
+MODULE = "results.ablation.ablation"
 ALGORITHM = "snes"
-"""Which on toys finds more than `ppo2` or as much (`autosegloss bench algorithms`)."""
+"""Which on toys finds more than `ppo2` or as much (`results/algorithms/toys.md`)."""
 WORKERS = 2
 MEASURED = {TARGET: "", "miou": "mIoU", "gacc": "accuracy"}
 """On the validation set, with the titles of their columns."""
@@ -291,6 +294,21 @@ def _about(seeds: int, fresh: int) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in packages("autosegloss", "torch", "numpy", "scipy").items())
     searches, trainings = (", ".join(map(str, each)) for each in (range(seeds), fresh_seeds(0, fresh)))
     return (
-        f"Command: `autosegloss bench ablation --seeds {seeds}`. Seeds of the searches: {searches}; of the trainings: "
-        f"{trainings}; {versions}."
+        f"Command: `python -m {MODULE} --seeds {seeds}`. Seeds of the searches: {searches}; of the "
+        f"trainings: {trainings}; {versions}."
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = script(MODULE, "Real searches with and without each part of the search space.")
+    parser.add_argument("--seeds", type=int, default=1, metavar="K", help="searches of each variant; default: 1")
+
+    def measure(given: argparse.Namespace) -> str:
+        return bench_ablation(given.out, given.seeds)
+
+    run(parser, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

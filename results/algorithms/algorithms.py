@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 import tempfile
@@ -25,16 +26,18 @@ from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy, search_space
 from autosegloss.report.intervals import interval_text
 from autosegloss.report.machine import packages
-from autosegloss.report.plots import plot_courses
-from autosegloss.report.rows import Row, complete
 from autosegloss.report.tables import metric_label
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.journal import Job, Journal, Outcome
 from autosegloss.search.runners import SerialRunner, attempt
 from autosegloss.search.study import Objective, Study
+from results.algorithms.courses import plot_courses
+from results.common.rows import Row, complete
+from results.common.script import run, script
 
 Theta = tuple[float, ...]
 
+MODULE = "results.algorithms.algorithms"
 CANDIDATES, FINALIST_SEEDS = 3, 3
 BASIS = "ppo2"
 """The contestant that the others are compared with."""
@@ -401,6 +404,21 @@ def _markdown(
         ]
     chosen = "" if list(contestants) == list(CONTESTANTS) else "".join(f' --algorithm "{name}"' for name in contestants)
     versions = ", ".join(f"{k} {v}" for k, v in packages("autosegloss", "torch", "cmaes", "optuna").items())
-    return "\n".join(
-        [*lines, "", f"Command: `autosegloss bench algorithms --on {on} --seeds {seeds}{chosen}`. {versions}.", ""]
-    )
+    return "\n".join([*lines, "", f"Command: `python -m {MODULE} --on {on} --seeds {seeds}{chosen}`. {versions}.", ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = script(MODULE, "Search algorithms, on toys and on real proxies.")
+    parser.add_argument("--on", choices=tuple(SETTINGS), default="toys", help="what to search; default: toys")
+    parser.add_argument("--seeds", type=int, default=20, metavar="K", help="searches of each setting; default: 20")
+    parser.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
+
+    def measure(given: argparse.Namespace) -> str:
+        return bench_algorithms(given.out, given.on, given.seeds, given.algorithm or tuple(CONTESTANTS))
+
+    run(parser, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autosegloss.cli import main
-from autosegloss.report import scale
-from autosegloss.report.bench_algorithms import Valley
 from autosegloss.search.history import RandomSearch
 from autosegloss.search.journal import Journal
 from autosegloss.search.study import Study
+from results.algorithms.algorithms import Valley
+from results.scale import scale
 
 STEPS, SAMPLES = 6, 8
 
@@ -71,7 +70,7 @@ def test_the_table_repeats_itself_but_for_the_driver(
         monkeypatch.setattr(scale, name, value)
     found = []
     for name in ("first", "second"):
-        assert main(["bench", "scale", "--seeds", "2", "--out", str(tmp_path / name)]) == 0
+        scale.main(["--seeds", "2", "--out", str(tmp_path / name)])
         record = json.loads((tmp_path / name / "scale.json").read_text())
         for run in (run for cell in record["cells"] for run in cell["runs"]):
             assert all(cost > 0 for cost in [*run.pop("trial"), *run.pop("step"), run.pop("driver")])
@@ -84,4 +83,5 @@ def test_the_table_repeats_itself_but_for_the_driver(
     assert f"| 3 x 10 | 1 | {np.mean(hours[2:]):.1f} ± {np.std(hours[2:], ddof=1):.1f} | " in table
     assert all(lagging < waiting for waiting, lagging in zip(hours[:2], hours[2:], strict=True))
 
-    assert main(["bench", "scale", "--seeds", "1", "--out", str(tmp_path / "third")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        scale.main(["--seeds", "1", "--out", str(tmp_path / "third")])
