@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -24,8 +24,7 @@ from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
-from autosegloss.report.bench import bench_metrics
-from autosegloss.report.bench_loss import DTYPES, SIZES, bench_loss
+from autosegloss.report.bench_loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
 from autosegloss.report.bench_proxies import REPEATS, bench_proxies
 from autosegloss.report.compare import compare
 from autosegloss.report.display import ComparisonDisplay, Display, status_text, written_text
@@ -285,28 +284,21 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         console.print(f"wrote {path}", markup=False)
 
 
-def _bench_metrics(given: argparse.Namespace) -> str:
-    return bench_metrics(given.repeats, given.side, Path(given.out)).to_markdown()
-
-
 def _bench_loss(given: argparse.Namespace) -> str:
-    sizes, dtypes = given.size or SIZES[1:2], given.dtype or DTYPES[:1]
-    return bench_loss(given.repeats, sizes, dtypes, given.loss, Path(given.out)).to_markdown()
+    return bench_loss(given.loss, given.size, given.dtype, given.device, given.repeats)
 
 
 def _bench_proxies(given: argparse.Namespace) -> str:
     config, trials = load_config(given.config, given.set), given.trials or [1, 4]
     command = ["autosegloss", "bench", "proxies", given.config, *(part for key in given.set for part in ("--set", key))]
     command += [part for number in trials for part in ("--trials", str(number))]
-    return bench_proxies(config, Path(given.out), trials, given.iterations, shlex.join(command)).to_markdown()
+    return bench_proxies(config, trials, given.iterations, shlex.join(command)).to_markdown()
 
 
 def _bench(given: argparse.Namespace, console: Console) -> None:
-    """Every benchmark writes its figures and a table to a folder, and gives the table as Markdown."""
     with console.status("measuring", spinner="line"):
         table = given.measure(given)
     console.print(table, markup=False)
-    console.print(f"wrote to {given.out}", markup=False)
 
 
 def _schema(given: argparse.Namespace, console: Console) -> None:
@@ -444,33 +436,22 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bench", help="measure speed and memory on this machine")
     benches = command.add_subparsers(title="what to measure", required=True, metavar="WHAT")
 
-    def bench(
-        name: str, measure: Callable[[argparse.Namespace], str], help: str, out: str = "results/bench"
-    ) -> _Parser:
-        command = benches.add_parser(name, help=help)
-        command.add_argument("--out", default=out, metavar="DIR", help=f"default: {out}")
-        command.set_defaults(run=_bench, measure=measure)
-        return command
-
-    command = bench("metrics", _bench_metrics, "exact metrics, beside torchmetrics, monai and published formulas")
-    command.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds; default: 10")
-    command.add_argument("--side", type=int, default=512, metavar="PIXELS", help="size of the images; default: 512")
-    command = bench("loss", _bench_loss, "losses, as ratios to cross-entropy, beside smp, monai and kornia")
-    command.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds; default: 10")
+    command = benches.add_parser("loss", help="losses, as ratios to cross-entropy")
+    command.add_argument("--size", default=SIZE, metavar="NxCxHxW", help=f"of the logits; default: {SIZE}")
+    command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=f"of the logits; default: {DTYPES[0]}")
+    command.add_argument("--device", choices=DEVICES, default=DEVICES[0], help=f"default: {DEVICES[0]}")
     command.add_argument(
-        "--size",
+        "--loss",
         action="append",
-        metavar="NxCxHxW",
-        help=f"of the logits; may be given again, as in {' '.join(SIZES)}; default: {SIZES[1]}",
+        default=[],
+        metavar="NAME",
+        help=f"a metric, a loss by name, or a loss file; give it again; default: {', '.join(LOSSES)}",
     )
-    command.add_argument(
-        "--dtype", action="append", choices=DTYPES, help="of the logits; may be given again; default: float32"
-    )
-    command.add_argument(
-        "--loss", action="append", default=[], metavar="NAME", help="start of the name of a loss; may be given again"
-    )
-    command = bench(
-        "proxies", _bench_proxies, "proxies an hour, one at a time and several side by side, on made-up images"
+    command.add_argument("--repeats", type=int, default=ROUNDS, metavar="N", help=f"rounds; default: {ROUNDS}")
+    command.set_defaults(run=_bench, measure=_bench_loss)
+
+    command = benches.add_parser(
+        "proxies", help="proxies an hour, one at a time and several side by side, on made-up images"
     )
     command.add_argument("config", metavar="CONFIG", help="a YAML file, such as search_configs/voc_miou.yaml")
     command.add_argument(
@@ -480,6 +461,8 @@ def _parser() -> argparse.ArgumentParser:
         "--trials", action="append", type=int, metavar="K", help="side by side; give it again; default: 1, then 4"
     )
     command.add_argument("--iterations", type=int, default=20, metavar="N", help=f"timed, {REPEATS} times; default: 20")
+    command.set_defaults(run=_bench, measure=_bench_proxies)
+
     command = commands.add_parser("schema", help="the JSON schema of configuration files, for editors")
     command.set_defaults(run=_schema)
     return parser

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -89,10 +87,6 @@ class Proxies:
         """Seconds of an iteration of one proxy if its arithmetic or its traffic were all, whichever takes longer."""
         return max(self.flops / self.flops_rate, self.traffic / self.traffic_rate)
 
-    def to_json(self) -> str:
-        """The figures as JSON text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
     def to_markdown(self) -> str:
         """A row for each number of trials side by side, and the floor."""
         lines = [
@@ -124,17 +118,14 @@ class Proxies:
         )
 
 
-def bench_proxies(
-    config: StudyConfig, out: Path, trials: Sequence[int] = (1, 4), timed: int = 20, command: str = ""
-) -> Proxies:
-    """Train a few iterations of the proxies of a configuration on made-up images, and write what that tells.
+def bench_proxies(config: StudyConfig, trials: Sequence[int] = (1, 4), timed: int = 20, command: str = "") -> Proxies:
+    """Train a few iterations of the proxies of a configuration on made-up images, and time them.
 
     The images are noise with the classes of VOC in blocks, of the size that `proxy.data.size` says; the weights are
     drawn, whatever `proxy.start` says: neither matters for speed.
 
     Args:
         config: Its network, its training and `resources.gpus` count.
-        out: The folder for `proxies.json` and `proxies.md`.
         trials: How many side by side, one number after another.
         timed: Iterations that are timed, at least 1.
         command: What measures it again.
@@ -145,9 +136,9 @@ def bench_proxies(
     """
     size, own = config.proxy.data.options.get("size"), config.proxy.train
     if timed < 1 or min(trials, default=0) < 1:
-        raise InputError(f"trials are {list(trials)} and iterations {timed}; at least 1 is wanted of each.")
+        raise InputError(f"trials and iterations must be 1 or more, got {list(trials)} and {timed}.")
     if not isinstance(size, int):
-        raise InputError(f"proxy.data.size is {size!r}; the sides of the images are wanted, one number.")
+        raise InputError(f"proxy.data.size must be the side of the images in pixels, got {size!r}.")
     device = device_of(config)
     begun = config.proxy.model_copy(update={"start": Start(regime="scratch")})
     proxy = Proxy.of(config.model_copy(update={"proxy": begun}), _dataset(size, 4 * own.batch_size))
@@ -156,7 +147,7 @@ def bench_proxies(
     flops, traffic = _counted(proxy, theta)
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     dtype = getattr(torch, own.precision)
-    found = Proxies(
+    return Proxies(
         command=command,
         machine=machine() | gpu | {"threads": "1"},
         packages=packages("autosegloss", "torch"),
@@ -172,10 +163,6 @@ def bench_proxies(
         traffic_rate=_traffic_rate(device),
         rates=rates,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "proxies.json").write_text(found.to_json(), encoding="utf-8")
-    (out / "proxies.md").write_text(found.to_markdown(), encoding="utf-8")
-    return found
 
 
 def _dataset(size: int, images: int) -> Dataset:

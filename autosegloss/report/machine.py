@@ -1,4 +1,4 @@
-"""What a measurement has to say about the machine, and the memory that some work takes on it."""
+"""What a measurement has to say about the machine and its memory."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_STATUS, PEAKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of control groups, version 2
-
-
-def peak_memory(work: Callable[[], object]) -> float:
-    """MiB by which the resident memory of this process rises during some work, at its highest; on Linux only.
-
-    The kernel's own high-water mark is set back to the present memory first (`ru_maxrss` can't be, and holds the peak
-    of the imports). It counts what PyTorch, NumPy and SciPy take alike.
-    """
-    PEAKS.write_text("5", encoding="ascii")
-    before = _status("VmRSS")
-    work()
-    return (_status("VmHWM") - before) / 1024
 
 
 def peak_memory_so_far() -> float:
@@ -38,12 +24,6 @@ def memory() -> float:
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     text = _LIMIT.read_text(encoding="ascii").strip() if _LIMIT.exists() else "max"
     return (whole if text == "max" else min(whole, int(text))) / 2**20
-
-
-def _status(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    assert found is not None  # every Linux has both
-    return int(found[1])
 
 
 def machine() -> dict[str, str]:

@@ -1,12 +1,12 @@
 """The benchmark of proxies: run for real at a small size, and its floor by hand."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from autosegloss.cli import main
+from autosegloss.config import load_config
 from autosegloss.report import bench_proxies
 from autosegloss.report.bench_proxies import Proxies, Rate
 
@@ -16,36 +16,30 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_proxies, "HELD_OUT", 8)
 
 
-def test_it_measures_and_writes(tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_measures_and_prints(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = ["proxy.data.size=16", "proxy.train.batch_size=4", "proxy.train.iterations=100"]
     changed = [part for each in sets for part in ("--set", each)]
     trials = ["--trials", "1", "--trials", "3", "--iterations", "2"]
-    out = tmp_path / "bench"
-    assert main(["bench", "proxies", str(tiny_config), *changed, *trials, "--out", str(out)]) == 0
-    found = json.loads((out / "proxies.json").read_text())
-    assert [rate["trials"] for rate in found["rates"]] == [1, 3]
-    assert all(rate["iteration"] > 0 and rate["evaluation"] > 0 for rate in found["rates"])
-    assert min(found["flops_rate"], found["traffic_rate"]) > 0
-    assert (found["size"], found["batch_size"], found["iterations"], found["timed"]) == (16, 4, 100, 2)
-    table = (out / "proxies.md").read_text()
-    assert table in capsys.readouterr().out
-    assert "search `" not in table
-    assert f"--set {sets[0]}" in table
+    assert main(["bench", "proxies", str(tiny_config), *changed, *trials]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == ["1", "3"]
+    assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in rows)
+    assert "100 iterations of 4 images of 16x16, float32; then 8 images" in printed
+    assert f"Command: `autosegloss bench proxies {tiny_config} --set {sets[0]}" in printed
 
 
-def test_operations_and_bytes_by_hand(tiny_config: Path, tmp_path: Path) -> None:
+def test_operations_and_bytes_by_hand(tiny_config: Path) -> None:
     """A network of two convolutions without bias: twice the products forward, and backward twice that."""
     sets = ["proxy.network.name=tests.networks:Plain", "proxy.data.size=16", "proxy.train.batch_size=4"]
-    changed = [part for each in sets for part in ("--set", each)]
-    arguments = [*changed, "--trials", "1", "--iterations", "1", "--out", str(tmp_path)]
-    assert main(["bench", "proxies", str(tiny_config), *arguments]) == 0
-    found = json.loads((tmp_path / "proxies.json").read_text())
+    found = bench_proxies.bench_proxies(load_config(tiny_config, sets), [1], 1)
     pixels = 4 * 16 * 16
     first, second = 2 * pixels * 3 * 8 * 9, 2 * pixels * 8 * 21
-    assert found["flops"] == 2 * first + 3 * second  # no gradient goes back to the images
+    assert found.flops == 2 * first + 3 * second  # no gradient goes back to the images
     weights = (3 * 8 * 9 + 8) + (8 * 21 + 21) + (8 * 8 + 8)
     least = 2 * 4 * pixels * (3 + 8) + 8 * 4 * weights  # the images and the features are needed backward
-    assert least <= found["traffic"] <= least + 2 * 8 * pixels * 21 * 8
+    assert least <= found.traffic <= least + 2 * 8 * pixels * 21 * 8
+    assert min(found.flops_rate, found.traffic_rate) > 0
 
 
 def test_a_rate_and_a_floor_by_hand() -> None:
@@ -59,17 +53,19 @@ def test_a_rate_and_a_floor_by_hand() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "proxy.data.size is None"),
-        (["--set", "proxy.data.size=16", "--trials", "0"], "trials are [0]"),
-        (["--set", "proxy.data.size=16", "--iterations", "0"], "iterations 0; at least 1"),
+        ([], "proxy.data.size must be the side of the images in pixels, got None"),
+        (["--set", "proxy.data.size=16", "--trials", "0"], "trials and iterations must be 1 or more, got [0] and 20"),
+        (
+            ["--set", "proxy.data.size=16", "--iterations", "0"],
+            "must be 1 or more, got [1, 4] and 0",
+        ),
         (["--set", "proxy.data.size=16", "--set", "resources.gpus=1"], "finds no CUDA device"),
     ],
 )
 def test_bad_input_is_refused(
-    arguments: list[str], message: str, tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tiny_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "CUDA" in message and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert main(["bench", "proxies", str(tiny_config), *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert main(["bench", "proxies", str(tiny_config), *arguments]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

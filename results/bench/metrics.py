@@ -7,10 +7,10 @@ import importlib
 import json
 import math
 import multiprocessing
-import statistics
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,25 +21,26 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import avg_pool2d, max_pool2d
 
 from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.metric import METRICS, Accumulators, metric
 from autosegloss.proxy.train import one_thread
-from autosegloss.report.machine import PEAKS, machine, packages, peak_memory
+from autosegloss.report.bench_loss import IGNORED, VOID, Spread, digits, label_maps, spread_text
+from autosegloss.report.machine import machine, packages
+from results.common.script import run, script
 
 Evaluate = Callable[[Tensor, Tensor], dict[str, float]]
 """Values by the name of the metric, of predicted and true labels (N, H, W)."""
 Bools = npt.NDArray[np.bool_]
 
+MODULE = "results.bench.metrics"
 RADIUS: Final = 5
 """Tolerance of the boundary metrics, in pixels: the default of the catalogue."""
 CLASSES: Final = 21
 MEMORY_CLASSES: Final = 150
 IMAGES: Final = 2
-IGNORED: Final = 255
-VOID: Final = 0.04
-"""Share of the target's pixels that are ignored: about that of PASCAL VOC."""
+_STATUS, PEAKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 TURN: Final = 0.1
 """Seconds that a turn of a job takes at least: it then outlasts what the job before left in the caches."""
 TOLERANCE: Final = 1e-5
@@ -370,59 +371,7 @@ TASKS: Final = (
 )
 
 
-# Data -----------------------------------------------------------------------------------------------------------------
-
-
-def label_maps(images: int, num_classes: int, side: int) -> tuple[Tensor, Tensor]:
-    """Smooth random label maps, as of a segmentation that is right at most pixels; the same on every call.
-
-    A label is the highest of random fields of about 64 pixels a blob, with a few classes favoured in each image; the
-    prediction adds finer fields. A share `VOID` of the target is ignored, in blobs.
-
-    Returns:
-        Predicted and true labels, (images, side, side) int64.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def fields(channels: int, cells: int) -> Tensor:
-        noise = torch.randn(images, channels, cells, cells, generator=generator)
-        return interpolate(noise, (side, side), mode="bicubic", align_corners=False)
-
-    cells = max(2, side // 64)
-    truth = fields(num_classes, cells) + 1.5 * torch.randn(images, num_classes, 1, 1, generator=generator)
-    prediction = (truth + 0.3 * fields(num_classes, 4 * cells)).argmax(1)
-    target = truth.argmax(1)
-    holes = fields(1, cells).squeeze(1)
-    lowest = holes.flatten(1).quantile(VOID, dim=1).view(-1, 1, 1)
-    return prediction, target.masked_fill(holes < lowest, IGNORED)
-
-
 # Measuring ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of two or more values."""
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
-
-    @property
-    def decided(self) -> bool:
-        """Whether a ratio says something: its quartiles lie closer together than its median lies to 1."""
-        return self.high / self.low < max(self.median, 1 / self.median)
-
-    @property
-    def sure(self) -> bool:
-        """Whether its quartiles lie closer together than half of its median."""
-        return self.high - self.low < self.median / 2
 
 
 @dataclass(frozen=True)
@@ -487,9 +436,9 @@ def bench_metrics(repeats: int, side: int, out: Path) -> Benchmark:
         AutoseglossError: A job that should give our values gives others; nothing is written then.
     """
     if repeats < 2:
-        raise InputError(f"repeats is {repeats}; quartiles need 2 or more.")
+        raise InputError(f"repeats must be 2 or more, got {repeats}: quartiles need as many.")
     if side < 16:
-        raise InputError(f"side is {side}; images of 16 pixels or more are wanted.")
+        raise InputError(f"side must be 16 pixels or more, got {side}.")
     left_out = unusable(job.needs for task in TASKS for job in task.jobs)
     tasks = [Task(t.title, tuple(j for j in t.jobs if j.needs not in left_out), t.memory) for t in TASKS]
     prediction, target = label_maps(IMAGES, CLASSES, side)
@@ -497,7 +446,7 @@ def bench_metrics(repeats: int, side: int, out: Path) -> Benchmark:
     with one_thread():
         timings = {task.title: time_task(task, prediction, target, CLASSES, repeats) for task in tasks}
     benchmark = Benchmark(
-        command=f"autosegloss bench metrics --repeats {repeats} --side {side}",
+        command=f"python -m {MODULE} --repeats {repeats} --side {side}",
         machine=machine() | {"threads used": "1"},
         packages=packages("autosegloss", "torch", "numpy", "scipy", "torchmetrics", "monai"),
         left_out=left_out,
@@ -526,9 +475,14 @@ def time_task(task: Task, prediction: Tensor, target: Tensor, num_classes: int, 
     timings = []
     for job, times in zip(task.jobs, seconds, strict=True):
         ratio = Spread.of(theirs / own for theirs, own in zip(times, seconds[0], strict=True))
-        shown = ratio if ratio.decided and job is not task.jobs[0] else None
+        shown = ratio if decided(ratio) and job is not task.jobs[0] else None
         timings.append(Timing(job.name, values[job.name], job.differs, Spread.of(times), shown))
     return timings
+
+
+def decided(ratio: Spread) -> bool:
+    """Whether a ratio says something: its quartiles lie closer together than its median lies to 1."""
+    return ratio.high / ratio.low < max(ratio.median, 1 / ratio.median)
 
 
 def _seconds(job: Job, prediction: Tensor, target: Tensor, num_classes: int) -> float:
@@ -575,7 +529,7 @@ def _memory(tasks: Iterable[Task], side: int) -> dict[str, dict[str, float]]:
     if not PEAKS.exists():
         return {}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([MODULE])
     measured: dict[str, dict[str, float]] = {}
     for task in tasks:
         for job in task.jobs if task.memory else ():
@@ -583,6 +537,24 @@ def _memory(tasks: Iterable[Task], side: int) -> dict[str, dict[str, float]]:
                 peak = process.submit(_job_memory, task.title, job.name, side).result()
             measured.setdefault(task.title, {})[job.name] = peak
     return measured
+
+
+def peak_memory(work: Callable[[], object]) -> float:
+    """MiB by which the resident memory of this process rises during some work, at its highest; on Linux only.
+
+    The kernel's own high-water mark is set back to the present memory first (`ru_maxrss` can't be, and holds the peak
+    of the imports). It counts what PyTorch, NumPy and SciPy take alike.
+    """
+    PEAKS.write_text("5", encoding="ascii")
+    before = _status("VmRSS")
+    work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    assert found is not None  # every Linux has both
+    return int(found[1])
 
 
 def _job_memory(title: str, name: str, side: int) -> float:
@@ -661,11 +633,13 @@ def listed(items: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in items.items())
 
 
-def spread_text(spread: Spread, unit: float = 1.0) -> str:
-    """Median and quartiles in a unit."""
-    return f"{digits(unit * spread.median)} [{digits(unit * spread.low)}, {digits(unit * spread.high)}]"
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = script(MODULE, "Exact metrics, beside torchmetrics, monai and published formulas.")
+    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds; default: 10")
+    parser.add_argument("--side", type=int, default=512, metavar="PIXELS", help="size of the images; default: 512")
+    run(parser, lambda given: bench_metrics(given.repeats, given.side, given.out).to_markdown(), arguments)
 
 
-def digits(value: float) -> str:
-    """Three digits, never as a power of ten."""
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+if __name__ == "__main__":
+    main()
