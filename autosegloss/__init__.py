@@ -1,6 +1,10 @@
-"""autosegloss: write a segmentation metric once; evaluate it exactly, relax it into a loss, search the loss's shape."""
+"""autosegloss: write a segmentation metric once; evaluate it exactly, relax it into a loss, search the loss's shape.
 
-from autosegloss.config import load_config
+Metrics and losses need torch and numpy only. What a search needs besides is imported when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
 from autosegloss.errors import (
     AutoseglossError,
     ConfigError,
@@ -37,7 +41,13 @@ from autosegloss.metric import (
     target,
     total,
 )
+
+# The function takes the place of the package of the same name for good: importing a module of a package that is
+# imported already does not set the attribute again.
 from autosegloss.search import search
+
+if TYPE_CHECKING:
+    from autosegloss.config import load_config
 
 __all__ = [
     "METRICS",
@@ -79,3 +89,11 @@ __all__ = [
     "target",
     "total",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "load_config":
+        from autosegloss.config import load_config
+
+        return load_config
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,7 +33,7 @@ def metric(spec: str | e.Expr | Mapping[str, object], /, **options: object) -> e
 
     Args:
         spec: A name of the catalogue ("miou"), a text expression ("0.5 * miou + 0.5 * bf1(radius=3)"), a mapping with
-            the key `name` and options ({"name": "trimap_iou", "radius": 3}), or an expression, which is returned as it is.
+            the key `name` and options ({"name": "bf1", "radius": 3}), or an expression, which is returned as it is.
         **options: Options of a catalogue metric, e.g. `radius=3`.
 
     Returns:

@@ -111,28 +111,7 @@ def search(
     observer: Callable[[Study], None] | None = None,
     address: str | None = None,
 ) -> Result:
-    """Search the loss that trains best for a metric.
-
-    Trial after trial is written to `out/trials.jsonl`; a search that was stopped anywhere and resumed ends with the
-    bytes of one that was not. The loss is written to `out/loss.json`, the resolved configuration to `out/config.yaml`.
-
-    Args:
-        config: A configuration, a mapping with its keys, or the path of a YAML file.
-        runner: "ray" (several trials side by side), "serial" (one after another in this process, on a GPU
-            `resources.workers` at a time), or a runner of your own.
-        out: The folder to write to; `results/<name of the file>` by default.
-        resume: Whether to continue the search in that folder.
-        observer: Called with the study at the start and after each trial.
-        address: Of a running Ray cluster, `host:port`; by default what `RAY_ADDRESS` says, or this machine alone.
-
-    Returns:
-        The loss found and how it compares.
-
-    Raises:
-        ConfigError: The configuration has mistakes.
-        RefusedError: The folder holds another search, or the resources are not there.
-        SearchError: The search cannot go on; the journal is safe.
-    """
+    """See `autosegloss.search`."""
     settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
     folder = _folder(config, out)
     check_space(settled)
