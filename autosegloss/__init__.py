@@ -47,7 +47,7 @@ from autosegloss.metric import (
 from autosegloss.search import search
 
 if TYPE_CHECKING:
-    from autosegloss.config import load_config
+    from autosegloss.search.settings import load_config
 
 __all__ = [
     "METRICS",
@@ -93,7 +93,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "load_config":
-        from autosegloss.config import load_config
+        from autosegloss.search.settings import load_config
 
         return load_config
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,6 @@ from typing import NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autosegloss.config import json_schema, load_config
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, presets
@@ -26,7 +25,6 @@ from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench_loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
 from autosegloss.report.bench_proxies import REPEATS, bench_proxies
-from autosegloss.report.compare import compare
 from autosegloss.report.display import ComparisonDisplay, Display, status_text, written_text
 from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
@@ -34,10 +32,13 @@ from autosegloss.report.html import contact_sheet
 from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record, together
 from autosegloss.report.page import READ, report_page
 from autosegloss.report.plots import formula, plot_loss, text_plot
-from autosegloss.report.retrain import retrain
 from autosegloss.search import search
-from autosegloss.search.api import JOURNAL_FILE, LOSS_FILE, status
-from autosegloss.search.journal import Job
+from autosegloss.search.api import status
+from autosegloss.search.compare import compare
+from autosegloss.search.folder import JOURNAL_FILE, LOSS_FILE
+from autosegloss.search.jobs import Job
+from autosegloss.search.retrain import retrain
+from autosegloss.search.settings import json_schema, load_config
 
 BAD_INPUT, FAILED = 2, 1
 PAGE_FILE = "report.html"

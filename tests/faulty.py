@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from autosegloss.proxy import trial
-from autosegloss.search.api import Objective
-from autosegloss.search.study import Job, Outcome
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.objective import ProxyObjective
 from tests.toys import TOY, fault_is_due
 
 DRIVERS = multiprocessing.get_context("spawn")
@@ -115,7 +115,7 @@ def toy_with_a_jumping_clock(job: Job) -> Outcome:
 class Sharing:
     """An objective that looks at the arrays it was sent, and can't pretrain."""
 
-    objective: Objective
+    objective: ProxyObjective
 
     def __call__(self, job: Job) -> Outcome:
         def pretrain(*arguments: object, **options: object) -> None:

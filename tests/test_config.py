@@ -10,9 +10,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from autosegloss.config import StudyConfig, as_config, dump_config, fingerprint, json_schema, load_config
 from autosegloss.errors import ConfigError
 from autosegloss.metric import metric
+from autosegloss.search.settings import StudyConfig, as_config, dump_config, fingerprint, json_schema, load_config
 
 SEARCH_CONFIGS = Path(__file__).parent.parent / "search_configs"
 SCHEMA = jsonschema.Draft202012Validator(json_schema())

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from autosegloss.loss.base import LossContent
+from autosegloss.search.algorithms.ppo import PPO2
+from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
-from autosegloss.search.ppo import PPO2
-from autosegloss.search.runners import Runner
-from autosegloss.search.study import Job, Objective, Outcome, Study
+from autosegloss.search.runners.base import Runner
+from autosegloss.search.space import CROSS_ENTROPY
+from autosegloss.search.study import Study
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,30 @@ class Clocked:
         return outcome
 
 
+def toy_loss(theta: tuple[float, ...]) -> LossContent:
+    """What stands for the loss at a point: a toy goes by theta."""
+    return {"theta": list(theta)}
+
+
+TOY_LOSSES = (toy_loss, CROSS_ENTROPY)
+"""The loss at a point, and the loss to compare with."""
+
+
 def toy_study(journal: Journal, observer: Callable[[Study], None] | None = None, lag: int = 0) -> Study:
     """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 32 trials in all."""
     algorithm = PPO2(start=(0.5,) * 3, samples=8, updates=5)
-    return Study(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag, observer=observer)
+    return Study(
+        algorithm,
+        journal,
+        toy_loss,
+        CROSS_ENTROPY,
+        steps=3,
+        candidates=2,
+        finalist_seeds=2,
+        seed=7,
+        lag=lag,
+        observer=observer,
+    )
 
 
 TOY = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0), noise=0.02)
@@ -144,6 +167,6 @@ def run_toy(folder: Path, runner: Runner, objective: Objective = TOY, *, resume:
 
 def drive(folder: Path) -> None:
     """A driver process: run the small study with slow trials on a Ray of its own."""
-    from autosegloss.search.ray_runner import RayRunner
+    from autosegloss.search.runners.ray import RayRunner
 
     run_toy(folder, RayRunner(2), replace(TOY, delay=0.2))

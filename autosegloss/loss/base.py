@@ -6,7 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -14,6 +14,8 @@ from autosegloss.errors import InputTypeError, LossFileError, WriteError
 from autosegloss.files import write_text
 
 FORMAT = "autosegloss-loss"
+LossContent: TypeAlias = dict[str, Any]
+"""What the file of a loss holds: all of the loss, as plain JSON values."""
 
 
 class Loss(nn.Module, ABC):
@@ -25,7 +27,7 @@ class Loss(nn.Module, ABC):
     """Where the loss comes from: plain JSON values, written to its file and read from it."""
 
     @abstractmethod
-    def content(self) -> dict[str, Any]:
+    def content(self) -> LossContent:
         """The content of the loss's file, from which `build_loss` builds an equal loss."""
 
     def save(self, path: str | os.PathLike[str]) -> None:

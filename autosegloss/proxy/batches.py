@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from autosegloss.proxy.data import IGNORE_INDEX, Split
+from autosegloss.proxy.settings import Augment
 
 Maps: TypeAlias = NDArray[Any] | Tensor
-Augment = Literal["flip", "full"]
-"""How images are changed at random: `flip` mirrors half of them; `full` also scales, crops and recolours them."""
 
 # The ranges of `full` are those of the published code. Each change of colour comes with probability 1/2.
 SCALES = (0.5, 2.0)
@@ -31,7 +30,7 @@ _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523,
 
 
 @dataclass(frozen=True)
-class Draws:
+class BatchPlan:
     """What each iteration sees.
 
     Args:
@@ -46,9 +45,9 @@ class Draws:
     numbers: NDArray[np.float64]
 
     @classmethod
-    def of(
+    def draw(
         cls, rng: np.random.Generator, images: int, iterations: int, batch_size: int, augment: Augment = "flip"
-    ) -> Draws:
+    ) -> BatchPlan:
         """Draw such that each image comes once before any comes again, flipped with probability 1/2."""
         draws = iterations * batch_size
         epochs = [rng.permutation(images) for _ in range(math.ceil(draws / images))]
@@ -56,9 +55,9 @@ class Draws:
         flips = rng.random(order.shape) < 0.5
         return cls(order, flips, rng.random((*order.shape, _NUMBERS if augment == "full" else 0)))
 
-    def share(self, rank: int, ranks: int) -> Draws:
+    def share(self, rank: int, ranks: int) -> BatchPlan:
         """What one of several processes sees: of each batch, the images rank, rank + ranks, ..."""
-        return Draws(*(getattr(self, field.name)[:, rank::ranks] for field in fields(self)))
+        return BatchPlan(*(getattr(self, field.name)[:, rank::ranks] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Held:
     soft: Maps | None
 
     @classmethod
-    def near(cls, split: Split, device: torch.device) -> Held:
+    def on(cls, split: Split, device: torch.device) -> Held:
         """On a GPU, if it is one and they are small enough (`HELD`); else where they are."""
         images, labels, soft = split.images, split.labels, split.soft
         size = images.nbytes + labels.nbytes + (0 if soft is None else soft.nbytes)
@@ -80,14 +79,14 @@ class Held:
         return cls(put(images), put(labels), None if soft is None else put(soft))
 
 
-def batch(split: Split | Held, draws: Draws, iteration: int, device: torch.device) -> tuple[Tensor, ...]:
+def batch(split: Split | Held, plan: BatchPlan, iteration: int, device: torch.device) -> tuple[Tensor, ...]:
     """The images (N, 3, H, W) of an iteration, and what a loss takes besides the logits.
 
     That is the target: int64 labels (N, H, W), or float32 soft labels (N, C, H, W), which are followed by a boolean
     mask (N, H, W), True where a pixel counts, if there are pixels that do not.
     """
-    numbers = draws.numbers[iteration]
-    chosen, flip = (torch.from_numpy(each[iteration]) for each in (draws.order, draws.flips))
+    numbers = plan.numbers[iteration]
+    chosen, flip = (torch.from_numpy(each[iteration]) for each in (plan.order, plan.flips))
     images = to_input(_taken(split.images, chosen, flip, device), device)
     labels = _taken(split.labels, chosen, flip, device).to(torch.int64)
     soft = None if split.soft is None else _taken(split.soft, chosen, flip, device).to(torch.float32)

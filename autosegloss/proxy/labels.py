@@ -42,7 +42,7 @@ Teach = Callable[[int], nn.Module]
 """Trains a network as the study trains its proxies, but with cross-entropy, on hard labels, and for so many steps."""
 
 
-class Labels(ABC):
+class LabelSource(ABC):
     """A way to label the training images."""
 
     def divide(self, task: Task) -> tuple[Split, Unlabelled | None]:
@@ -64,7 +64,7 @@ class Labels(ABC):
 
 
 @dataclass(frozen=True)
-class Hard(Labels):
+class Hard(LabelSource):
     """The labels as they are."""
 
     def soften(self, task: Task, teach: Teach) -> None:
@@ -72,7 +72,7 @@ class Hard(Labels):
 
 
 @dataclass(frozen=True)
-class Smoothed(Labels):
+class Smoothed(LabelSource):
     """Label smoothing: (1 - amount) of the label's class and amount / C of each.
 
     Args:
@@ -107,7 +107,7 @@ class Smoothed(Labels):
 
 
 @dataclass(frozen=True)
-class Distilled(Labels):
+class Distilled(LabelSource):
     """Knowledge distillation: (1 - share) of the label's class and share of what a teacher says.
 
     Args:
@@ -176,7 +176,7 @@ class Distilled(Labels):
 
 
 @dataclass(frozen=True)
-class Pseudo(Labels):
+class Pseudo(LabelSource):
     """Semi-supervised: some images keep their labels; on the others a network learns from its own moving average.
 
     Which ones is drawn by the study's seed, and all its trials have the same. Whatever is trained in the study, the
@@ -217,7 +217,7 @@ class Pseudo(Labels):
 
 
 @dataclass(frozen=True)
-class Averaged(Labels):
+class Averaged(LabelSource):
     """Several annotators: the share of a class in a pixel is that of the annotators who say it.
 
     An annotator who ignores a pixel has no say in it.
@@ -238,7 +238,7 @@ class Averaged(Labels):
         return _half(each / np.maximum(each.sum(axis=0), 1) for each in votes)
 
 
-LABELS: dict[str, type[Labels]] = {
+LABELS: dict[str, type[LabelSource]] = {
     "hard": Hard,
     "smoothed": Smoothed,
     "distilled": Distilled,
@@ -247,7 +247,7 @@ LABELS: dict[str, type[Labels]] = {
 }
 
 
-def build_labels(name: str, **options: Any) -> Labels:
+def build_labels(name: str, **options: Any) -> LabelSource:
     """A way to label the training images, by name.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autosegloss.proxy.batches import Draws, to_input
+from autosegloss.proxy.batches import BatchPlan, to_input
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class MeanTeacher:
         self._unlabelled = unlabelled
         self._iterations = iterations
         # A generator of its own: the labelled batches are those of a run without unlabelled images.
-        self._draws = Draws.of(np.random.default_rng((seed, 1)), len(unlabelled.images), iterations, batch_size)
+        self._plan = BatchPlan.draw(np.random.default_rng((seed, 1)), len(unlabelled.images), iterations, batch_size)
 
     def loss(self, network: nn.Module, loss: Callable[..., Tensor], iteration: int) -> Tensor:
         """The weighted loss of an iteration's unlabelled images, a scalar.
@@ -68,8 +68,8 @@ class MeanTeacher:
         """
         own = self._unlabelled
         device = next(network.parameters()).device
-        images = to_input(own.images[self._draws.order[iteration]], device)
-        flip = torch.from_numpy(self._draws.flips[iteration]).to(device)[:, None, None, None]
+        images = to_input(own.images[self._plan.order[iteration]], device)
+        flip = torch.from_numpy(self._plan.flips[iteration]).to(device)[:, None, None, None]
         with torch.no_grad():
             soft = self.average(images).softmax(1)
             images, soft = (torch.where(flip, maps.flip(-1), maps) for maps in (images, soft))

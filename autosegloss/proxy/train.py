@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,57 +17,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from autosegloss.errors import InputError, TrainingDiverged
-from autosegloss.proxy.batches import Augment, Draws, Held, batch, to_input
+from autosegloss.proxy.batches import BatchPlan, Held, batch, to_input
 from autosegloss.proxy.data import IGNORE_INDEX, Split
 from autosegloss.proxy.networks import build_network, encoder_prefix
-from autosegloss.proxy.optimizers import eager
+from autosegloss.proxy.optimizers import undecorated
 from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
+from autosegloss.proxy.settings import Regime, TrainConfig
 
-Loss = Callable[..., Tensor]
+LossFunction = Callable[..., Tensor]
 """From logits (N, C, H, W) and a target to a scalar. The target is int64 labels (N, H, W) where 255 is ignored, or soft
 labels like the logits, then perhaps with a boolean mask (N, H, W), True where a pixel counts."""
-Optimizer = Literal["sgd", "adamw"]
-Precision = Literal["float32", "bfloat16", "float16"]
-Regime = Literal["encoder", "scratch", "checkpoint"]
 State = dict[str, Tensor]
 
-LEARNING_RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 3e-3}
 WEIGHT_DECAY = 1e-4
 LOOK = 20  # iterations between two looks at the losses; each look waits for a GPU to have done all before it
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a network is trained.
-
-    The learning rate warms up over the first tenth of the iterations and falls as (1 - i / iterations) ** 0.9; images
-    are changed at random as `augment` says.
-
-    Args:
-        iterations: Number of steps, at least 1.
-        batch_size: Images a step, at least 1; of all processes together.
-        optimizer: "sgd" (Nesterov, momentum 0.9) or "adamw"; both with weight decay 1e-4.
-        learning_rate: Its peak, or `None` for the optimizer's own: 0.1 for sgd, 0.003 for adamw.
-        head_multiplier: The learning rate of all that is not the encoder, as a multiple of the encoder's.
-        precision: Of the network's forward pass; other than "float32" it is autocast. Losses run in float32 anyway.
-        auxiliary_weight: Of the loss of auxiliary logits, where the network gives them.
-        augment: See `Augment`.
-    """
-
-    iterations: int = 100
-    batch_size: int = 8
-    optimizer: Optimizer = "sgd"
-    learning_rate: float | None = None
-    head_multiplier: float = 1.0
-    precision: Precision = "float32"
-    auxiliary_weight: float = 0.4  # of the published networks
-    augment: Augment = "flip"
-
-    @property
-    def rate(self) -> float:
-        """The peak of the learning rate."""
-        return LEARNING_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
 
 
 class Training:
@@ -97,8 +60,8 @@ class Training:
         self,
         network: nn.Module,
         split: Split,
-        loss: Loss,
-        settings: Settings,
+        loss: LossFunction,
+        settings: TrainConfig,
         *,
         seed: int,
         unlabelled: Unlabelled | None = None,
@@ -112,6 +75,7 @@ class Training:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network
         self._split, self._settings, self._seed = split, settings, seed
+        self._peak = settings.peak_learning_rate
         self._losses: dict[int, Tensor] = {}  # by iteration, those that are not looked at yet
         self._loss = partial(_with_auxiliary, loss, settings.auxiliary_weight)
         self._optimizer = _optimizer(network, settings)
@@ -122,10 +86,10 @@ class Training:
             raise InputError(f"{self._ranks} processes can't share a batch of {settings.batch_size} images evenly.")
         if self._ranks > 1 and unlabelled is not None:
             raise InputError("a network learns from images without labels in one process only.")
-        draws = Draws.of(
+        plan = BatchPlan.draw(
             np.random.default_rng(seed), len(split.images), settings.iterations, settings.batch_size, settings.augment
         )
-        self._draws = draws.share(self._rank, self._ranks)
+        self._plan = plan.share(self._rank, self._ranks)
         # In a static graph there may be weights that no loss reaches, as in some encoders.
         self._forward = DistributedDataParallel(network, static_graph=True) if self._ranks > 1 else network
         self._teacher: MeanTeacher | None = None
@@ -166,7 +130,7 @@ class Training:
 
     @cached_property
     def _held(self) -> Held:
-        return Held.near(self._split, self._device)
+        return Held.on(self._split, self._device)
 
     def _attempt(self, batch: tuple[Tensor, ...], last: bool) -> Exception | None:
         """Take the next step, and look at the losses if it is the last for now; what ended the run, if that did."""
@@ -188,7 +152,7 @@ class Training:
     def _step(self, iteration: int, images: Tensor, *target: Tensor) -> None:
         torch.manual_seed(int(np.random.SeedSequence((self._seed, self._rank, iteration)).generate_state(1)[0]))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.rate * _schedule(iteration, self._settings.iterations) * group["multiplier"]
+            group["lr"] = self._peak * _schedule(iteration, self._settings.iterations) * group["multiplier"]
         with self._autocast():
             try:
                 value = self._loss(self._forward(images), *target)
@@ -244,7 +208,7 @@ class Training:
         settings = self._settings
         return TrainingDiverged(
             f"training diverged: {what} of {settings.iterations} ({settings.optimizer}, learning rate "
-            f"{settings.rate:g}). Try a lower learning rate."
+            f"{self._peak:g}). Try a lower learning rate."
         )
 
 
@@ -271,7 +235,7 @@ def advance_together(trainings: Sequence[Training], until: int | None = None) ->
         training.network.train()
     with _forked(device):
         for iteration in range(first.iteration, stop):
-            made = batch(first._held, first._draws, iteration, device)
+            made = batch(first._held, first._plan, iteration, device)
             for number, training in enumerate(trainings):
                 if errors[number] is None:
                     with _beside(streams[number], made):
@@ -300,7 +264,13 @@ def _beside(stream: torch.cuda.Stream | None, tensors: Sequence[Tensor]) -> Iter
 
 
 def train(
-    network: nn.Module, split: Split, loss: Loss, *, seed: int, unlabelled: Unlabelled | None = None, **settings: Any
+    network: nn.Module,
+    split: Split,
+    loss: LossFunction,
+    *,
+    seed: int,
+    unlabelled: Unlabelled | None = None,
+    **settings: Any,
 ) -> None:
     """Train a network in place, from the first iteration to the last.
 
@@ -312,13 +282,13 @@ def train(
         loss: As for `Training`.
         seed: As for `Training`.
         unlabelled: As for `Training`.
-        **settings: The fields of `Settings`.
+        **settings: The fields of `TrainConfig`.
 
     Raises:
         TrainingDiverged: The loss, or in the end a weight, is not finite.
     """
     with one_thread():
-        Training(network, split, loss, Settings(**settings), seed=seed, unlabelled=unlabelled).advance()
+        Training(network, split, loss, TrainConfig(**settings), seed=seed, unlabelled=unlabelled).advance()
 
 
 def predict(network: nn.Module, split: Split, batch_size: int = 64) -> NDArray[np.int64]:
@@ -429,7 +399,9 @@ def _fresh(name: str, in_channels: int, num_classes: int, seed: int, options: Ma
         return build_network(name, in_channels, num_classes, **options)
 
 
-def _with_auxiliary(loss: Loss, weight: float, output: Tensor | tuple[Tensor, Tensor], *target: Tensor) -> Tensor:
+def _with_auxiliary(
+    loss: LossFunction, weight: float, output: Tensor | tuple[Tensor, Tensor], *target: Tensor
+) -> Tensor:
     """The loss of a network's output in training, with that of its auxiliary logits if it gives them."""
     if isinstance(output, Tensor):
         return loss(output, *target)
@@ -437,7 +409,7 @@ def _with_auxiliary(loss: Loss, weight: float, output: Tensor | tuple[Tensor, Te
     return loss(logits, *target) + weight * loss(auxiliary, *target)
 
 
-def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
     groups = [{"params": list(network.parameters()), "multiplier": 1.0}]
     if settings.head_multiplier != 1:
         prefix, named = encoder_prefix(network), list(network.named_parameters())
@@ -448,9 +420,10 @@ def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
                 "multiplier": settings.head_multiplier,
             },
         ]
+    options: dict[str, Any] = {"lr": settings.peak_learning_rate, "weight_decay": WEIGHT_DECAY}
     if settings.optimizer == "sgd":
-        return eager(torch.optim.SGD)(groups, lr=settings.rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
-    return eager(torch.optim.AdamW)(groups, lr=settings.rate, weight_decay=WEIGHT_DECAY)
+        return undecorated(torch.optim.SGD)(groups, momentum=0.9, nesterov=True, **options)
+    return undecorated(torch.optim.AdamW)(groups, **options)
 
 
 def _schedule(iteration: int, iterations: int) -> float:

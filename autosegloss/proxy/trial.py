@@ -1,28 +1,28 @@
-"""A trial, a pure function of configuration, theta and seed: train the proxy with one loss, measure every metric."""
+"""A trial, a pure function of data and training settings, loss and seed: train the proxy, measure every metric."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from autosegloss.config import StudyConfig
 from autosegloss.errors import RefusedError
-from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
+from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import CrossEntropy
-from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr, metric
+from autosegloss.loss.file import build_loss
+from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr
 from autosegloss.proxy.data import Dataset, Split, load_dataset
-from autosegloss.proxy.labels import Labels, Task, build_labels
+from autosegloss.proxy.labels import LabelSource, Task, build_labels
 from autosegloss.proxy.networks import build_network, encoder_prefix
-from autosegloss.proxy.networks.weights import fitting, read_weights
+from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.pseudo import Unlabelled
+from autosegloss.proxy.settings import ProxyConfig
 from autosegloss.proxy.train import (
-    Loss,
-    Settings,
+    LossFunction,
     State,
     Training,
     advance_together,
@@ -62,97 +62,112 @@ CLASS_PREFIX = "IoU of "
 
 @dataclass(frozen=True)
 class Proxy:
-    """All that the trials of a study share: the configuration, the data and the pretrained weights.
+    """All that the trials of a study share. Calling it runs a trial.
 
-    Calling it runs a trial. It holds plain arrays, so that it can be sent to a worker process once. The training split
-    of its data is the labelled part only, with the soft labels that the configuration asks for once it is prepared.
+    It holds plain arrays, so that it can be sent to a worker process once. The training split of its data is the
+    labelled part only, with the soft labels that the settings ask for once it is prepared.
+
+    Args:
+        settings: The section `proxy` of the configuration.
+        target: The metric whose value on the held-out part is the reward.
+        seed: Of the study; decides what is made once for all trials.
+        gpus: GPUs a trial has; above 0, networks train on one.
+        dataset: The data.
+        unlabelled: Training images whose labels are not to be seen.
+        pretrained: The weights that trials start from, once the proxy is prepared.
     """
 
-    config: StudyConfig
+    settings: ProxyConfig
+    target: Expr
+    seed: int
+    gpus: float
     dataset: Dataset
     unlabelled: Unlabelled | None = None
     pretrained: State | None = None
 
     @classmethod
-    def load(cls, config: StudyConfig) -> Proxy:
-        """Load the data, put aside what is to be unlabelled, and see that there is such a network.
+    def load(
+        cls, settings: ProxyConfig, target: Expr, *, seed: int = 0, gpus: float = 0.0, dataset: Dataset | None = None
+    ) -> Proxy:
+        """Load the data, put aside what is to be unlabelled, and check that there is such a network.
+
+        Args:
+            settings: As for the class.
+            target: As for the class.
+            seed: As for the class.
+            gpus: As for the class.
+            dataset: The data, if they are loaded already.
 
         Raises:
             DataError: The data set or the kind of labels is unknown, missing or does not fit.
             InputError: The network is unknown, or the file of its weights does not fit.
             RefusedError: Trials are to train on GPUs, and this process, which prepares them, has none.
         """
-        device_of(config)
-        return cls.of(config, load_dataset(config.proxy.data.name, **config.proxy.data.options))
-
-    @classmethod
-    def of(cls, config: StudyConfig, dataset: Dataset) -> Proxy:
-        """The same with a data set that is loaded."""
-        start, named = config.proxy.start, config.proxy.network
+        device_of(gpus)
+        if dataset is None:
+            dataset = load_dataset(settings.data.name, **settings.data.options)
+        start, named = settings.start, settings.network
         network = build_network(named.name, dataset.train.images.shape[1], len(dataset.classes), **named.options)
         part = encoder_prefix(network) if start.regime == "encoder" else ""
         weights = None
         if start.weights is not None:
-            weights = fitting(read_weights(start.weights), network, part, start.weights)
-        labelled, unlabelled = _labels(config).divide(_task(config, dataset))
-        return cls(config, replace(dataset, train=labelled), unlabelled, weights)
+            weights = matching_weights(read_weights(start.weights), network, part, start.weights)
+        proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights)
+        labelled, unlabelled = proxy._labels.divide(proxy._task)
+        return replace(proxy, dataset=replace(dataset, train=labelled), unlabelled=unlabelled)
 
     def prepare(self) -> Proxy:
         """This proxy with what is made once a study: the weights that its regime starts from, then soft labels."""
-        network, start, seed = self.config.proxy.network, self.config.proxy.start, self.config.search.seed
+        network, start = self.settings.network, self.settings.start
         split, begun = self.dataset.train, self
         if start.regime != "scratch" and self.pretrained is None:
-            classes = len(self.dataset.classes)
             weights = pretrain(
                 network.name,
                 split,
-                classes,
-                seed=seed,
+                len(self.dataset.classes),
+                seed=self.seed,
                 iterations=start.iterations,
                 options=network.options,
-                device=device_of(self.config),
+                device=device_of(self.gpus),
             )
             begun = replace(self, pretrained=weights)
 
         def teach(iterations: int) -> nn.Module:
-            return begun.trained(self.loss(None), seed, iterations)
+            return begun.trained(CrossEntropy(ignore_index=self.dataset.ignore_index), self.seed, iterations)
 
-        soft = _labels(self.config).soften(_task(self.config, self.dataset), teach)
+        soft = self._labels.soften(self._task, teach)
         return replace(begun, dataset=replace(self.dataset, train=replace(split, soft=soft)))
 
-    def __call__(self, theta: tuple[float, ...] | None, seed: int, validate: bool = False) -> Evaluation:
-        """Train with the loss at `theta` and evaluate.
+    def __call__(self, loss: LossContent, seed: int, validate: bool = False) -> Evaluation:
+        """Train with a loss and evaluate.
 
         Args:
-            theta: Coordinates of the loss, see `search_space`; None is cross-entropy.
+            loss: The content of a loss file.
             seed: Decides the initial weights (of what is not pretrained), the order of the images and their flips.
             validate: Whether to evaluate on the validation set as well.
 
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
         """
-        (found,) = self.together([theta], seed, validate)
+        (found,) = self.together([loss], seed, validate)
         if isinstance(found, Exception):
             raise found
         return found
 
     def together(
-        self,
-        thetas: Sequence[tuple[float, ...] | None],
-        seed: int,
-        validate: bool = False,
+        self, losses: Sequence[LossContent], seed: int, validate: bool = False
     ) -> list[Evaluation | Exception]:
         """Run several trials of one seed side by side in this process, each batch made once for all of them.
 
         Args:
-            thetas: As for a trial, one each.
+            losses: As for a trial, one each.
             seed: As for a trial.
             validate: As for a trial.
 
         Returns:
-            What each one gives by itself, on the CPU to the bit, or what it raises.
+            What each trial gives by itself, on the CPU to the bit, or what it raises.
         """
-        begun = [_caught(self._begun, theta, seed) for theta in thetas]
+        begun = [_caught(self._begin, loss, seed) for loss in losses]
         trainings = [training for training in begun if isinstance(training, Training)]
         with one_thread():
             errors = iter(advance_together(trainings) if trainings else [])
@@ -161,8 +176,12 @@ class Proxy:
             _caught(self.evaluation, each.network, validate) if isinstance(each, Training) else each for each in ended
         ]
 
-    def _begun(self, theta: tuple[float, ...] | None, seed: int) -> Training:
-        return self.training(self.loss(theta), seed)
+    def _begin(self, loss: LossContent, seed: int) -> Training:
+        return self.training(self.loss(loss), seed)
+
+    def loss(self, content: LossContent) -> Loss:
+        """The loss that a loss file holds, for the labels of this data."""
+        return build_loss(content, self.dataset.ignore_index)
 
     def evaluation(
         self, network: nn.Module, validate: bool, more: Mapping[str, Expr] = MappingProxyType({})
@@ -170,28 +189,28 @@ class Proxy:
         """What a network scores.
 
         Args:
-            network: A trained one.
+            network: A trained network.
             validate: Whether to evaluate on the validation set as well.
             more: What to measure there beside the metrics of every trial.
         """
-        metrics = self._evaluate(network, self.dataset.heldout, measured(self.config)).values()
+        metrics = self._evaluate(network, self.dataset.heldout, measured(self.target)).values()
         reward = metrics.pop(TARGET)
         if not validate:
             return Evaluation(reward, metrics, {})
-        scores = self._evaluate(network, self.dataset.validation, {**measured(self.config), **more})
+        scores = self._evaluate(network, self.dataset.validation, {**measured(self.target), **more})
         return Evaluation(reward, metrics, validation_values(scores, self.dataset.classes))
 
-    def target(self, network: nn.Module) -> float:
-        """The target metric of a network on the held-out part, which of a trained one is the reward."""
-        return self._evaluate(network, self.dataset.heldout, {TARGET: metric(self.config.metric)}).values()[TARGET]
+    def reward(self, network: nn.Module) -> float:
+        """The target metric of a network on the held-out part."""
+        return self._evaluate(network, self.dataset.heldout, {TARGET: self.target}).values()[TARGET]
 
-    def trained(self, loss: Loss, seed: int, iterations: int | None = None) -> nn.Module:
+    def trained(self, loss: LossFunction, seed: int, iterations: int | None = None) -> nn.Module:
         """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
 
         Args:
             loss: What to train with.
             seed: As for a trial.
-            iterations: Steps; None is what the configuration says.
+            iterations: Steps; None is what the settings say.
 
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
@@ -203,33 +222,36 @@ class Proxy:
         return training.network
 
     def training(
-        self, loss: Loss, seed: int, iterations: int | None = None, device: torch.device | None = None, **more: bool
+        self,
+        loss: LossFunction,
+        seed: int,
+        iterations: int | None = None,
+        device: torch.device | None = None,
+        **more: bool,
     ) -> Training:
         """The training that `trained` goes through, before its first step.
 
         Args:
             loss: What to train with.
             seed: As for a trial.
-            iterations: Steps; None is what the configuration says.
-            device: Where to train; None is the GPU if the configuration gives trials one.
+            iterations: Steps; None is what the settings say.
+            device: Where to train; None is the GPU if trials have one.
             **more: `over_ranks` of `Training`.
         """
-        device = device_of(self.config) if device is None else device
-        proxy, dataset = self.config.proxy, self.dataset
+        device = device_of(self.gpus) if device is None else device
+        settings, dataset = self.settings, self.dataset
         network = initial_network(
-            proxy.network.name,
+            settings.network.name,
             len(dataset.classes),
-            proxy.start.regime,
+            settings.start.regime,
             self.pretrained,
             seed=seed,
-            options=proxy.network.options,
+            options=settings.network.options,
         )
-        settings = proxy.train.model_dump(include={field.name for field in fields(Settings)})
+        train = settings.train
         if iterations is not None:
-            settings["iterations"] = iterations
-        return Training(
-            network.to(device), dataset.train, loss, Settings(**settings), seed=seed, unlabelled=self.unlabelled, **more
-        )
+            train = train.model_copy(update={"iterations": iterations})
+        return Training(network.to(device), dataset.train, loss, train, seed=seed, unlabelled=self.unlabelled, **more)
 
     def calibration_error(self, network: nn.Module) -> float:
         """The expected calibration error of a network on the validation set, of its most probable classes."""
@@ -239,10 +261,14 @@ class Proxy:
                 error.update(logits, labels)
         return error.compute()
 
-    def loss(self, theta: tuple[float, ...] | None) -> Loss:
-        """The loss at a point of the search space; None is cross-entropy."""
-        ignore_index = self.dataset.ignore_index
-        return CrossEntropy(ignore_index=ignore_index) if theta is None else surrogate(self.config, theta, ignore_index)
+    @property
+    def _labels(self) -> LabelSource:
+        return build_labels(self.settings.labels.name, **self.settings.labels.options)
+
+    @property
+    def _task(self) -> Task:
+        network = self.settings.network
+        return Task(self.dataset, network.name, self.seed, network.options)
 
     def _evaluate(self, network: nn.Module, split: Split, metrics: Mapping[str, Expr]) -> Accumulators:
         accumulators = Accumulators(metrics, len(self.dataset.classes), self.dataset.ignore_index)
@@ -266,9 +292,15 @@ def _with_labels(network: nn.Module, split: Split) -> Iterator[tuple[Tensor, Ten
         yield logits, torch.from_numpy(labels).to(logits.device)
 
 
-def device_of(config: StudyConfig) -> torch.device:
-    """Where networks train: the GPU, of which Ray shows each worker its own, if `resources.gpus` asks for one."""
-    gpus = config.resources.gpus
+def device_of(gpus: float) -> torch.device:
+    """Where networks train: on the GPU, of which Ray shows each worker its own, if a trial has one.
+
+    Args:
+        gpus: GPUs a trial, `resources.gpus` of the configuration.
+
+    Raises:
+        RefusedError: A trial is to have a GPU, and this process has none.
+    """
     if gpus and not torch.cuda.is_available():
         raise RefusedError(
             f"resources.gpus is {gpus:g}, but torch {torch.__version__} finds no CUDA device in this process. Set "
@@ -277,49 +309,12 @@ def device_of(config: StudyConfig) -> torch.device:
     return torch.device("cuda" if gpus else "cpu")
 
 
-def _task(config: StudyConfig, dataset: Dataset) -> Task:
-    network = config.proxy.network
-    return Task(dataset, network.name, config.search.seed, network.options)
-
-
-def _labels(config: StudyConfig) -> Labels:
-    return build_labels(config.proxy.labels.name, **config.proxy.labels.options)
-
-
-def search_space(config: StudyConfig) -> SearchSpace:
-    """The space of losses that a configuration describes."""
-    relaxation = config.relaxation
-    return SearchSpace(
-        metric(config.metric),
-        relaxation.curve,
-        relaxation.pieces,
-        relaxation.share_curves,
-        cross_entropy=relaxation.cross_entropy == "searched",
-    )
-
-
-def surrogate(config: StudyConfig, theta: tuple[float, ...], ignore_index: int = 255) -> SurrogateLoss | MixedLoss:
-    """The loss at a point of a configuration's search space."""
-    space, relaxation = search_space(config), config.relaxation
-    loss = SurrogateLoss(
-        space.expr,
-        space.control_points(theta),
-        logic=relaxation.logic,
-        curve=relaxation.curve,
-        classes=relaxation.classes,
-        ignore_index=ignore_index,
-    )
-    if relaxation.cross_entropy == 0:
-        return loss
-    return MixedLoss(loss, theta[-1] if relaxation.cross_entropy == "searched" else relaxation.cross_entropy)
-
-
 def validation_values(scores: Accumulators, classes: Sequence[str]) -> dict[str, float]:
     """All that is said of a network on the validation set, from what was counted there of the metrics of `measured`."""
     of_classes = zip(classes, scores.class_values("miou") or (), strict=True)
     return scores.values() | {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
 
 
-def measured(config: StudyConfig) -> Mapping[str, Expr]:
+def measured(target: Expr) -> Mapping[str, Expr]:
     """What every trial measures: the target metric, and the catalogue with its default options."""
-    return {TARGET: metric(config.metric), **{name: build() for name, build in METRICS.items()}}
+    return {TARGET: target, **{name: build() for name, build in METRICS.items()}}

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from autosegloss.config import Start, StudyConfig
 from autosegloss.errors import InputError
+from autosegloss.loss import Loss
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
+from autosegloss.proxy.settings import StartConfig
 from autosegloss.proxy.train import advance_together, one_thread
-from autosegloss.proxy.trial import Proxy, device_of, search_space
+from autosegloss.proxy.trial import Proxy, device_of
 from autosegloss.report.machine import machine, packages
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.settings import StudyConfig
+from autosegloss.search.space import LossFamily
 
 CLASSES = 21  # of PASCAL VOC
 HELD_OUT = 1500  # images, as published
@@ -139,12 +143,13 @@ def bench_proxies(config: StudyConfig, trials: Sequence[int] = (1, 4), timed: in
         raise InputError(f"trials and iterations must be 1 or more, got {list(trials)} and {timed}.")
     if not isinstance(size, int):
         raise InputError(f"proxy.data.size must be the side of the images in pixels, got {size!r}.")
-    device = device_of(config)
-    begun = config.proxy.model_copy(update={"start": Start(regime="scratch")})
-    proxy = Proxy.of(config.model_copy(update={"proxy": begun}), _dataset(size, 4 * own.batch_size))
-    theta = search_space(config).identity
-    rates = tuple(_rate(proxy, theta, number, timed, device) for number in trials)
-    flops, traffic = _counted(proxy, theta)
+    device = device_of(config.resources.gpus)
+    begun = config.proxy.model_copy(update={"start": StartConfig(regime="scratch")})
+    proxy = proxy_of(config.model_copy(update={"proxy": begun}), _dataset(size, 4 * own.batch_size))
+    family = LossFamily.of(config)
+    loss = proxy.loss(family.content(family.start))
+    rates = tuple(_rate(proxy, loss, number, timed, device) for number in trials)
+    flops, traffic = _counted(proxy, loss)
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     dtype = getattr(torch, own.precision)
     return Proxies(
@@ -179,11 +184,11 @@ def _dataset(size: int, images: int) -> Dataset:
     return Dataset("noise", classes, IGNORE_INDEX, split(images), split(HELD_OUT), split(1))
 
 
-def _rate(proxy: Proxy, theta: tuple[float, ...], trials: int, timed: int, device: torch.device) -> Rate:
+def _rate(proxy: Proxy, loss: Loss, trials: int, timed: int, device: torch.device) -> Rate:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     count = 1 + REPEATS * timed
-    trainings = [proxy.training(proxy.loss(theta), 0, count) for _ in range(trials)]
+    trainings = [proxy.training(loss, 0, count) for _ in range(trials)]
     with one_thread():
         for error in advance_together(trainings, 1):  # allocates
             if error is not None:
@@ -197,9 +202,9 @@ def _rate(proxy: Proxy, theta: tuple[float, ...], trials: int, timed: int, devic
     return Rate(trials, median(seconds) / timed, evaluation, memory)
 
 
-def _counted(proxy: Proxy, theta: tuple[float, ...]) -> tuple[float, float]:
+def _counted(proxy: Proxy, loss: Loss) -> tuple[float, float]:
     """Floating-point operations and bytes of an iteration, see `Proxies`."""
-    training = proxy.training(proxy.loss(theta), 0, 2)
+    training = proxy.training(loss, 0, 2)
     weights = {weight.untyped_storage().data_ptr() for weight in training.network.parameters()}
     saved: dict[int, int] = {}
 

@@ -14,13 +14,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
-from autosegloss.config import StudyConfig
 from autosegloss.metric import METRICS, metric
-from autosegloss.report.compare import FILES, Comparison
-from autosegloss.report.paired import Table
 from autosegloss.report.tables import comparison, metric_label
-from autosegloss.search.api import LOSS_FILE, Result, Status
-from autosegloss.search.study import Step, Study
+from autosegloss.search.api import Result, Status
+from autosegloss.search.comparison import FILES, Comparison
+from autosegloss.search.folder import LOSS_FILE
+from autosegloss.search.plan import Step
+from autosegloss.search.settings import StudyConfig
+from autosegloss.search.study import Study
+from autosegloss.search.tables import Table
 
 _BESIDE = ("miou", "macc", "gacc", "bf1")
 """Metrics of the best trial that are shown beside its reward: each misses what another one sees."""

@@ -10,15 +10,21 @@ from pathlib import Path
 
 import torch
 
-from autosegloss.config import Labels, StudyConfig
 from autosegloss.errors import RefusedError
+from autosegloss.loss import Loss
 from autosegloss.proxy.data import Split
-from autosegloss.proxy.train import Settings, one_thread
+from autosegloss.proxy.settings import LabelsConfig, ProxyConfig, TrainConfig
+from autosegloss.proxy.train import one_thread
 from autosegloss.proxy.trial import Proxy, device_of
 from autosegloss.report.machine import memory, peak_memory_so_far
-from autosegloss.search.api import JOURNAL_FILE, check_space, choose_runner, study_of
+from autosegloss.search.api import study_of
+from autosegloss.search.folder import JOURNAL_FILE
 from autosegloss.search.journal import Journal
-from autosegloss.search.runners import SerialRunner
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.runners.choice import choose_runner
+from autosegloss.search.runners.serial import SerialRunner
+from autosegloss.search.settings import StudyConfig
+from autosegloss.search.space import LossFamily
 
 _TIMED = 3  # iterations, after one that allocates
 _EVALUATED = 64  # images, a batch of an evaluation
@@ -82,16 +88,17 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
         AutoseglossError: Whatever would stop the search.
         RefusedError: The workers would not have the memory that they need.
     """
-    space = check_space(config)
-    chosen = choose_runner(runner, config, address)
+    family = LossFamily.of(config)
+    family.check()
+    chosen = choose_runner(runner, config.resources, address)
     with chosen.ready():
         pass  # there is room
     workers = 1 if isinstance(chosen, SerialRunner) else config.resources.workers
-    proxy = Proxy.load(config)
+    proxy = proxy_of(config)
     whole = proxy.dataset
-    network, gpu, iteration, evaluation = _tried(proxy, space.identity)
+    network, gpu, iteration, evaluation = _tried(proxy, family.loss(family.start))
     settings = config.proxy.train
-    once = config.proxy.start.iterations * Settings.batch_size / settings.batch_size
+    once = config.proxy.start.iterations * TrainConfig().batch_size / settings.batch_size
     forecast = Forecast(
         data=f"{whole.name}: {len(whole.train.images)} training images and {len(whole.heldout.images)} held out, "
         f"{whole.train.images.shape[-2]}x{whole.train.images.shape[-1]}, {len(whole.classes)} classes",
@@ -112,14 +119,14 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
     return forecast
 
 
-def _tried(proxy: Proxy, theta: tuple[float, ...]) -> tuple[int, float | None, float, float]:
+def _tried(proxy: Proxy, loss: Loss) -> tuple[int, float | None, float, float]:
     """Weights of the network, MiB of a GPU, and seconds of an iteration and of an evaluation of a batch."""
-    config, dataset = proxy.config, proxy.dataset
+    dataset = proxy.dataset
     part = slice(0, _EVALUATED)
     few = replace(dataset, heldout=Split(dataset.heldout.images[part], dataset.heldout.labels[part]))
-    tried = replace(proxy, config=_shortened(config), dataset=few).prepare()
-    device = device_of(config)
-    training = tried.training(tried.loss(theta), config.search.seed, iterations=1 + _TIMED)
+    tried = replace(proxy, settings=_shortened(proxy.settings), dataset=few).prepare()
+    device = device_of(proxy.gpus)
+    training = tried.training(loss, proxy.seed, iterations=1 + _TIMED)
     with one_thread():
         training.advance(1)
         begun = time.perf_counter()
@@ -133,12 +140,12 @@ def _tried(proxy: Proxy, theta: tuple[float, ...]) -> tuple[int, float | None, f
     return weights, gpu, iteration, evaluation
 
 
-def _shortened(config: StudyConfig) -> StudyConfig:
+def _shortened(settings: ProxyConfig) -> ProxyConfig:
     """The same with what is trained once a study trained for one iteration."""
-    labels, start = config.proxy.labels, config.proxy.start.model_copy(update={"iterations": 1})
+    labels, start = settings.labels, settings.start.model_copy(update={"iterations": 1})
     if labels.name == "distilled":
-        labels = Labels(**{**labels.model_dump(), "iterations": 1})
-    return config.model_copy(update={"proxy": config.proxy.model_copy(update={"start": start, "labels": labels})})
+        labels = LabelsConfig(**{**labels.model_dump(), "iterations": 1})
+    return settings.model_copy(update={"start": start, "labels": labels})
 
 
 def _trials(config: StudyConfig) -> int:

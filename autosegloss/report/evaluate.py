@@ -17,7 +17,7 @@ from rich.text import Text
 
 from autosegloss.errors import DataError, InputError
 from autosegloss.metric import Accumulators, Expr
-from autosegloss.proxy.data.pictures import PICTURES, Labels, files_by_name, read_labels, why_unreadable
+from autosegloss.proxy.data.pictures import PICTURES, LabelMap, files_by_name, read_labels, why_unreadable
 
 _UNREADABLE = "files that can't be read"
 
@@ -315,10 +315,10 @@ def _note_missing(folders: LabelFolders, mistakes: _Mistakes) -> None:
 
 def _checked_pair(
     folders: LabelFolders, name: str, num_classes: int, ignore_index: int, mistakes: _Mistakes
-) -> tuple[Labels, Labels] | None:
+) -> tuple[LabelMap, LabelMap] | None:
     """The prediction and the label of a name; None where something is wrong with them or their picture."""
     sizes: dict[str, tuple[int, int]] = {}
-    maps: list[Labels] = []
+    maps: list[LabelMap] = []
     for what, path, ignored in (
         ("prediction", folders.pred_files[name], None),
         ("label", folders.target_files[name], ignore_index),

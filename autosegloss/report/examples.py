@@ -14,7 +14,7 @@ from PIL import Image
 
 from autosegloss.metric import Accumulator, Expr, metric
 from autosegloss.proxy.data import Dataset
-from autosegloss.proxy.train import Loss, predict
+from autosegloss.proxy.train import LossFunction, predict
 from autosegloss.proxy.trial import Proxy
 from autosegloss.report.parts import Colour, class_colour, error_map, figure, label_map, picture, swatch
 
@@ -46,7 +46,7 @@ class Trained:
     """
 
     name: str
-    loss: Loss
+    loss: LossFunction
     recorded: float | None
 
 
@@ -68,7 +68,7 @@ def examples(proxy: Proxy, first: Trained, second: Trained, seed: int) -> str:
     predictions = [predict(prepared.trained(each.loss, seed), dataset.validation) for each in both]
     scores = [_scores(each, dataset) for each in predictions]
     gains = np.array([b - a for a, b in zip(*scores, strict=True)])
-    exact = metric(proxy.config.metric)
+    exact = proxy.target
     repeated = [
         _repeated(each, _score(exact, made, dataset), seed) for each, made in zip(both, predictions, strict=True)
     ]

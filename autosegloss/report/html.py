@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from autosegloss.proxy.data.pictures import Labels, read_labels
+from autosegloss.proxy.data.pictures import LabelMap, read_labels
 from autosegloss.report.evaluate import Evaluation, LabelFolders, Scored, percent, summary
 from autosegloss.report.parts import class_colour, document, error_map, figure, label_map, picture, swatch
 
@@ -146,7 +146,7 @@ def _only(label: int, seen: Sequence[int], told: Sequence[int]) -> str:
     return " (not predicted)" if label not in told else " (not in the label)" if label not in seen else ""
 
 
-def _confusions(pred: Labels, target: Labels, wrong: npt.NDArray[np.bool_], pixels: int) -> str:
+def _confusions(pred: LabelMap, target: LabelMap, wrong: npt.NDArray[np.bool_], pixels: int) -> str:
     """The most frequent errors in words."""
     base = int(pred.max(initial=0)) + 1
     pairs, counts = np.unique(target[wrong] * base + pred[wrong], return_counts=True)

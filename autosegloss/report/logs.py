@@ -17,11 +17,12 @@ from rich.console import Console
 from typing_extensions import Self
 
 from autosegloss.errors import RefusedError
-from autosegloss.report.compare import TABLE_FILE, Comparison
-from autosegloss.report.paired import Table
 from autosegloss.report.tables import metric_label
-from autosegloss.search.api import LOSS_FILE, Result, Status, scores_record
+from autosegloss.search.api import Result, Status, scores_record
+from autosegloss.search.comparison import TABLE_FILE, Comparison
+from autosegloss.search.folder import LOSS_FILE
 from autosegloss.search.study import Study
+from autosegloss.search.tables import Table
 
 SCALARS_FOLDER = "tensorboard"
 Observer = Callable[[Study], None]

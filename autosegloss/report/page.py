@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,24 +11,26 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from torch import nn
-
-from autosegloss.config import CALIBRATION, StudyConfig, as_config
-from autosegloss.errors import AutoseglossError, InputError
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss
-from autosegloss.loss.classic import class_counts
+from autosegloss.errors import InputError
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss
 from autosegloss.loss.curve import number_of_points
+from autosegloss.loss.file import build_loss
+from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.train import one_thread
-from autosegloss.proxy.trial import TARGET, Proxy, search_space, surrogate
+from autosegloss.proxy.trial import TARGET
 from autosegloss.report import figures, sections
-from autosegloss.report.compare import PLAN_FILE, TABLE_FILE, definition, losses_of
 from autosegloss.report.examples import Trained, examples
 from autosegloss.report.tables import metric_label, same_metrics
-from autosegloss.search.api import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE, Status, status
+from autosegloss.search.api import Status, status
+from autosegloss.search.comparison import PLAN_FILE, TABLE_FILE
+from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE
 from autosegloss.search.guard import guarded
-from autosegloss.search.journal import Job, Outcome
-from autosegloss.search.study import Final as Member
-from autosegloss.search.study import Findings
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.plan import Final as Member
+from autosegloss.search.plan import Findings
+from autosegloss.search.settings import StudyConfig, as_config
+from autosegloss.search.space import CROSS_ENTROPY, LossFamily, plain
 
 READ: Final = (CONFIG_FILE, JOURNAL_FILE, LOSS_FILE, PLAN_FILE, TABLE_FILE)
 """What a page is made from."""
@@ -77,8 +78,7 @@ def _search_page(folder: Path, images: bool) -> str:
             f"stopped with: autosegloss search CONFIG --out {folder} --resume."
         )
     loss, findings = load_loss(folder / LOSS_FILE), study.findings()
-    written, expected = (sections.surrogate_of(each) for each in (loss, surrogate(config, findings.theta)))
-    if (written.expr, written.control_points) != (expected.expr, expected.control_points):
+    if plain(loss.content()) | {"provenance": {}} != findings.loss:
         raise InputError(
             f"{folder / LOSS_FILE}: this is not the loss that the journal beside it leads to. Restore it, or have it "
             f"written again with: autosegloss search CONFIG --out {folder} --resume."
@@ -171,7 +171,7 @@ def _course(found: Status, findings: Findings) -> str:
 
 def _coordinates(found: Status, findings: Findings, steps: Sequence[Sequence[tuple[Job, Outcome]]]) -> str:
     """Every coordinate of theta over the steps."""
-    space = search_space(found.config)
+    space = LossFamily.of(found.config).space
     size = 2 * number_of_points(space.curve, space.pieces)
     groups = [(" and ".join(map(str, slots)), size) for slots in space.curves]
     if space.cross_entropy:
@@ -237,10 +237,10 @@ def _search_images(config: StudyConfig, findings: Findings, compared: Mapping[st
     recorded = [final.validation[0].get(TARGET) if final.validation[0] else None for final in (first, last)]
 
     def make() -> str:
-        proxy = Proxy.load(config)
+        proxy = proxy_of(config)
         both = (
-            Trained("cross-entropy", proxy.loss(None), recorded[0]),
-            Trained("found loss", proxy.loss(findings.theta), recorded[1]),
+            Trained("cross-entropy", proxy.loss(CROSS_ENTROPY), recorded[0]),
+            Trained("found loss", proxy.loss(findings.loss), recorded[1]),
         )
         return examples(proxy, *both, seed)
 
@@ -268,7 +268,7 @@ def _steps(found: Status) -> list[list[tuple[Job, Outcome]]]:
     steps: list[list[tuple[Job, Outcome]]] = [[] for _ in found.study.steps]
     for _, (job, outcome) in sorted(places.items()):
         steps[job.step].append((job, outcome))
-    decided = [guarded(dict(step), found.config.guard) for step in steps]
+    decided = [guarded(dict(step), found.config.guard, CROSS_ENTROPY) for step in steps]
     return [[(job, outcome) for job, outcome in step.items() if job.theta is not None] for step in decided]
 
 
@@ -309,11 +309,7 @@ def _read_table(path: Path) -> dict[str, Any]:
         sound = (
             isinstance(table["target"], str)
             and table["notes"].keys() == table["plan"]["definitions"].keys() == {row["setting"] for row in rows}
-            and all(
-                each.keys() >= {"module", "control_points"}
-                for losses in table["plan"]["definitions"].values()
-                for each in losses.values()
-            )
+            and all(build_loss(each) for losses in table["plan"]["definitions"].values() for each in losses.values())
             and all(type(seed) is int for seed in seeds)
             and len(rows) > 0
             and all(len(row["runs"]) == len(seeds) and _is_row(row) for row in rows)
@@ -351,11 +347,11 @@ def _comparison(folder: Path, table: Mapping[str, Any], images: bool) -> str:
     for row in rows:
         settings.setdefault(str(row["setting"]), []).append(row)
     names = list(dict.fromkeys(str(row["loss"]) for row in rows))
-    modules, unread = _modules(names, next(iter(plan["definitions"].values())))
+    definitions = next(iter(plan["definitions"].values()))
+    modules = {name: build_loss(definitions[name]) for name in names}
     what = "Retraining" if "processes" in plan else "Comparison"
     surrogates = {n: each for n, each in modules.items() if isinstance(each, SurrogateLoss | MixedLoss)}
     curves = "\n".join(f"<h3>{escape(name)}</h3>\n{sections.curves(each)}" for name, each in surrogates.items())
-    missing = "".join(f'<p class="note">{escape(name)}: not shown. {escape(why)}</p>' for name, why in unread.items())
     several = len(settings) > 1 or "" not in settings
     notes = " ".join(filter(None, dict.fromkeys(map(str, table["notes"].values()))))
     shown = [
@@ -363,9 +359,9 @@ def _comparison(folder: Path, table: Mapping[str, Any], images: bool) -> str:
             "metrics", "All metrics", _by_setting(settings, partial(_loss_table, target=target, seeds=len(seeds)))
         ),
         sections.Section("classes", "Target and classes", _by_setting(settings, partial(_loss_bars, target=target))),
-        sections.Section("curves", "The curves of the losses", missing + (curves or "<p>None of them has curves.</p>")),
-        sections.Section("surfaces", "Loss surfaces", missing + sections.surfaces(modules)),
-        sections.Section("images", "Images", _comparison_images(plan, rows, modules, images)),
+        sections.Section("curves", "The curves of the losses", curves or "<p>None of them has curves.</p>"),
+        sections.Section("surfaces", "Loss surfaces", sections.surfaces(modules)),
+        sections.Section("images", "Images", _comparison_images(plan, rows, images)),
         sections.Section("provenance", "Provenance", _comparison_provenance(folder, table, seeds)),
     ]
     facts = {
@@ -426,36 +422,9 @@ def _loss_bars(rows: Sequence[Mapping[str, Any]], target: str) -> str:
     return sections.classes(runs, {TARGET: f"target: {target}"})
 
 
-def _modules(names: Sequence[str], definitions: Mapping[str, Any]) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """The losses of a plan by name, as far as they can be had, and why the others can't."""
-    counts = class_counts([figures.toy_label()], 2)
-    modules: dict[str, nn.Module] = {}
-    unread: dict[str, str] = {}
-    for name in names:
-        try:
-            module = named_loss(name, counts=counts)
-        except AutoseglossError as error:
-            unread[name] = str(error)
-            continue
-        planned = definitions.get(name)
-        if planned is not None and _comparable(planned) != _comparable(json.loads(json.dumps(definition(module)))):
-            unread[name] = "The file of this name holds another loss than the one that was trained with."
-        else:
-            modules[name] = module
-    return modules, unread
-
-
-def _comparable(written: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What a loss is, but for what a data set and the processes set; classics have weights of their data."""
-    if not written["control_points"]:
-        return (), ""
-    return written["control_points"], re.sub(r"(ignore_index|reduce_over_ranks)=\w+", "", written["module"])
-
-
 def _comparison_images(
     plan: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    modules: Mapping[str, nn.Module],
     images: bool,
 ) -> str:
     if "processes" in plan:
@@ -470,17 +439,15 @@ def _comparison_images(
     _, best = max(ended, key=lambda entry: entry[0])
     pairs = zip(plan["seeds"], first["runs"], best["runs"], strict=True)
     usable = [(int(seed), a[TARGET], b[TARGET]) for seed, a, b in pairs if a and b]
-    changed = [name for name in (str(first["loss"]), str(best["loss"])) if name not in modules]
-    if not usable or changed:
-        why = f"{escape(changed[0])} can't be had here" if changed else "on no seed did both trainings end"
-        return f"<p>There are no pictures: {why}.</p>"
+    if not usable:
+        return "<p>There are no pictures: on no seed did both trainings end.</p>"
     seed, *recorded = usable[0]
     named = str(first["loss"]), str(best["loss"])
 
     def make() -> str:
-        (configuration,) = plan["configurations"].values()
-        proxy = Proxy.load(as_config(configuration))
-        losses = losses_of(named, proxy)
+        (setting,) = plan["configurations"]
+        proxy = proxy_of(as_config(plan["configurations"][setting]))
+        losses = [proxy.loss(plan["definitions"][setting][name]) for name in named]
         one, other = (Trained(*each) for each in zip(named, losses, recorded, strict=True))
         return examples(proxy, one, other, seed)
 

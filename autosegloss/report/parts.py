@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from autosegloss.proxy.data.pictures import Labels
+from autosegloss.proxy.data.pictures import LabelMap
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -84,7 +84,9 @@ def figure(caption: str, picture: Embedded, alt: str) -> str:
     )
 
 
-def label_map(labels: Labels, valid: npt.NDArray[np.bool_], colour: Callable[[int], Colour] = class_colour) -> Embedded:
+def label_map(
+    labels: LabelMap, valid: npt.NDArray[np.bool_], colour: Callable[[int], Colour] = class_colour
+) -> Embedded:
     """Labels (H, W) in the colours of their classes, hatched where they are not valid."""
     step = _step(labels.shape, _LONGEST)
     labels, valid = np.where(valid, labels, 0)[::step, ::step], valid[::step, ::step]

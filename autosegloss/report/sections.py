@@ -18,11 +18,10 @@ from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.report import figures
 from autosegloss.report.examples import NUMBER
 from autosegloss.report.figures import Interval
-from autosegloss.report.intervals import t_interval
-from autosegloss.report.paired import Difference
 from autosegloss.report.parts import document
 from autosegloss.report.plots import formula
-from autosegloss.search.api import versions
+from autosegloss.search.folder import versions
+from autosegloss.search.statistics import Difference, t_interval
 
 Runs = Sequence[Mapping[str, float] | None]
 """Every metric, one mapping a seed; None where the training failed."""

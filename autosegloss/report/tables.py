@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.table import Table
 
-from autosegloss.config import StudyConfig
 from autosegloss.metric import METRICS
+from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
-from autosegloss.search.api import Result, Score
+from autosegloss.search.api import Result
+from autosegloss.search.settings import StudyConfig
+from autosegloss.search.statistics import Score
 
 _TITLES = {"cross-entropy": "cross-entropy", "identity": "before the search", "found": "found loss"}
 
@@ -48,14 +47,6 @@ def comparison(result: Result, target: str) -> Table:
 def metric_label(config: StudyConfig) -> str:
     """The metric of a configuration in few words."""
     return spec_label(config.metric)
-
-
-def spec_label(spec: str | Mapping[str, Any]) -> str:
-    """A metric as a configuration has it, in few words; one of the catalogue without options is its name."""
-    if isinstance(spec, str):
-        return " ".join(spec.split())
-    options = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
-    return f"{spec['name']}({options})" if options else str(spec["name"])
 
 
 def same_metrics(names: list[str]) -> list[list[str]]:

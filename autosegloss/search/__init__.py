@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from autosegloss.config import StudyConfig
     from autosegloss.search.api import Result
-    from autosegloss.search.runners import Runner
+    from autosegloss.search.runners.base import Runner
+    from autosegloss.search.settings import StudyConfig
     from autosegloss.search.study import Study
 
 __all__ = ["Result", "search"]

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from autosegloss.search.journal import Job, Outcome
+from autosegloss.loss.base import LossContent
+from autosegloss.search.jobs import Job, Outcome
 
 SCALE = 0.1
 """The shortfall that takes a factor of e from a reward: noise of a few percent costs little, a collapse everything."""
 
 
-def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float]) -> dict[Job, Outcome]:
+def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float], baseline: LossContent) -> dict[Job, Outcome]:
     """Outcomes whose rewards are reduced where other metrics fell too far below cross-entropy's.
 
     A metric falls short by 1 - m / (share * baseline), if that is above 0, where the baseline is what cross-entropy
@@ -20,16 +21,17 @@ def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float]) -> dic
     continuous, so that the search still sees which way is up.
 
     Args:
-        outcomes: Of one step or of the finals; with shares, there is a job of cross-entropy (no theta) for every seed,
-            and it did not fail.
+        outcomes: Of one step or of the finals; with shares, there is a job of the baseline for every seed, and it did
+            not fail.
         shares: The least share of the baseline, in (0, 1], per metric.
+        baseline: The loss to compare with, which is cross-entropy.
 
     Returns:
         The same jobs in the same order.
     """
     if not shares:
         return dict(outcomes)
-    baselines = {job.seed: outcome for job, outcome in outcomes.items() if job.theta is None}
+    baselines = {job.seed: outcome for job, outcome in outcomes.items() if job.loss == baseline}
     return {job: _reduced(outcome, baselines[job.seed], shares) for job, outcome in outcomes.items()}
 
 

@@ -10,85 +10,16 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields
 from io import FileIO
 from pathlib import Path
 from types import TracebackType, UnionType
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from autosegloss.errors import RefusedError, SearchError
-
-Stage = Literal["search", "final", "compare"]
-Place = tuple[str, int, int]
-"""Stage, step and index of a job."""
+from autosegloss.search.jobs import Job, Outcome, Stage
 
 BEGINNING = b'{"stage": "'  # of every line
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training to be done: which loss, with which seed, and what for.
-
-    Args:
-        stage: "search" for a sample of the algorithm, "final" for a run that decides the winner, "compare" for one of
-            a comparison.
-        step: Step of the search; in finals and comparisons, the ordinal of the seed. The jobs of a step share it.
-        index: Place within the step.
-        theta: Parameters of the loss, in [0, 1]^d; None is cross-entropy, or in a comparison the loss of that index.
-        seed: Seed of the training.
-    """
-
-    stage: Stage
-    step: int
-    index: int
-    theta: tuple[float, ...] | None
-    seed: int
-
-    @property
-    def place(self) -> Place:
-        """What names it among all of a study."""
-        return self.stage, self.step, self.index
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a job: a reward, or an error.
-
-    Args:
-        reward: The target metric on the held-out part, which the search maximises; None if the training failed.
-        metrics: Every metric on the held-out part.
-        validation: Every metric on the validation set; not of a job of the search.
-        error: Why there is no reward.
-        seconds: Wall-clock time spent. The only field that differs from run to run.
-    """
-
-    reward: float | None
-    metrics: dict[str, float]
-    validation: dict[str, float]
-    error: str | None
-    seconds: float
-
-    @classmethod
-    def failed(cls, error: str, seconds: float) -> Outcome:
-        """Outcome of a training that broke."""
-        return cls(reward=None, metrics={}, validation={}, error=error, seconds=seconds)
-
-    def checked(self) -> Outcome:
-        """This outcome in plain, finite floats; a failed one if a number is not finite."""
-        if self.reward is None:
-            return Outcome.failed(self.error or "no reward, and no error given", float(self.seconds))
-        numbers = {"reward": self.reward, **self.metrics, **self.validation}
-        wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
-        if wrong:
-            return Outcome.failed("not finite: " + ", ".join(wrong), float(self.seconds))
-        return replace(
-            self,
-            reward=float(self.reward),
-            metrics={name: float(value) for name, value in self.metrics.items()},
-            validation={name: float(value) for name, value in self.validation.items()},
-            error=None,
-            seconds=float(self.seconds),
-        )
 
 
 _STAGES = get_args(Stage)
@@ -153,6 +84,11 @@ class Journal:
 
     def _parse(self, number: int, line: bytes) -> tuple[Job, Outcome]:
         record = json.loads(line) if _is_json(line) else None
+        if isinstance(record, dict) and record.keys() == LINE_KEYS - {"loss"}:
+            raise RefusedError(
+                f"{self.path}:{number}: this journal is of an older version of autosegloss, whose trials do not hold "
+                "their losses. Continue it with that version, or choose another folder."
+            )
         if not isinstance(record, dict) or not _is_trial(record):
             raise RefusedError(
                 f"{self.path}:{number}: this line is damaged, and later lines build on it. Restore the file from a "
@@ -220,6 +156,7 @@ def _is_trial(record: Mapping[str, Any]) -> bool:
     return (
         record["stage"] in _STAGES
         and all(_is_number(record[key], int) for key in ("step", "index", "seed"))
+        and isinstance(record["loss"], dict)
         and (theta is None or (isinstance(theta, list) and all(map(_is_number, theta))))
         and (reward is None or _is_number(reward))
         and all(

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
+from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms import Algorithm
-from autosegloss.search.journal import Job, Outcome
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.seeds import final_seeds, step_seed
 
 Theta = tuple[float, ...]
 Trial = tuple[Job, Outcome]
@@ -51,7 +51,8 @@ class Final:
 
     Args:
         label: "cross-entropy", "identity", "mu of step 7" or "sample 3 of step 7".
-        theta: Its parameters; None is cross-entropy.
+        loss: The content of its loss file.
+        theta: Its coordinates; None of cross-entropy, which has none.
         reward: Mean reward over the seeds, a failed seed counting as the lowest of all; None if every seed failed.
         rewards: Reward per seed, None where the training failed.
         metrics: Every metric on the held-out part, per seed.
@@ -59,6 +60,7 @@ class Final:
     """
 
     label: str
+    loss: LossContent
     theta: Theta | None
     reward: float | None
     rewards: tuple[float | None, ...]
@@ -72,7 +74,8 @@ class Findings:
 
     Args:
         label: Which of the finals won.
-        theta: The winner's parameters.
+        loss: The winner, as the content of its loss file.
+        theta: Its coordinates.
         reward: The winner's mean reward over the fresh seeds.
         seeds: The fresh seeds.
         steps: The course of the search.
@@ -80,6 +83,7 @@ class Findings:
     """
 
     label: str
+    loss: LossContent
     theta: Theta
     reward: float
     seeds: tuple[int, ...]
@@ -96,37 +100,43 @@ class Plan:
 
     Args:
         algorithm: The optimiser.
+        loss_at: The loss at a point, as the content of its file.
+        baseline: The loss to compare with, cross-entropy.
         steps: Steps of the search.
         candidates: Distinct thetas that enter the finals beside the identity curves.
         finalist_seeds: Fresh seeds each member of the finals is run on.
-        seed: Source of every trial's seed.
-        baseline: Whether every step trains with cross-entropy as well.
+        seed: Source of every trial's seed, see `seeds`.
+        compare_each_step: Whether every step trains with the baseline as well.
         lag: A step is asked for when all but this many of the steps before it are done; with 0, when all are.
     """
 
     def __init__(
         self,
         algorithm: Algorithm[Any],
+        loss_at: Callable[[Theta], LossContent],
+        baseline: LossContent,
         *,
         steps: int,
         candidates: int,
         finalist_seeds: int,
         seed: int,
-        baseline: bool = False,
+        compare_each_step: bool = False,
         lag: int = 0,
     ) -> None:
         self._algorithm = algorithm
+        self._loss_at = loss_at
         self._candidates = candidates
         self._finalist_seeds = finalist_seeds
         self._seed = seed
         self._baseline = baseline
+        self._extra = int(compare_each_step)
         self._lag = lag
 
         self.step_count = steps
         """Steps of the search, done or not."""
         self.steps: list[Step] = []
         """The steps done."""
-        step_size = len(algorithm.ask(algorithm.init())) + baseline
+        step_size = len(algorithm.ask(algorithm.init())) + self._extra
         self.total = steps * step_size + (2 + candidates) * finalist_seeds
         """Trials of the whole; corrected downwards where thetas coincide or the search yields fewer candidates."""
 
@@ -148,13 +158,13 @@ class Plan:
                     asking = algorithm.skip(asking)
                 points = algorithm.ask(asking)
                 jobs = self._jobs(begun, points)
-                self.total -= len(points) + self._baseline - len(jobs)
+                self.total -= len(points) + self._extra - len(jobs)
                 asked.append((asking, points, jobs))
                 new.append(jobs)
                 begun += 1
             outcomes = yield new
             asked_state, points, jobs = asked.popleft()
-            tried = list(zip(jobs, outcomes, strict=True))[: len(jobs) - self._baseline]
+            tried = list(zip(jobs, outcomes, strict=True))[: len(jobs) - self._extra]
             rewards = _rewards(points, {job.theta: outcome for job, outcome in tried})
             self.steps.append(
                 Step(
@@ -170,29 +180,34 @@ class Plan:
             trials += tried
             state = algorithm.tell(state, rewards, asked_state)
 
-        members: list[tuple[str, Theta | None]] = [
-            ("cross-entropy", None),
-            ("identity", algorithm.start),
-            *self._choose_candidates(trials),
+        members = [
+            _Member("cross-entropy", self._baseline, None),
+            *(
+                _Member(label, self._loss_at(theta), theta)
+                for label, theta in [("identity", algorithm.start), *self._choose_candidates(trials)]
+            ),
         ]
         self.total -= (2 + self._candidates - len(members)) * self._finalist_seeds
-        seeds = self._fresh_seeds()
+        seeds = final_seeds(self._seed, self._finalist_seeds, {step.seed for step in self.steps})
         outcomes = yield [
             [
-                Job("final", ordinal, index, theta, seed)
+                Job("final", ordinal, index, member.loss, seed, member.theta)
                 for ordinal, seed in enumerate(seeds)
-                for index, (_, theta) in enumerate(members)
+                for index, member in enumerate(members)
             ]
         ]
         return self._decide(members, seeds, outcomes)
 
     def _jobs(self, step: int, points: Sequence[Theta]) -> list[Job]:
-        """One for each distinct point, then that of cross-entropy if there is one."""
-        # One seed for all trials of a step: they differ by their losses, not by their luck.
-        seed = self._seed_of("search", step)
+        """One for each distinct point, then that of the baseline if each step has it."""
+        seed = step_seed(self._seed, step)
         first = {theta: index for index, theta in reversed(list(enumerate(points)))}
-        jobs = [Job("search", step, index, theta, seed) for index, theta in enumerate(points) if first[theta] == index]
-        return [*jobs, Job("search", step, len(points), None, seed)] if self._baseline else jobs
+        jobs = [
+            Job("search", step, index, self._loss_at(theta), seed, theta)
+            for index, theta in enumerate(points)
+            if first[theta] == index
+        ]
+        return [*jobs, Job("search", step, len(points), self._baseline, seed)] if self._extra else jobs
 
     def _choose_candidates(self, trials: Sequence[Trial]) -> list[tuple[str, Theta]]:
         """The best centres and the best samples in turn, distinct from each other and from the start.
@@ -211,19 +226,18 @@ class Plan:
         in_turn = [entry for pair in zip_longest(centres, samples) for entry in pair if entry is not None]
         return in_turn[: self._candidates]
 
-    def _decide(
-        self, members: Sequence[tuple[str, Theta | None]], seeds: Sequence[int], outcomes: Sequence[Outcome]
-    ) -> Findings:
+    def _decide(self, members: Sequence[_Member], seeds: Sequence[int], outcomes: Sequence[Outcome]) -> Findings:
         """The best of identity and candidates by mean reward: never worse than where the search began."""
         rewards = _failed_as_lowest(outcomes)
         finals: list[Final] = []
-        for index, (label, theta) in enumerate(members):
+        for index, member in enumerate(members):
             own = outcomes[index :: len(members)]
             alive = any(outcome.reward is not None for outcome in own)
             finals.append(
                 Final(
-                    label=label,
-                    theta=theta,
+                    label=member.label,
+                    loss=member.loss,
+                    theta=member.theta,
                     reward=fmean(rewards[index :: len(members)]) if alive else None,
                     rewards=tuple(outcome.reward for outcome in own),
                     metrics=tuple(outcome.metrics for outcome in own),
@@ -231,31 +245,24 @@ class Plan:
                 )
             )
         # `max` keeps the first of equals: the identity before a candidate that is no better.
-        theta, reward, label = max(
+        theta, reward, winner = max(
             (
-                (final.theta, final.reward, final.label)
+                (final.theta, final.reward, final)
                 for final in finals
                 if final.theta is not None and final.reward is not None
             ),
             key=lambda entry: entry[1],
         )
-        return Findings(label, theta, reward, tuple(seeds), tuple(self.steps), tuple(finals))
+        return Findings(winner.label, winner.loss, theta, reward, tuple(seeds), tuple(self.steps), tuple(finals))
 
-    def _seed_of(self, stage: str, ordinal: int) -> int:
-        sequence = np.random.SeedSequence(self._seed, spawn_key=(["search", "final"].index(stage), ordinal))
-        return int(sequence.generate_state(1)[0])
 
-    def _fresh_seeds(self) -> list[int]:
-        used = {step.seed for step in self.steps}
-        fresh: list[int] = []
-        ordinal = 0
-        while len(fresh) < self._finalist_seeds:
-            seed = self._seed_of("final", ordinal)
-            ordinal += 1
-            if seed not in used:
-                used.add(seed)
-                fresh.append(seed)
-        return fresh
+@dataclass(frozen=True)
+class _Member:
+    """What enters the finals."""
+
+    label: str
+    loss: LossContent
+    theta: Theta | None
 
 
 def _rewards(points: Iterable[Theta], outcomes: Mapping[Theta | None, Outcome]) -> list[float]:

@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autosegloss.errors import InputError, RefusedError, SearchError
+from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms import Algorithm
 from autosegloss.search.guard import guarded
-from autosegloss.search.journal import Job, Journal, Outcome, Place
-from autosegloss.search.plan import Final, Findings, Plan, Step, Trial
-
-__all__ = ["Final", "Findings", "Job", "Objective", "Outcome", "Step", "Study"]
-
-Objective = Callable[[Job], Outcome]
+from autosegloss.search.jobs import Job, Outcome, Place
+from autosegloss.search.journal import Journal
+from autosegloss.search.plan import Findings, Plan, Step, Theta, Trial
 
 # Bits of the last place may differ between processors when a journal moves; nothing larger may.
 THETA_TOLERANCE = 1e-9
@@ -34,6 +32,8 @@ class Study:
     Args:
         algorithm: The optimiser.
         journal: Where finished trials are written, and what was finished before.
+        loss_at: The loss at a point, as the content of its file.
+        baseline: The loss to compare with, cross-entropy.
         steps: Steps of the search.
         candidates: Distinct thetas that enter the finals beside the identity curves.
         finalist_seeds: Fresh seeds each member of the finals is run on.
@@ -51,6 +51,8 @@ class Study:
         self,
         algorithm: Algorithm[Any],
         journal: Journal,
+        loss_at: Callable[[Theta], LossContent],
+        baseline: LossContent,
         *,
         steps: int,
         candidates: int,
@@ -63,14 +65,17 @@ class Study:
         """Begin the plan, and replay the journal."""
         self._journal = journal
         self._guard = dict(guard or {})
+        self._baseline = baseline
         self._observer = observer
         self._plan = Plan(
             algorithm,
+            loss_at,
+            baseline,
             steps=steps,
             candidates=candidates,
             finalist_seeds=finalist_seeds,
             seed=seed,
-            baseline=bool(self._guard),
+            compare_each_step=bool(self._guard),
             lag=lag,
         )
 
@@ -193,7 +198,7 @@ class Study:
             self._notice(job, outcome)
         while self._batches and self._batches[0].complete:
             oldest = self._batches[0]
-            refusal = oldest.refusal(bool(self._guard))
+            refusal = oldest.refusal(self._baseline, bool(self._guard))
             if refusal is not None:
                 dropped = oldest.retry_failed()
                 self.done -= dropped
@@ -203,7 +208,7 @@ class Study:
         return None
 
     def _go_on(self, batch: _Batch) -> None:
-        decided = guarded(dict(batch.pairs()), self._guard)
+        decided = guarded(dict(batch.pairs()), self._guard, self._baseline)
         for job, outcome in decided.items():
             self._notice(job, outcome)
         try:
@@ -241,7 +246,7 @@ class _Batch:
             del self.outcomes[place]
         return len(self.waiting)
 
-    def refusal(self, guarded: bool) -> str | None:
+    def refusal(self, baseline: LossContent, guarded: bool) -> str | None:
         """Why a complete batch cannot be used, if so."""
         failed = [trial for trial in self.pairs() if trial[1].reward is None]
         if not failed:
@@ -252,13 +257,13 @@ class _Batch:
                 f"step {first.step}: {len(failed)} of {len(self.jobs)} trials failed; the policy was not updated. "
                 f"First: trial {first.index} (seed {first.seed}): {_reason(outcome)}."
             )
-        compared = next(((job, outcome) for job, outcome in failed if job.theta is None and guarded), None)
+        compared = next(((job, outcome) for job, outcome in failed if job.loss == baseline and guarded), None)
         if compared is not None:
             return (
                 f"step {compared[0].step}: the trial of cross-entropy, which the guard compares with, failed "
                 f"(seed {compared[0].seed}): {_reason(compared[1])}."
             )
-        in_contest = [outcome for job, outcome in self.pairs() if job.theta is not None]
+        in_contest = [outcome for job, outcome in self.pairs() if job.loss != baseline]
         if first.stage == "final" and all(outcome.reward is None for outcome in in_contest):
             return (
                 f"finals: all {len(in_contest)} trials of the candidates and of the identity curves failed; nothing "

@@ -9,18 +9,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError, TrainingDiverged
 from autosegloss.files import write_text
 from autosegloss.metric import metric
-from autosegloss.proxy.train import Loss, one_thread
-from autosegloss.proxy.trial import TARGET, Proxy, search_space, surrogate
-from autosegloss.report.compare import fresh_seeds
-from autosegloss.report.intervals import interval_text
+from autosegloss.metric.settings import spec_label
+from autosegloss.proxy.train import LossFunction, one_thread
+from autosegloss.proxy.trial import TARGET, Proxy
 from autosegloss.report.machine import packages
-from autosegloss.report.tables import metric_label
-from autosegloss.search.journal import Job, Outcome
-from autosegloss.search.study import Objective
+from autosegloss.search.jobs import Job, Objective, Outcome
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.seeds import comparison_seeds
+from autosegloss.search.settings import StudyConfig, as_config
+from autosegloss.search.space import CROSS_ENTROPY as CROSS_ENTROPY_CONTENT
+from autosegloss.search.space import LossFamily
+from autosegloss.search.statistics import interval_text
 from results.ablation.free_curves import Freedom, FreeSpace, Theta
 from results.algorithms.algorithms import CANDIDATES, FINALIST_SEEDS, found
 from results.common.rows import Row, complete
@@ -76,8 +78,8 @@ class Problem:
         """All that decides the figures beside the variant."""
         config = as_config(self.config)
         return (
-            f"{metric_label(config)} on {config.proxy.data.name}, {config.proxy.train.iterations} iterations, searches "
-            f"of {self.steps} x {self.samples}"
+            f"{spec_label(config.metric)} on {config.proxy.data.name}, {config.proxy.train.iterations} iterations, "
+            f"searches of {self.steps} x {self.samples}"
         )
 
 
@@ -146,24 +148,22 @@ class Course:
 
     def start(self) -> Theta:
         """The identity curves."""
-        space = search_space(self._config) if self._free is None else self._free
-        return space.identity
+        return LossFamily.of(self._config).start if self._free is None else self._free.identity
 
-    def loss(self, theta: Theta | None) -> Loss:
+    def loss(self, theta: Theta | None) -> LossFunction:
         """The loss at a point of the space; None is cross-entropy."""
-        if theta is None:
-            return self.proxy.loss(None)
         ignore_index = self.proxy.dataset.ignore_index
-        if self._free is not None:
+        if theta is not None and self._free is not None:
             return self._free.loss(theta, ignore_index)
-        return surrogate(self._config, theta, ignore_index)
+        content = CROSS_ENTROPY_CONTENT if theta is None else LossFamily.of(self._config).content(theta)
+        return self.proxy.loss(content)
 
     def objective(self, seed: int) -> Objective:
         """Rewards: the target metric on the held-out part."""
         return lambda job: Outcome(self._reward(job), {}, {}, None, 0.0)
 
     def _reward(self, job: Job) -> float:
-        return self.proxy.target(self.proxy.trained(self.loss(job.theta), job.seed))
+        return self.proxy.reward(self.proxy.trained(self.loss(job.theta), job.seed))
 
     @property
     def _config(self) -> StudyConfig:
@@ -197,7 +197,7 @@ def bench_ablation(out: Path, seeds: int = 1, problems: Sequence[Problem] = PROB
         raise InputError(f"seeds is {seeds}; 1 search of each variant or more is wanted.")
     tasks = {}
     for problem in problems:
-        proxy = Proxy.load(as_config(problem.config)).prepare()
+        proxy = proxy_of(as_config(problem.config)).prepare()
         for name, variant in problem.variants.items():
             for seed in range(seeds if variant.searched else 1):
                 tasks[problem.name, name, seed] = Course(proxy, problem, variant), name, seed
@@ -217,11 +217,11 @@ def _measured(task: tuple[Course, str, int]) -> Row:
             theta = None
         elif course.variant.searched:
             theta = found(ALGORITHM, course, seed)
-        loss, seeds = course.loss(theta), fresh_seeds(0, course.problem.fresh)
+        loss, seeds = course.loss(theta), comparison_seeds(0, course.problem.fresh)
         return {"theta": theta, "runs": [_scores(course.proxy, loss, fresh) for fresh in seeds]}
 
 
-def _scores(proxy: Proxy, loss: Loss, seed: int) -> dict[str, float]:
+def _scores(proxy: Proxy, loss: LossFunction, seed: int) -> dict[str, float]:
     """What a training scores on the validation set; 0, the least of every metric, if it diverged."""
     try:
         network = proxy.trained(loss, seed)
@@ -248,7 +248,7 @@ def _table(problem: Problem, rows: Mapping[tuple[Any, ...], Row]) -> list[str]:
         if where == problem.name:
             searches.setdefault(name, []).append(row)
     config = as_config(problem.config)
-    titles = {**MEASURED, TARGET: metric_label(config)}
+    titles = {**MEASURED, TARGET: spec_label(config.metric)}
     if metric(config.metric) == metric("miou"):
         del titles["miou"]
     lines = [
@@ -292,7 +292,7 @@ def _values(search: Row, measure: str) -> list[float]:
 
 def _about(seeds: int, fresh: int) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in packages("autosegloss", "torch", "numpy", "scipy").items())
-    searches, trainings = (", ".join(map(str, each)) for each in (range(seeds), fresh_seeds(0, fresh)))
+    searches, trainings = (", ".join(map(str, each)) for each in (range(seeds), comparison_seeds(0, fresh)))
     return (
         f"Command: `python -m {MODULE} --seeds {seeds}`. Seeds of the searches: {searches}; of the "
         f"trainings: {trainings}; {versions}."

@@ -17,21 +17,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import InputError
 from autosegloss.files import write_text
-from autosegloss.metric import Accumulator, metric
+from autosegloss.metric import Accumulator
+from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.data import Split
 from autosegloss.proxy.train import predict
-from autosegloss.proxy.trial import Proxy, search_space
-from autosegloss.report.intervals import interval_text
+from autosegloss.proxy.trial import Proxy
 from autosegloss.report.machine import packages
-from autosegloss.report.tables import metric_label
 from autosegloss.search.algorithms import ALGORITHMS
-from autosegloss.search.journal import Job, Journal, Outcome
-from autosegloss.search.runners import SerialRunner, attempt
-from autosegloss.search.study import Objective, Study
+from autosegloss.search.jobs import Job, Objective, Outcome
+from autosegloss.search.journal import Journal
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.runners.base import attempt
+from autosegloss.search.runners.serial import SerialRunner
+from autosegloss.search.settings import StudyConfig, as_config
+from autosegloss.search.space import CROSS_ENTROPY, LossFamily
+from autosegloss.search.statistics import interval_text
+from autosegloss.search.study import Study
 from results.algorithms.courses import plot_courses
+from results.common.losses import theta_alone
 from results.common.rows import Row, complete
 from results.common.script import run, script
 
@@ -167,19 +172,19 @@ class RealProxy:
         config = as_config(PROXIES[self.data])
         train = config.proxy.train
         return (
-            f"{metric_label(config)} on {self.data}, {config.relaxation.pieces} pieces a curve, {train.iterations} "
-            f"iterations of {train.batch_size} crops of {SIDE}x{SIDE}, {self.steps} x {self.samples}"
+            f"{spec_label(config.metric)} on {self.data}, {config.relaxation.pieces} pieces a curve, "
+            f"{train.iterations} iterations of {train.batch_size} crops of {SIDE}x{SIDE}, {self.steps} x {self.samples}"
         )
 
     def start(self) -> Theta:
-        return search_space(as_config(PROXIES[self.data])).identity
+        return LossFamily.of(as_config(PROXIES[self.data])).start
 
     def objective(self, seed: int) -> Objective:
         reward = _reward_of(self.data)
-        return lambda job: _outcome(reward(job.theta, job.seed))
+        return lambda job: _outcome(reward(tuple(job.loss["theta"]), job.seed))
 
     def score(self, theta: Theta, seed: int) -> float:
-        fresh = (Job("final", 0, 0, theta, number) for number in range(self.FRESH_SEEDS))
+        fresh = (Job("final", 0, 0, theta_alone(theta), number, theta) for number in range(self.FRESH_SEEDS))
         return statistics.fmean(attempt(self.objective(seed), job).reward or 0.0 for job in fresh)
 
 
@@ -200,16 +205,17 @@ PROXIES: Mapping[str, Mapping[str, Any]] = {
 
 
 @cache
-def _reward_of(data: str) -> Callable[[Theta | None, int], float]:
+def _reward_of(data: str) -> Callable[[Theta, int], float]:
     """The reward of a loss and a seed; what several searches try alike is trained once."""
-    proxy = cheap_proxy(as_config(PROXIES[data]))
+    config = as_config(PROXIES[data])
+    proxy, family = cheap_proxy(config), LossFamily.of(config)
     dataset = proxy.dataset
     images, labels = dataset.heldout, torch.from_numpy(dataset.heldout.labels)
 
     @lru_cache(maxsize=1000)
-    def reward(theta: Theta | None, seed: int) -> float:
-        network = proxy.trained(proxy.loss(theta), seed)
-        accumulator = Accumulator(metric(proxy.config.metric), len(dataset.classes), dataset.ignore_index)
+    def reward(theta: Theta, seed: int) -> float:
+        network = proxy.trained(proxy.loss(family.content(theta)), seed)
+        accumulator = Accumulator(proxy.target, len(dataset.classes), dataset.ignore_index)
         accumulator.update(torch.from_numpy(predict(network, images)), labels)
         return accumulator.compute()
 
@@ -218,7 +224,7 @@ def _reward_of(data: str) -> Callable[[Theta | None, int], float]:
 
 def cheap_proxy(config: StudyConfig) -> Proxy:
     """A proxy that trains on quarters of its images, and is scored on some of them."""
-    proxy = Proxy.load(config).prepare()
+    proxy = proxy_of(config).prepare()
     train, heldout = crops(proxy.dataset.train, SIDE, SIDE), crops(proxy.dataset.heldout, SIDE, SIDE, 64)
     dataset = replace(proxy.dataset, train=train, heldout=heldout)
     return replace(proxy, dataset=dataset)
@@ -283,6 +289,8 @@ def _study(contestant: str, setting: Searchable, seed: int, objective: Objective
         study = Study(
             algorithm,
             journal,
+            theta_alone,
+            CROSS_ENTROPY,
             steps=setting.steps,
             candidates=CANDIDATES,
             finalist_seeds=FINALIST_SEEDS,

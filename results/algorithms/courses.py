@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from autosegloss.report.intervals import t_interval
+from autosegloss.search.statistics import t_interval
 
 
 def plot_courses(

@@ -12,10 +12,13 @@ from pathlib import Path
 from statistics import median
 
 from autosegloss.report.machine import machine, packages
-from autosegloss.search.history import RandomSearch
-from autosegloss.search.journal import Job, Journal, Outcome
-from autosegloss.search.ray_runner import RayRunner
+from autosegloss.search.algorithms.external import RandomSearch
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.journal import Journal
+from autosegloss.search.runners.ray import RayRunner
+from autosegloss.search.space import CROSS_ENTROPY
 from autosegloss.search.study import Study
+from results.common.losses import theta_alone
 from results.common.script import run, script
 
 MODULE = "results.bench.search"
@@ -151,7 +154,17 @@ def _run(size: tuple[int, int], objective: Sleeper) -> tuple[list[tuple[float, f
         path = Path(folder, "trials.jsonl")
         with Journal(path) as journal:
             algorithm = RandomSearch(start=(0.5,) * 12, samples=samples)
-            study = Study(algorithm, journal, steps=steps, candidates=1, finalist_seeds=2, seed=0, observer=watch)
+            study = Study(
+                algorithm,
+                journal,
+                theta_alone,
+                CROSS_ENTROPY,
+                steps=steps,
+                candidates=1,
+                finalist_seeds=2,
+                seed=0,
+                observer=watch,
+            )
             RayRunner(WORKERS).run(study, objective)
         trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     spans = [(t["metrics"]["start"], t["metrics"]["end"]) for t in trials if t["stage"] == "search"]

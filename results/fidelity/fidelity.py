@@ -17,15 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from autosegloss.config import StudyConfig, fingerprint, load_config
 from autosegloss.errors import InputError, TrainingDiverged
 from autosegloss.files import write_text
-from autosegloss.proxy.train import Loss, Regime, one_thread
-from autosegloss.proxy.trial import Proxy, search_space
-from autosegloss.report.compare import losses_of
+from autosegloss.loss import Loss
+from autosegloss.metric.settings import spec_label
+from autosegloss.proxy.settings import Regime
+from autosegloss.proxy.train import one_thread
+from autosegloss.proxy.trial import Proxy
 from autosegloss.report.machine import machine, packages
-from autosegloss.report.tables import metric_label
-from autosegloss.search import policy
+from autosegloss.search.algorithms import policy
+from autosegloss.search.comparison import losses_of
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.settings import StudyConfig, fingerprint, load_config
+from autosegloss.search.space import LossFamily
 from results.algorithms.algorithms import crops
 from results.common.rows import Row, complete
 from results.common.script import run, script
@@ -73,14 +77,14 @@ class Arm:
 
     def of(self, proxy: Proxy) -> Proxy:
         """A prepared proxy, trained this way."""
-        dataset, settings = proxy.dataset, proxy.config.proxy
+        dataset, settings = proxy.dataset, proxy.settings
         if self.half:
             size = [side // 2 for side in dataset.train.labels.shape[1:]]
             dataset = replace(dataset, train=crops(dataset.train, *size), heldout=crops(dataset.heldout, *size))
         if self.full:
             dataset = replace(dataset, heldout=dataset.validation)
         start = settings.start.model_copy(update={"regime": self.start})
-        return replace(proxy, config=_with(proxy.config, start=start), dataset=dataset)
+        return replace(proxy, settings=settings.model_copy(update={"start": start}), dataset=dataset)
 
 
 def arms(iterations: Sequence[int] = ITERATIONS, full: int = FULL) -> list[Arm]:
@@ -123,9 +127,10 @@ def bench_fidelity(
     ways = arms(iterations, full)
     tasks = {}
     for name, config in settings.items():
-        plain = _with(config, start=config.proxy.start.model_copy(update={"regime": "encoder"}))
-        proxy = Proxy.load(plain).prepare()
-        for loss, seed in product(_losses(proxy, thetas), SEEDS):
+        start = config.proxy.start.model_copy(update={"regime": "encoder"})
+        plain = config.model_copy(update={"proxy": config.proxy.model_copy(update={"start": start})})
+        proxy = proxy_of(plain).prepare()
+        for loss, seed in product(_losses(plain, proxy, thetas), SEEDS):
             tasks[name, _digest(plain, ways), loss[0], seed] = proxy, loss, seed, ways
     rows = complete(out / "fidelity.jsonl", ("config", "study", "loss", "seed"), tasks, _measured, WORKERS)
     tables = []
@@ -136,45 +141,33 @@ def bench_fidelity(
     return "\n".join(tables)
 
 
-def _drawn_thetas(config: StudyConfig, count: int) -> list[tuple[float, ...]]:
-    """Points from the whole cube, then as many as the first step of a search draws them."""
-    start = search_space(config).identity
-    cube = np.random.default_rng(0).random((count, len(start)))
-    first = policy.sample(start, config.search.std, count, np.random.default_rng(1))
-    return [tuple(row) for row in [*cube.tolist(), *first.tolist()]]
-
-
-def _with(config: StudyConfig, **sections: Any) -> StudyConfig:
-    """A configuration with other sections of its proxy."""
-    return config.model_copy(update={"proxy": config.proxy.model_copy(update=sections)})
-
-
 def _digest(config: StudyConfig, ways: Sequence[Arm]) -> str:
     """A few digits of what was asked, so that rows of another configuration are not taken for these."""
     text = json.dumps([fingerprint(config), [way.name for way in ways]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _losses(proxy: Proxy, thetas: int) -> list[tuple[str, Theta | None]]:
-    """Names, and the theta of those that are drawn."""
+def _losses(config: StudyConfig, proxy: Proxy, thetas: int) -> list[tuple[str, Theta | None, Loss]]:
+    """Names, the theta of those that are drawn, and the losses."""
     each = thetas // 2
-    drawn = _drawn_thetas(proxy.config, each)
+    drawn, family = drawn_thetas(config, each), LossFamily.of(config)
     names = [f"{kind} {number}" for kind in ("anywhere", "first step") for number in range(each)]
-    return [*zip(names, drawn, strict=True), *((name, None) for name in NAMED)]
+    losses = [proxy.loss(family.content(theta)) for theta in drawn]
+    named = zip(NAMED, losses_of(NAMED, proxy.dataset), strict=True)
+    return [*zip(names, drawn, losses, strict=True), *((name, None, loss) for name, loss in named)]
 
 
 def drawn_thetas(config: StudyConfig, count: int) -> list[Theta]:
     """Points from the whole cube, then as many as the first step of a search draws them."""
-    start = search_space(config).identity
+    start = LossFamily.of(config).start
     cube = np.random.default_rng(0).random((count, len(start)))
     near = policy.sample(start, config.search.std, count, np.random.default_rng(1))
     return [tuple(row) for row in [*cube.tolist(), *near.tolist()]]
 
 
-def _measured(task: tuple[Proxy, tuple[str, Theta | None], int, Sequence[Arm]]) -> Row:
+def _measured(task: tuple[Proxy, tuple[str, Theta | None, Loss], int, Sequence[Arm]]) -> Row:
     """Rewards of a loss by every arm, and the seconds of a processor that they took."""
-    proxy, (name, theta), seed, ways = task
-    loss = losses_of([name], proxy)[0] if theta is None else proxy.loss(theta)
+    proxy, (_, theta, loss), seed, ways = task
     rewards, seconds = {}, {}
     for arm in ways:
         trained, number = arm.of(proxy), seed + max(SEEDS) if arm.full else seed
@@ -188,7 +181,7 @@ def _reward(proxy: Proxy, loss: Loss, seed: int, iterations: int) -> float:
     """Of a trial; 0, the least of every metric, for one that diverged."""
     try:
         with one_thread():
-            return proxy.target(proxy.trained(loss, seed, iterations))
+            return proxy.reward(proxy.trained(loss, seed, iterations))
     except TrainingDiverged:
         return 0.0
 
@@ -249,7 +242,7 @@ def _table(name: str, config: StudyConfig, rows: Sequence[Row], ways: Sequence[A
     titles = [f"with {way.iterations} from {_origin(way)}" for way in truths]
     lines = [
         "",
-        f"**{name}**, {metric_label(config)}: {len(by_seed[0])} losses",
+        f"**{name}**, {spec_label(config.metric)}: {len(by_seed[0])} losses",
         "",
         f"| start | size | iterations | seconds | {' | '.join(titles)} | over losses | over seeds | ratio |",
         "|---|---|---:|---:|" + "---|" * len(truths) + "---:|---:|---:|",

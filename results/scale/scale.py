@@ -18,10 +18,13 @@ import numpy as np
 from autosegloss.errors import InputError
 from autosegloss.report.machine import machine, packages
 from autosegloss.search.algorithms import ALGORITHMS
-from autosegloss.search.journal import Job, Journal, Outcome
-from autosegloss.search.runners import Trials
-from autosegloss.search.study import Objective, Study
+from autosegloss.search.jobs import Job, Objective, Outcome
+from autosegloss.search.journal import Journal
+from autosegloss.search.runners.base import Trials
+from autosegloss.search.space import CROSS_ENTROPY
+from autosegloss.search.study import Study
 from results.algorithms.algorithms import Valley
+from results.common.losses import theta_alone
 from results.common.script import run, script
 
 MODULE = "results.scale.scale"
@@ -190,6 +193,8 @@ def _simulated(name: str, steps: int, samples: int, lag: int, seed: int) -> Run:
         study = Study(
             algorithm,
             journal,
+            theta_alone,
+            CROSS_ENTROPY,
             steps=steps,
             candidates=CANDIDATES,
             finalist_seeds=FINALIST_SEEDS,

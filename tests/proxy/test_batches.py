@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autosegloss.proxy.batches import Draws, Held, _moved, _recoloured, batch, to_input
+from autosegloss.proxy.batches import BatchPlan, Held, _moved, _recoloured, batch, to_input
 from autosegloss.proxy.data import Split
 
 CPU = torch.device("cpu")
@@ -29,14 +29,14 @@ def test_without_more_a_batch_is_what_it_was_before_there_was_more():
     order = np.concatenate([rng.permutation(6) for _ in range(2)])[:8].reshape(2, 4)
     flips = rng.random((2, 4)) < 0.5
     assert flips.any()
-    draws = Draws.of(np.random.default_rng(5), 6, iterations=2, batch_size=4)
+    draws = BatchPlan.draw(np.random.default_rng(5), 6, iterations=2, batch_size=4)
     images, labels = batch(split, draws, 1, CPU)
     for place, (number, flip) in enumerate(zip(order[1], flips[1], strict=True)):
         step = -1 if flip else 1
         expected = split.images[number, :, :, ::step].astype(np.float32) / 127.5 - 1
         assert np.array_equal(images[place].numpy(), expected)
         assert np.array_equal(labels[place].numpy(), split.labels[number, :, ::step])
-    full = Draws.of(np.random.default_rng(5), 6, iterations=2, batch_size=4, augment="full")
+    full = BatchPlan.draw(np.random.default_rng(5), 6, iterations=2, batch_size=4, augment="full")
     assert np.array_equal(full.order, draws.order)
     assert np.array_equal(full.flips, draws.flips)
 
@@ -44,7 +44,7 @@ def test_without_more_a_batch_is_what_it_was_before_there_was_more():
 def test_what_is_drawn_depends_on_the_seed_only_and_differs_between_images():
     split = task(1)
     first, again, other = (
-        batch(split, Draws.of(np.random.default_rng(seed), 6, 3, 4, "full"), 2, CPU) for seed in (0, 0, 1)
+        batch(split, BatchPlan.draw(np.random.default_rng(seed), 6, 3, 4, "full"), 2, CPU) for seed in (0, 0, 1)
     )
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
@@ -52,7 +52,7 @@ def test_what_is_drawn_depends_on_the_seed_only_and_differs_between_images():
     assert first[0].is_contiguous(memory_format=torch.channels_last)
     assert (first[1].dtype, first[1].shape) == (torch.int64, (4, 8, 10))
     same = Split(np.repeat(split.images[:1], 6, axis=0), np.repeat(split.labels[:1], 6, axis=0))
-    images, _ = batch(same, Draws.of(np.random.default_rng(0), 6, 1, 4, "full"), 0, CPU)
+    images, _ = batch(same, BatchPlan.draw(np.random.default_rng(0), 6, 1, 4, "full"), 0, CPU)
     assert len({image.numpy().tobytes() for image in images}) == 4
 
 
@@ -140,7 +140,7 @@ def test_hue_turns_colours_and_keeps_their_luminance(amount):
 
 
 def test_half_of_each_change_of_colour_is_made():
-    draws = Draws.of(np.random.default_rng(0), 10, 50, 20, "full")
+    draws = BatchPlan.draw(np.random.default_rng(0), 10, 50, 20, "full")
     made = draws.numbers[:, :, 3:7] < 0.5
     assert np.abs(made.mean(axis=(0, 1)) - 0.5).max() < 0.05
 
@@ -150,11 +150,11 @@ def test_batches_of_tensors_are_those_of_arrays(augment):
     """As a GPU holds them; on the CPU the arrays stay where they are."""
     plain = task(2)
     split = Split(plain.images, plain.labels, soft=np.random.default_rng(2).random((6, 4, 8, 10)).astype(np.float16))
-    assert Held.near(split, CPU).images is split.images
+    assert Held.on(split, CPU).images is split.images
     assert split.soft is not None
     held = Held(torch.tensor(split.images), torch.tensor(split.labels), torch.tensor(split.soft))
     before = held.images.clone()
-    draws = Draws.of(np.random.default_rng(0), 6, 3, 4, augment)
+    draws = BatchPlan.draw(np.random.default_rng(0), 6, 3, 4, augment)
     for iteration in range(3):
         pairs = zip(batch(split, draws, iteration, CPU), batch(held, draws, iteration, CPU), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
@@ -164,7 +164,7 @@ def test_batches_of_tensors_are_those_of_arrays(augment):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_sees_the_batch_of_a_cpu():
     split = task(3, size=(64, 64))
-    draws = Draws.of(np.random.default_rng(0), 6, 1, 6, "full")
+    draws = BatchPlan.draw(np.random.default_rng(0), 6, 1, 6, "full")
     (images, labels), (there, labels_there) = (batch(split, draws, 0, torch.device(name)) for name in ("cpu", "cuda"))
     assert torch.allclose(images, there.cpu(), atol=1e-4)
     assert (labels != labels_there.cpu()).float().mean() < 0.001  # the nearest of two that are equally near

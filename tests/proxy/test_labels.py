@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autosegloss.config import Search, StudyConfig, as_config
 from autosegloss.errors import DataError
 from autosegloss.loss.classic import CrossEntropy
-from autosegloss.proxy.batches import Draws, batch
+from autosegloss.proxy.batches import BatchPlan, batch
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.labels import LABELS, Task, build_labels, near_boundary
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
 from autosegloss.proxy.train import initial_network, train
-from autosegloss.proxy.trial import Proxy
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.settings import SearchConfig, StudyConfig, as_config
 
 HALF = 5e-4  # what half precision leaves of a share
 
@@ -119,7 +119,7 @@ def test_distilled_labels_are_those_of_the_teacher_in_the_file(shapes, tmp_path)
 
 def test_a_teacher_of_the_study_is_its_proxy_trained_longer_with_cross_entropy(shapes):
     settings = config(labels={"name": "distilled", "iterations": 20, "temperature": 1.5, "share": 1.0})
-    proxy = replace(Proxy.load(settings), dataset=shapes)
+    proxy = replace(proxy_of(settings), dataset=shapes)
     prepared, again = proxy.prepare(), proxy.prepare()
     plain = replace(proxy, config=config()).prepare()
     assert weights(prepared.pretrained) == weights(plain.pretrained)
@@ -131,7 +131,7 @@ def test_a_teacher_of_the_study_is_its_proxy_trained_longer_with_cross_entropy(s
     assert soft is not None
     np.testing.assert_allclose(soft, (logits / 1.5).softmax(1).numpy(), atol=2 * HALF)
     np.testing.assert_array_equal(soft, again.dataset.train.soft)
-    other = replace(proxy, config=settings.model_copy(update={"search": Search(seed=1)})).prepare()
+    other = replace(proxy, config=settings.model_copy(update={"search": SearchConfig(seed=1)})).prepare()
     assert not np.array_equal(soft, other.dataset.train.soft)
 
 
@@ -182,7 +182,7 @@ def test_soft_labels_are_flipped_as_the_images_and_ignored_pixels_are_masked():
     images = np.repeat(labels[:, None], 3, axis=1)
     soft = (np.repeat(labels[:, None], 3, axis=1) / 256).astype(np.float16)
     split = Split(images, labels, soft=soft)
-    draws = Draws.of(rng, 10, iterations=20, batch_size=4)
+    draws = BatchPlan.draw(rng, 10, iterations=20, batch_size=4)
     masked = 0
     for iteration in range(20):
         shown, target, *mask = batch(split, draws, iteration, torch.device("cpu"))
@@ -202,13 +202,13 @@ def test_soft_labels_are_flipped_as_the_images_and_ignored_pixels_are_masked():
 @pytest.mark.parametrize("labels", [{"name": "smoothed"}, {"name": "distilled", "iterations": 3}, {"name": "averaged"}])
 def test_a_trial_learns_from_the_soft_labels_and_repeats(annotated, labels):
     # The whole way from the configuration, with fewer images.
-    proxy = replace(Proxy.load(config(labels=labels, data={"name": "shapes", "annotators": 3})), dataset=annotated)
+    proxy = replace(proxy_of(config(labels=labels, data={"name": "shapes", "annotators": 3})), dataset=annotated)
     plain = replace(proxy, config=config()).prepare()
     prepared = proxy.prepare()
     assert prepared.dataset.train.soft is not None
     assert plain.dataset.train.soft is None
     assert weights(prepared.pretrained) == weights(plain.pretrained)  # which sees hard labels
-    loss = prepared.loss(None)
+    loss = CrossEntropy()
     first, again, hard = (weights(proxy.trained(loss, 1).state_dict()) for proxy in (prepared, proxy.prepare(), plain))
     assert first == again
     assert first != hard
@@ -221,9 +221,9 @@ def weights(state: dict[str, Tensor] | None) -> dict[str, bytes]:
 
 def test_hard_labels_are_the_labels(shapes):
     assert build_labels("hard").divide(Task(shapes, "unet_small", 0)) == (shapes.train, None)
-    prepared = replace(Proxy.load(config()), dataset=with_void(shapes)).prepare()
+    prepared = replace(proxy_of(config()), dataset=with_void(shapes)).prepare()
     _, target, *rest = batch(
-        prepared.dataset.train, Draws.of(np.random.default_rng(0), 16, 1, 2), 0, torch.device("cpu")
+        prepared.dataset.train, BatchPlan.draw(np.random.default_rng(0), 16, 1, 2), 0, torch.device("cpu")
     )
     assert target.dtype == torch.int64
     assert not rest
@@ -234,7 +234,7 @@ def test_hard_labels_are_the_labels(shapes):
 
 def test_held_back_labels_are_never_seen(monkeypatch):
     settings = config(labels={"name": "pseudo", "labelled": 0.1, "threshold": 0.2})
-    clean = Proxy.load(settings)
+    clean = proxy_of(settings)
     assert len(clean.dataset.train.images) == round(0.1 * 256)
     assert clean.unlabelled is not None
     kept = {image.tobytes() for image in clean.dataset.train.images}
@@ -250,10 +250,10 @@ def test_held_back_labels_are_never_seen(monkeypatch):
 
     before = clean.prepare()
     monkeypatch.setattr("autosegloss.proxy.trial.load_dataset", corrupted)
-    after = Proxy.load(settings).prepare()
+    after = proxy_of(settings).prepare()
     assert weights(before.pretrained) == weights(after.pretrained)
     assert before(None, 1) == after(None, 1)
-    other = Proxy.load(settings.model_copy(update={"search": Search(seed=1)}))
+    other = proxy_of(settings.model_copy(update={"search": SearchConfig(seed=1)}))
     assert {image.tobytes() for image in other.dataset.train.images} != kept  # the study's seed draws them
 
 
@@ -394,7 +394,7 @@ def test_unlabelled_images_change_a_run_but_not_its_labelled_batches(shapes):
 def test_what_does_not_fit_is_refused_before_anything_is_trained(labels, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as error:
-        Proxy.load(config(labels=labels))
+        proxy_of(config(labels=labels))
     assert str(error.value) == message
 
 
@@ -402,7 +402,7 @@ def test_a_file_that_is_no_teacher_is_refused(tmp_path):
     path = tmp_path / "teacher.pt"
     path.write_bytes(b"no weights")
     with pytest.raises(DataError, match=r"labels `distilled`: .*teacher\.pt: not a file of weights: "):
-        Proxy.load(config(labels={"name": "distilled", "teacher": str(path)}))
+        proxy_of(config(labels={"name": "distilled", "teacher": str(path)}))
     for content, problem in (
         (build_network("unet_small", 3, 5).state_dict(), " does not hold the weights of the study's network"),
         ({"weight": 3}, ": not a file of weights: "),
@@ -410,4 +410,4 @@ def test_a_file_that_is_no_teacher_is_refused(tmp_path):
     ):
         torch.save(content, path)
         with pytest.raises(DataError, match=rf"labels `distilled`: .*teacher\.pt{problem}"):
-            Proxy.load(config(labels={"name": "distilled", "teacher": str(path)}))
+            proxy_of(config(labels={"name": "distilled", "teacher": str(path)}))

@@ -12,14 +12,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from autosegloss.config import as_config
 from autosegloss.errors import ConfigError, InputError
 from autosegloss.loss import SurrogateLoss
+from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.networks import build_network, encoder_prefix
-from autosegloss.proxy.networks.weights import fitting, read_weights
+from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.train import initial_network, pretrain, train
-from autosegloss.proxy.trial import Proxy
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.settings import as_config
 
 # A backbone whose deepest map is 1/8 of the image, so that the tests' images have pixels left there.
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "layer_type": "basic"}
@@ -216,8 +217,8 @@ def test_a_network_that_is_not_to_be_had_is_refused(name, options, message):
 
 def test_a_network_of_ones_own_takes_options_through_the_configuration(shapes):
     config = {"metric": "miou", "proxy": {"network": {"name": OWN, "width": 7}, "train": {"iterations": 2}}}
-    proxy = Proxy.of(as_config(config), shapes).prepare()
-    assert proxy.trained(proxy.loss(None), seed=0).head.in_channels == 7
+    proxy = proxy_of(as_config(config), shapes).prepare()
+    assert proxy.trained(CrossEntropy(), seed=0).head.in_channels == 7
     assert 0 <= proxy(None, seed=0).reward <= 1
 
 
@@ -227,10 +228,10 @@ def test_a_network_without_an_encoder_trains_from_scratch_only(shapes):
         "metric": "miou",
         "proxy": {"network": network, "start": {"regime": "scratch"}, "train": {"iterations": 1}},
     }
-    proxy = Proxy.of(as_config(scratch), shapes).prepare()
-    proxy.trained(proxy.loss(None), seed=0)
+    proxy = proxy_of(as_config(scratch), shapes).prepare()
+    proxy.trained(CrossEntropy(), seed=0)
     with pytest.raises(InputError, match="the network has no part called encoder or backbone or segformer, only none"):
-        Proxy.of(as_config({"metric": "miou", "proxy": {"network": network}}), shapes)
+        proxy_of(as_config({"metric": "miou", "proxy": {"network": network}}), shapes)
 
 
 def images_and_labels() -> tuple[Tensor, Tensor]:
@@ -326,23 +327,23 @@ def test_a_proxy_starts_from_a_file_in_place_of_the_pretraining(shapes, tmp_path
     state = build_network("unet_small", 3, 21).state_dict()  # of another data set
     path = save(state, tmp_path / f"weights.{ending}")
     config = {"metric": "miou", "proxy": {"start": {"weights": str(path)}}}
-    proxy = Proxy.of(as_config(config), shapes).prepare()
-    network = proxy.training(proxy.loss(None), seed=0).network
+    proxy = proxy_of(as_config(config), shapes).prepare()
+    network = proxy.training(CrossEntropy(), seed=0).network
     fresh = initial_network("unet_small", 6, "scratch", None, seed=0)
     for name, weight in network.state_dict().items():
         kept = state if name.startswith("encoder.") else fresh.state_dict()
         assert torch.equal(weight, kept[name]), name
     config["proxy"]["start"]["regime"] = "checkpoint"
     with pytest.raises(InputError) as error:
-        Proxy.of(as_config(config), shapes)
+        proxy_of(as_config(config), shapes)
     assert str(error.value) == (
         f"{path}: `head.weight` has the shape (21, 16, 1, 1) in the file and (6, 16, 1, 1) in the network. "
         "Of a network for other classes, take the encoder: regime: encoder."
     )
     state = build_network("unet_small", 3, 6).state_dict()
     save(state, path)
-    proxy = Proxy.of(as_config(config), shapes).prepare()
-    network = proxy.training(proxy.loss(None), seed=0).network
+    proxy = proxy_of(as_config(config), shapes).prepare()
+    network = proxy.training(CrossEntropy(), seed=0).network
     assert all(torch.equal(weight, state[name]) for name, weight in network.state_dict().items())
 
 
@@ -360,32 +361,32 @@ def test_the_encoder_alone_and_with_a_classifier_under_its_own_names_and_wrapped
         {"state_dict": alone, "epoch": 3},
         {"model": expected},
     ):
-        found = fitting(read_weights(save(wrapped, tmp_path / "weights.pt")), network, prefix, "weights.pt")
+        found = matching_weights(read_weights(save(wrapped, tmp_path / "weights.pt")), network, prefix, "weights.pt")
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     # An encoder within an encoder, as smp holds those of timm.
     network.encoder = nn.Sequential()
     network.encoder.add_module("model", build_network("unet_small", 3, 6).encoder)
-    found = fitting(read_weights(save(alone, tmp_path / "weights.pt")), network, prefix, "weights.pt")
+    found = matching_weights(read_weights(save(alone, tmp_path / "weights.pt")), network, prefix, "weights.pt")
     assert found.keys() == {f"encoder.model.{name}" for name in alone}
 
 
 def test_weights_that_do_not_fit_are_refused_by_name():
     network = build_network("unet_small", 3, 6)
     state = {name: weight for name, weight in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    assert fitting(state, network, "", "file").keys() == state.keys()
+    assert matching_weights(state, network, "", "file").keys() == state.keys()
     short = {name: weight for name, weight in state.items() if "levels.2" not in name}
     with pytest.raises(InputError) as error:
-        fitting(short, network, "encoder.", "file")
+        matching_weights(short, network, "encoder.", "file")
     assert str(error.value) == (
         "file: 5 of the 15 weights of the network's encoder are not in this file, the first is "
         "`encoder.levels.2.0.weight`; in the file there are `encoder.levels.0.0.weight` and so on."
     )
     with pytest.raises(InputError, match="15 of the 15 weights of the network's encoder are not in this file"):
-        fitting({}, network, "encoder.", "file")
+        matching_weights({}, network, "encoder.", "file")
     state["encoder.levels.0.0.weight"] = torch.zeros(8, 3, 3, 3)
     with pytest.raises(InputError) as error:
-        fitting(state, network, "encoder.", "file")
+        matching_weights(state, network, "encoder.", "file")
     assert str(error.value) == (
         "file: `encoder.levels.0.0.weight` has the shape (8, 3, 3, 3) in the file and (16, 3, 3, 3) in the network's "
         "encoder."

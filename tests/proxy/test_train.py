@@ -16,7 +16,8 @@ from autosegloss.loss import SurrogateLoss
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.pseudo import Unlabelled
-from autosegloss.proxy.train import Settings, Training, advance_together, initial_network, predict, pretrain, train
+from autosegloss.proxy.settings import TrainConfig
+from autosegloss.proxy.train import Training, advance_together, initial_network, predict, pretrain, train
 from tests.processes import seen_by_ranks
 
 cross_entropy = nn.CrossEntropyLoss(ignore_index=255)
@@ -266,7 +267,7 @@ def test_a_run_that_stops_and_goes_on_ends_with_the_same_bytes(few, settings, un
 
     def fresh() -> Training:
         network = initial_network("tests.networks:Drawing", 6, "scratch", None, seed=1)
-        chosen = Settings(iterations=6, batch_size=4, **settings)
+        chosen = TrainConfig(iterations=6, batch_size=4, **settings)
         return Training(network, few, SurrogateLoss("miou"), chosen, seed=5, unlabelled=without)
 
     whole = fresh()
@@ -291,7 +292,7 @@ def test_runs_side_by_side_are_runs_alone(few, network, unlabelled):
 
     def fresh(loss) -> Training:
         start = initial_network(f"tests.networks:{network}", 6, "scratch", None, seed=1)
-        chosen = Settings(iterations=6, batch_size=4, augment="full", head_multiplier=2.0)
+        chosen = TrainConfig(iterations=6, batch_size=4, augment="full", head_multiplier=2.0)
         return Training(start, few, loss, chosen, seed=5, unlabelled=without)
 
     beside, alone = ([fresh(loss) for loss in losses] for _ in range(2))
@@ -312,11 +313,11 @@ def one_rank(rank: int, images: int) -> dict:
         ("mean", nn.CrossEntropyLoss()),  # of each rank, averaged; no pixel is ignored
     ):
         network = initial_network("tests.networks:Plain", 6, "scratch", None, seed=1)
-        training = Training(network, few, loss, Settings(iterations=5, batch_size=4), seed=2, over_ranks=True)
+        training = Training(network, few, loss, TrainConfig(iterations=5, batch_size=4), seed=2, over_ranks=True)
         training.advance()
         seen[name] = {key: weight.clone().numpy() for key, weight in network.state_dict().items()}
     network = initial_network("tests.networks:Drawing", 6, "scratch", None, seed=1)
-    training = Training(network, few, loss, Settings(iterations=2, batch_size=4), seed=2, over_ranks=True)
+    training = Training(network, few, loss, TrainConfig(iterations=2, batch_size=4), seed=2, over_ranks=True)
     training.advance()
     seen["drawing"] = {key: weight.clone().numpy() for key, weight in network.state_dict().items()}
     calls = 0  # two an iteration, one for the auxiliary logits
@@ -327,8 +328,11 @@ def one_rank(rank: int, images: int) -> dict:
         return logits.mean() * (float("nan") if rank == 1 and calls == 3 else 1.0)
 
     for key, broken in (
-        ("diverged", lambda: Training(network, few, fails, Settings(batch_size=4), seed=2, over_ranks=True).advance()),
-        ("uneven", lambda: Training(network, few, loss, Settings(batch_size=3), seed=2, over_ranks=True)),
+        (
+            "diverged",
+            lambda: Training(network, few, fails, TrainConfig(batch_size=4), seed=2, over_ranks=True).advance(),
+        ),
+        ("uneven", lambda: Training(network, few, loss, TrainConfig(batch_size=3), seed=2, over_ranks=True)),
     ):
         try:
             broken()

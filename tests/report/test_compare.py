@@ -20,15 +20,16 @@ from torch import nn
 import autosegloss as asl
 from autosegloss import METRICS, CalibrationError, load_loss
 from autosegloss.cli import main
-from autosegloss.config import as_config, fingerprint
 from autosegloss.errors import InputError, RefusedError
 from autosegloss.loss import named_loss
-from autosegloss.loss.classic import class_counts
+from autosegloss.loss.classic import CrossEntropy, class_counts
 from autosegloss.proxy.train import initial_network, train
-from autosegloss.proxy.trial import Proxy
-from autosegloss.report.compare import Comparison, columns_of, compare
-from autosegloss.report.paired import Difference, Estimate, Row, Table, holm, judged
-from autosegloss.search.journal import Job, Journal, Outcome
+from autosegloss.search.compare import Comparison, columns_of, compare
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.journal import Journal
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.settings import as_config, fingerprint
+from autosegloss.search.tables import Difference, Estimate, Row, Table, holm, judged
 from tests import oracles
 
 LOSSES = ["cross_entropy", "asl/voc/miou"]
@@ -114,10 +115,10 @@ def test_the_table_has_every_metric_class_and_the_calibration(done: Path, config
 def test_a_run_is_a_training_of_its_own_with_the_seed_and_the_loss_of_the_row(done: Path) -> None:
     """By hand: the same initial weights and images for both losses, the calibration from the logits."""
     table = json.loads((done / "table.json").read_text())
-    proxy = Proxy.load(as_config(TINY)).prepare()
+    proxy = proxy_of(as_config(TINY)).prepare()
     validation = proxy.dataset.validation
     images, labels = torch.from_numpy(validation.images).float() / 127.5 - 1, torch.from_numpy(validation.labels)
-    for index, loss in enumerate((proxy.loss(None), load_loss("asl/voc/miou"))):
+    for index, loss in enumerate((CrossEntropy(), load_loss("asl/voc/miou"))):
         for ordinal, seed in enumerate(table["plan"]["seeds"]):
             network = initial_network("unet_small", 3, "scratch", None, seed=seed)
             train(network, proxy.dataset.train, loss, seed=seed, iterations=3, batch_size=4)
@@ -142,7 +143,7 @@ def test_every_setting_trains_its_own_proxy_and_the_losses_of_a_seed_start_alike
     for setting, own in zip(CROSSED["compare"]["settings"], proxies, strict=True):
         config = as_config({"metric": "miou", "proxy": own})
         assert table["plan"]["configurations"][setting] == fingerprint(config)
-        proxy = Proxy.load(config).prepare()
+        proxy = proxy_of(config).prepare()
         counts = class_counts([proxy.dataset.train.labels], 6)
         images = torch.from_numpy(proxy.dataset.validation.images).float() / 127.5 - 1
         labels = torch.from_numpy(proxy.dataset.validation.labels)
@@ -544,7 +545,7 @@ def test_results_without_their_journal_and_other_folders_are_kept(done: Path, co
     assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
     search = tmp_path / "search"
     search.mkdir()
-    line = Job("search", 0, 0, (0.5,), 1), Outcome(0.5, {}, {}, None, 0.1)
+    line = Job("search", 0, 0, {}, 1, (0.5,)), Outcome(0.5, {}, {}, None, 0.1)
     with Journal(search / "trials.jsonl") as journal:
         journal.append(*line)
     with pytest.raises(RefusedError, match=r"no plan\.json of a comparison"):

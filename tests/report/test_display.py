@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from autosegloss.config import as_config
 from autosegloss.report.display import Display, seconds_left
-from autosegloss.search.journal import Job, Journal, Outcome
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.journal import Journal
+from autosegloss.search.settings import as_config
 from autosegloss.search.study import Study
 from tests.toys import TOY, toy_study
 

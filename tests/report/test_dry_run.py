@@ -11,10 +11,10 @@ import torch
 
 import autosegloss.report.dry_run as module
 from autosegloss.cli import main
-from autosegloss.config import as_config
 from autosegloss.errors import RefusedError
 from autosegloss.proxy.networks import build_network
 from autosegloss.report.dry_run import dry_run
+from autosegloss.search.settings import as_config
 
 CONFIG: dict[str, Any] = {
     "metric": "miou",

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from autosegloss.cli import main
 from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog, together
 from autosegloss.search.journal import Journal
-from autosegloss.search.runners import SerialRunner
+from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.study import Study
 from tests.faulty import TINY
 from tests.toys import TOY, toy_study

@@ -23,15 +23,16 @@ from torch.nn import functional
 
 from autosegloss import load_loss, search
 from autosegloss.cli import main
-from autosegloss.config import load_config
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy
 from autosegloss.report import figures
-from autosegloss.report.compare import compare
 from autosegloss.report.examples import colour_of
 from autosegloss.report.figures import surface_values, toy_label
 from autosegloss.report.page import report_page
+from autosegloss.search.compare import compare
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.settings import load_config
 from tests.report.test_contact_sheet import browser, chromium, luminance
 
 EVIL = '<script>alert("1")</script>'
@@ -284,10 +285,10 @@ def test_the_pictures_are_what_the_networks_of_the_record_say(searched: Path) ->
     text = section(text_of(searched), "images")
     assert text.count("as on record") == 2
     config = load_config(searched / "config.yaml")
-    proxy = Proxy.load(config).prepare()
+    proxy = proxy_of(config).prepare()
     record = json.loads((searched / "loss.json").read_text())["provenance"]
     validation = proxy.dataset.validation
-    losses = proxy.loss(None), proxy.loss(tuple(record["theta"]))
+    losses = CrossEntropy(), proxy.loss(tuple(record["theta"]))
     maps = [predict(proxy.trained(loss, record["seeds"][0]), validation) for loss in losses]
     pictures = Pictures(text).all
     shown = [int(each) for each in re.findall(r"<h4>Validation image (\d+)", text)]

@@ -24,7 +24,7 @@ from autosegloss.loss.file import read_loss
 from autosegloss.proxy.data import Split, load_dataset
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.train import initial_network, train
-from autosegloss.report.retrain import retrain
+from autosegloss.search.retrain import retrain
 from tests import layouts
 
 ITERATIONS = 40

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 import autosegloss as asl
-from autosegloss.config import as_config, load_config
 from autosegloss.loss.curve import Curve, identity_theta, points_from_theta
-from autosegloss.proxy.trial import Proxy
-from autosegloss.report.compare import fresh_seeds
-from autosegloss.report.intervals import t_interval
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.seeds import comparison_seeds
+from autosegloss.search.settings import as_config, load_config
+from autosegloss.search.statistics import t_interval
 from results.ablation.ablation import CROSS_ENTROPY, PROBLEMS, Course, Problem, Variant, bench_ablation, main
 from results.ablation.free_curves import FreeCurve, FreeLoss, FreeSpace
 
@@ -149,11 +149,13 @@ def test_every_variant_is_measured_on_the_same_seeds(done: tuple[Path, list[dict
     assert [row["variant"] for row in rows] == sorted(TINY.variants)
     runs = {row["variant"]: [100 * run["target"] for run in row["runs"]] for row in rows}
     assert len({tuple(each) for each in runs.values()}) > 1
-    proxy = Proxy.load(as_config(TINY.config)).prepare()
+    proxy = proxy_of(as_config(TINY.config)).prepare()
     for row in rows:
         theta = None if row["theta"] is None else tuple(row["theta"])
         loss = Course(proxy, TINY, TINY.variants[row["variant"]]).loss(theta)
-        scores = [proxy.evaluation(proxy.trained(loss, seed), validate=True).validation for seed in fresh_seeds(0, 2)]
+        scores = [
+            proxy.evaluation(proxy.trained(loss, seed), validate=True).validation for seed in comparison_seeds(0, 2)
+        ]
         assert row["runs"] == [{name: each[name] for name in ("target", "miou", "gacc")} for each in scores]
     table = (out / "ablation.md").read_text()
     for name, values in runs.items():
@@ -178,7 +180,7 @@ def test_what_is_there_is_not_run_again_and_a_torn_line_is(done: tuple[Path, lis
 
 
 def test_a_loss_within_the_constraints_is_that_of_the_package_to_the_bit() -> None:
-    proxy = Proxy.load(as_config(TINY.config))
+    proxy = proxy_of(as_config(TINY.config))
     logits, labels = batch()
     rng = np.random.default_rng(0)
     for pieces, share, logic in [(2, False, "product"), (3, True, "product"), (1, False, "godel")]:
@@ -191,7 +193,7 @@ def test_a_loss_within_the_constraints_is_that_of_the_package_to_the_bit() -> No
 
 
 def test_the_real_problems_are_the_shipped_proxies_and_their_variants_differ() -> None:
-    proxy = Proxy.load(as_config(TINY.config))  # of which a start asks nothing
+    proxy = proxy_of(as_config(TINY.config))  # of which a start asks nothing
     sizes: dict[tuple[str, str], int] = {}
     for problem, file in zip(PROBLEMS, ("shapes_miou", "nuclei_bf1"), strict=True):
         shipped, config = load_config(Path("search_configs", f"{file}.yaml")), as_config(problem.config)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from autosegloss.search.journal import Job, Outcome
+from autosegloss.search.jobs import Job, Outcome
 from results.algorithms import algorithms as bench
 from results.algorithms.algorithms import (
     CONTESTANTS,
@@ -31,8 +31,8 @@ def test_a_toy_has_its_optimum_inside_and_noise_of_the_trial_alone(width: float 
     best = [float(grid[np.argmin([toy.regret([0.5] * i + [x] + [0.5] * (5 - i)) for x in grid])]) for i in range(6)]
     assert all(0.09 <= x <= 0.91 for x in best)
     assert 0 <= toy.regret(best) < poor / 10 < poor < toy.regret([0.5] * 6) <= 1
-    job = Job("search", 0, 0, tuple(best), 1)
-    rewards = [toy(Job("search", 0, 0, tuple(best), seed)).reward for seed in range(200)]
+    job = Job("search", 0, 0, {}, 1, tuple(best))
+    rewards = [toy(Job("search", 0, 0, {}, seed, tuple(best))).reward for seed in range(200)]
     assert toy(job).reward == toy(job).reward == rewards[1]
     assert np.std(rewards) == pytest.approx(0.05, rel=0.2)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from autosegloss.config import as_config
-from autosegloss.proxy.trial import Proxy
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.settings import as_config
 from results.algorithms.algorithms import crops
 from results.fidelity.fidelity import (
     NAMED,
@@ -64,7 +64,7 @@ def test_signal_and_noise_by_hand() -> None:
 
 def test_arms_train_what_they_say() -> None:
     assert len(arms()) == len({arm.name for arm in arms()}) == 4 * 2 * 3 + 2
-    proxy = Proxy.load(as_config(CONFIG))
+    proxy = proxy_of(as_config(CONFIG))
     half = Arm("checkpoint", True, 25).of(proxy)
     assert half.config.proxy.start.regime == "checkpoint"
     assert half.dataset.train.images.shape == (4 * 12, 3, 32, 32)
@@ -106,7 +106,7 @@ def test_every_loss_is_trained_in_every_way(done: Done) -> None:
 
 def test_a_reward_is_that_of_a_trial(done: Done) -> None:
     _, _, rows = done
-    proxy = Proxy.load(as_config(CONFIG)).prepare()
+    proxy = proxy_of(as_config(CONFIG)).prepare()
     (row,) = [row for row in rows if (row["loss"], row["seed"]) == ("first step 1", 2)]
     network = proxy.trained(proxy.loss(tuple(row["theta"])), 2, iterations=2)
     assert row["rewards"]["encoder, full, 2"] == proxy.target(network)

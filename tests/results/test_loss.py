@@ -76,10 +76,10 @@ def test_where_the_time_goes_is_said_of_a_loss_above_its_goal(monkeypatch: pytes
     case = measure(both, "cpu", "float32", size, 10)
     (bf1,) = profiles(case, both)
     assert bf1.name == "bf1"
-    assert set(bf1.shares) > {"loss/blocks.py", "loss/steps.py", "metric/morphology.py"}
+    assert set(bf1.shares) > {"loss/kernels/blocks.py", "loss/kernels/curves.py", "metric/morphology.py"}
     assert sum(bf1.shares.values()) == pytest.approx(1)
     assert list(bf1.shares.values()) == sorted(bf1.shares.values(), reverse=True)
-    assert "loss/fused_cpu.py" not in bf1.shares
+    assert "loss/kernels/moments_cpu.py" not in bf1.shares
     assert profiles(measure(both, "cpu", "float32", "1x3x64x64", 10), both) == []
     text = Costs("c", {}, {}, {}, 10, [case], [bf1]).to_markdown()
     share = round(100 * bf1.shares["metric/morphology.py"])

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autosegloss.search.history import RandomSearch
+from autosegloss.search.algorithms.external import RandomSearch
 from autosegloss.search.journal import Journal
 from autosegloss.search.study import Study
 from results.algorithms.algorithms import Valley
 from results.scale import scale
+from tests.toys import TOY_LOSSES
 
 STEPS, SAMPLES = 6, 8
 
@@ -23,7 +24,7 @@ def simulated(folder: Path, slots: int, lag: int) -> tuple[scale.SimulatedRunner
     path = folder / "trials.jsonl"
     with Journal(path) as journal:
         algorithm = RandomSearch(start=(0.5,) * scale.DIMENSIONS, samples=SAMPLES)
-        study = Study(algorithm, journal, steps=STEPS, candidates=1, finalist_seeds=2, seed=0, lag=lag)
+        study = Study(algorithm, journal, *TOY_LOSSES, steps=STEPS, candidates=1, finalist_seeds=2, seed=0, lag=lag)
         runner = scale.SimulatedRunner(slots)
         runner.run(study, scale.Trial(Valley(scale.DIMENSIONS, 0, 0.05)))
     return runner, [json.loads(line) for line in path.read_text().splitlines()]
@@ -56,7 +57,7 @@ def test_with_a_lag_a_step_waits_for_all_but_the_last_of_those_before_it(tmp_pat
 
 def test_times_are_log_normal_and_some_trials_fail() -> None:
     trial = scale.Trial(Valley(2, 0, 0.0))
-    outcomes = [trial(scale.Job("search", 0, index, (0.5, 0.5), 1)) for index in range(4000)]
+    outcomes = [trial(scale.Job("search", 0, index, {}, 1, (0.5, 0.5))) for index in range(4000)]
     done = np.log([outcome.seconds for outcome in outcomes if outcome.reward is not None])
     assert np.mean(done) == pytest.approx(np.log(scale.MEDIAN_SECONDS), abs=0.03)
     assert np.std(done) == pytest.approx(scale.SIGMA, rel=0.05)

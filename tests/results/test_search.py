@@ -27,7 +27,7 @@ def test_it_measures_and_writes(
 
 
 def test_the_sleeper_takes_its_time() -> None:
-    job = search.Job("search", 0, 0, (0.0,), 1)
+    job = search.Job("search", 0, 0, {}, 1, (0.0,))
     outcome = search.Sleeper(0.05)(job)
     assert outcome.seconds >= 0.04
     assert outcome.metrics["end"] - outcome.metrics["start"] == outcome.seconds

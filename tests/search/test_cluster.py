@@ -19,8 +19,8 @@ import pytest
 import autosegloss
 from autosegloss.cli import main
 from autosegloss.errors import InputError, RefusedError
-from autosegloss.search.ray_runner import RayRunner, _code
-from autosegloss.search.runners import SerialRunner
+from autosegloss.search.runners.ray import RayRunner, _code
+from autosegloss.search.runners.serial import SerialRunner
 from tests.faulty import BOUND, TINY, Visible, in_a_process, lines_of
 from tests.toys import run_toy
 

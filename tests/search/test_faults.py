@@ -28,16 +28,17 @@ from rich.console import Console
 from torch import nn
 
 import autosegloss
-from autosegloss.config import StudyConfig, as_config
 from autosegloss.errors import RefusedError, SearchError
+from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy import trial
 from autosegloss.proxy.networks import NETWORKS
-from autosegloss.proxy.trial import Proxy
 from autosegloss.report.display import Display
-from autosegloss.search.api import Objective
-from autosegloss.search.ray_runner import RayRunner
-from autosegloss.search.runners import SerialRunner, Trials
-from autosegloss.search.study import Job, Outcome
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.objective import ProxyObjective, proxy_of
+from autosegloss.search.runners.base import Trials
+from autosegloss.search.runners.ray import RayRunner
+from autosegloss.search.runners.serial import SerialRunner
+from autosegloss.search.settings import StudyConfig, as_config
 from autosegloss.search.study import Objective as AnyObjective
 from tests.faulty import (
     BOUND,
@@ -332,16 +333,16 @@ def test_a_trial_with_a_gpu_trains_on_it(tmp_path: Path, monkeypatch: pytest.Mon
     settings = as_config({**TINY, "resources": {"gpus": 1}})
     scratch = as_config({**TINY, "resources": {"gpus": 1}, "proxy": {"start": {"regime": "scratch"}}})
     if torch.cuda.is_available():
-        proxy = Proxy.load(settings).prepare()
-        network = proxy.trained(proxy.loss(None), seed=0)
+        proxy = proxy_of(settings).prepare()
+        network = proxy.trained(CrossEntropy(), seed=0)
         assert {weight.device.type for weight in network.state_dict().values()} == {"cuda"}
         assert proxy.pretrained is not None
         assert {weight.device.type for weight in proxy.pretrained.values()} == {"cpu"}
         assert proxy.evaluation(network, validate=True).reward >= 0
         return
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    proxy = Proxy.load(scratch)
-    for train in (Proxy.load(settings).prepare, lambda: proxy.trained(proxy.loss(None), seed=0)):
+    proxy = proxy_of(scratch)
+    for train in (proxy_of(settings).prepare, lambda: proxy.trained(CrossEntropy(), seed=0)):
         with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
             train()
 
@@ -372,11 +373,11 @@ class Ill(SerialRunner):
     cases: dict[tuple[str, int, int], StudyConfig]
 
     def run(self, study: Trials, objective: AnyObjective) -> None:
-        assert isinstance(objective, Objective)
+        assert isinstance(objective, ProxyObjective)
 
         def mixed(job: Job) -> Outcome:
             case = self.cases.get((job.stage, job.step, job.index))
-            return (objective if case is None else Objective(replace(objective.proxy, config=case)))(job)
+            return (objective if case is None else ProxyObjective(replace(objective.proxy, settings=case.proxy)))(job)
 
         super().run(study, mixed)
 
@@ -417,7 +418,7 @@ def test_real_trainings_that_diverge_or_raise_are_failed_trials(
 
 class Shared(RayRunner):
     def run(self, study: Trials, objective: AnyObjective) -> None:
-        assert isinstance(objective, Objective)
+        assert isinstance(objective, ProxyObjective)
         super().run(study, Sharing(objective))
 
 

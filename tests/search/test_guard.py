@@ -10,18 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autosegloss.config import as_config
 from autosegloss.errors import ConfigError, SearchError
-from autosegloss.proxy.trial import Proxy, search_space
-from autosegloss.search.api import Objective
+from autosegloss.search.algorithms.ppo import PPO2
 from autosegloss.search.guard import guarded
-from autosegloss.search.journal import Job, Journal, Outcome
-from autosegloss.search.ppo import PPO2
-from autosegloss.search.runners import SerialRunner
-from autosegloss.search.study import Findings, Study
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.journal import Journal
+from autosegloss.search.objective import ProxyObjective, proxy_of
+from autosegloss.search.plan import Findings
+from autosegloss.search.runners.serial import SerialRunner
+from autosegloss.search.settings import as_config
+from autosegloss.search.space import CROSS_ENTROPY, LossFamily
+from autosegloss.search.study import Study
+from tests.toys import TOY_LOSSES, toy_loss
 
-BASELINE = Job("search", 0, 1, None, 5)
-TRIAL = Job("search", 0, 0, (0.5,), 5)
+BASELINE = Job("search", 0, 1, CROSS_ENTROPY, 5)
+TRIAL = Job("search", 0, 0, toy_loss((0.5,)), 5, (0.5,))
 
 
 def outcome(reward: float | None, **metrics: float) -> Outcome:
@@ -29,7 +32,7 @@ def outcome(reward: float | None, **metrics: float) -> Outcome:
 
 
 def reward(ours: Outcome, baseline: Outcome, **shares: float) -> float | None:
-    decided = guarded({TRIAL: ours, BASELINE: baseline}, shares)
+    decided = guarded({TRIAL: ours, BASELINE: baseline}, shares, CROSS_ENTROPY)
     assert list(decided) == [TRIAL, BASELINE]
     assert decided[BASELINE] == baseline
     return decided[TRIAL].reward
@@ -65,7 +68,10 @@ def test_the_baseline_is_that_of_the_seed() -> None:
         replace(TRIAL, seed=6, step=1): outcome(0.8, miou=0.3),
         other: outcome(0.5, miou=0.6),
     }
-    assert [x.reward < 0.8 for x in guarded(outcomes, {"miou": 1}).values() if x.reward != 0.5] == [False, True]  # type: ignore[operator]
+    assert [x.reward < 0.8 for x in guarded(outcomes, {"miou": 1}, CROSS_ENTROPY).values() if x.reward != 0.5] == [
+        False,
+        True,
+    ]  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Tempting:
 def tempted(folder: Path, guard: dict[str, float], objective: Tempting, *, resume: bool = False) -> Findings:
     with Journal(folder / "trials.jsonl", resume=resume) as journal:
         algorithm = PPO2(start=(0.5,), samples=8)
-        study = Study(algorithm, journal, steps=4, candidates=4, finalist_seeds=2, seed=1, guard=guard)
+        study = Study(algorithm, journal, *TOY_LOSSES, steps=4, candidates=4, finalist_seeds=2, seed=1, guard=guard)
         assert study.total == 4 * (8 + bool(guard)) + 2 * 6
         SerialRunner().run(study, objective)
         assert study.done == study.total
@@ -118,15 +124,18 @@ def test_only_metrics_of_the_catalogue_can_be_guarded() -> None:
 def test_boundary_f1_collapses_and_the_guard_sees_it() -> None:
     """With this seed every loss of the search for BF1 ended inverted: the boundaries right, the regions wrong."""
     config = as_config({"metric": {"name": "bf1", "radius": 2}, "relaxation": {"pieces": 1}})
-    objective = Objective(Proxy.load(config).prepare())
+    objective = ProxyObjective(proxy_of(config).prepare())
     seed = 4088532484
-    jobs = [Job("search", 0, 0, search_space(config).identity, seed), Job("search", 0, 1, None, seed)]
+    family = LossFamily.of(config)
+    jobs = [
+        Job("search", 0, index, loss, seed) for index, loss in enumerate([family.content(family.start), CROSS_ENTROPY])
+    ]
     outcomes = {job: objective(job) for job in jobs}
     collapsed, baseline = (outcomes[job] for job in jobs)
     assert collapsed.reward is not None
     assert baseline.reward is not None
     assert collapsed.metrics["gacc"] < 0.5 * baseline.metrics["gacc"]
     assert collapsed.reward > baseline.reward, "it wins on its own metric"
-    decided = guarded(outcomes, {"miou": 0.9})[jobs[0]].reward
+    decided = guarded(outcomes, {"miou": 0.9}, CROSS_ENTROPY)[jobs[0]].reward
     assert decided is not None
     assert decided < 0.5 * baseline.reward

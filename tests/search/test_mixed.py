@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import autosegloss as asl
-from autosegloss.config import as_config
-from autosegloss.proxy.trial import Proxy, search_space, surrogate
+from autosegloss.search.settings import as_config
+from autosegloss.search.space import LossFamily
 from tests.faulty import TINY
 
 
@@ -41,13 +41,13 @@ def test_a_searched_weight_is_that_of_the_loss_found(tmp_path: Path) -> None:
 
 def test_the_loss_of_a_trial_is_the_mix_that_the_configuration_says() -> None:
     fixed, searched, without = (as_config(tiny(value)) for value in (0.25, "searched", 0))
-    theta = search_space(without).identity
-    plain = surrogate(without, theta)
+    theta = LossFamily.of(without).start
+    plain = LossFamily.of(without).loss(theta)
     assert isinstance(plain, asl.SurrogateLoss)
-    assert search_space(fixed) == search_space(without)
+    assert LossFamily.of(fixed).space == LossFamily.of(without).space
     logits, target = torch.randn(2, 6, 8, 8), torch.randint(0, 6, (2, 8, 8))
     for config, weight, point in ((fixed, 0.25, theta), (searched, 0.7, (*theta, 0.7))):
-        loss = Proxy.load(config).loss(point)
+        loss = LossFamily.of(config).loss(point)
         assert isinstance(loss, asl.MixedLoss)
         expected = weight * torch.nn.functional.cross_entropy(logits, target) + (1 - weight) * plain(logits, target)
         assert loss(logits, target).item() == pytest.approx(expected.item(), rel=1e-5)
@@ -55,4 +55,4 @@ def test_the_loss_of_a_trial_is_the_mix_that_the_configuration_says() -> None:
 
 def test_a_weight_alone_can_be_searched(tmp_path: Path) -> None:
     config = as_config(tiny("searched") | {"relaxation": {"curve": "linear", "pieces": 1, "cross_entropy": "searched"}})
-    assert search_space(config).identity == (0.25,)
+    assert LossFamily.of(config).start == (0.25,)

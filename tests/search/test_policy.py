@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest, truncnorm
 
-from autosegloss.search import policy
+from autosegloss.search.algorithms import policy
 
 UNIT = st.floats(0, 1)
 

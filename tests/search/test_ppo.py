@@ -13,7 +13,7 @@ from scipy.stats import truncnorm
 
 from autosegloss.errors import InputError
 from autosegloss.search.algorithms import Algorithm
-from autosegloss.search.ppo import MARGIN, PPO2, State
+from autosegloss.search.algorithms.ppo import MARGIN, PPO2, State
 from tests.toys import Quadratic
 
 Theta = tuple[float, ...]

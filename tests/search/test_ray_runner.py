@@ -14,8 +14,9 @@ import pytest
 
 from autosegloss.errors import RefusedError, SearchError
 from autosegloss.search import search
-from autosegloss.search.ray_runner import RayRunner
-from autosegloss.search.runners import Runner, SerialRunner
+from autosegloss.search.runners.base import Runner
+from autosegloss.search.runners.ray import RayRunner
+from autosegloss.search.runners.serial import SerialRunner
 from tests.toys import TOY, Clocked, Clumsy, Hanging, run_toy
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.errors import InputError
-from autosegloss.search.snes import MARGIN, NARROWEST, SNES, WIDEST, State
+from autosegloss.search.algorithms.snes import MARGIN, NARROWEST, SNES, WIDEST, State
 
 
 def by_hand(algorithm: SNES, state: State, asked: State, rewards: list[float]) -> tuple[list[float], list[float]]:

@@ -17,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autosegloss.errors import InputError, RefusedError, SearchError
-from autosegloss.search.history import RandomSearch
+from autosegloss.search import seeds
+from autosegloss.search.algorithms.external import RandomSearch
+from autosegloss.search.algorithms.ppo import PPO2, State
+from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
-from autosegloss.search.plan import Plan
-from autosegloss.search.ppo import PPO2, State
-from autosegloss.search.runners import SerialRunner
-from autosegloss.search.study import Job, Outcome, Study
-from tests.toys import TOY, Quadratic, run_toy, toy_study
+from autosegloss.search.runners.serial import SerialRunner
+from autosegloss.search.study import Study
+from tests.toys import TOY, TOY_LOSSES, Quadratic, run_toy, toy_study
 
 JOURNAL = "trials.jsonl"
 
@@ -49,7 +50,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_jobs_are_those_of_the_plan(tmp_path: Path) -> None:
     run_toy(tmp_path, SerialRunner())
     trials = lines_of(tmp_path)
-    keys = ["stage", "step", "index", "theta", "seed", "reward", "metrics", "validation", "error", "seconds"]
+    keys = ["stage", "step", "index", "loss", "seed", "theta", "reward", "metrics", "validation", "error", "seconds"]
     assert all(list(trial) == keys for trial in trials)
     places = [(trial["stage"], trial["step"], trial["index"]) for trial in trials]
     assert places == [("search", s, i) for s in range(3) for i in range(8)] + [
@@ -116,7 +117,7 @@ def test_candidates_are_distinct_and_of_both_kinds(tmp_path: Path, candidates: i
     # With baseline mu, mu is one of the samples too; in the first step it is the start.
     algorithm = PPO2(start=(0.5,) * 3, samples=4, updates=5, baseline="mu")
     with Journal(tmp_path / JOURNAL) as journal:
-        study = Study(algorithm, journal, steps=3, candidates=candidates, finalist_seeds=1, seed=0)
+        study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=candidates, finalist_seeds=1, seed=0)
         announced = study.total
         SerialRunner().run(study, TOY)
         finals = study.findings().finals
@@ -128,7 +129,7 @@ def test_candidates_are_distinct_and_of_both_kinds(tmp_path: Path, candidates: i
 
 
 def test_the_finals_avoid_every_seed_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Plan, "_seed_of", lambda self, stage, ordinal: ordinal)  # seeds that would collide
+    monkeypatch.setattr(seeds, "_seed", lambda study_seed, purpose, ordinal: ordinal)  # seeds that would collide
     assert json.loads(run_toy(tmp_path, SerialRunner()))["seeds"] == [3, 4]
 
 
@@ -339,7 +340,7 @@ def test_a_lag_changes_what_is_learned_and_nothing_else(tmp_path: Path) -> None:
     for lag in (0, 2):
         with Journal(tmp_path / str(lag) / JOURNAL) as journal:
             random = RandomSearch(start=(0.5,) * 3, samples=8)
-            study = Study(random, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag)
+            study = Study(random, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag)
             SerialRunner().run(study, TOY)
             found.append(study.findings())
     assert found[0] == found[1]
@@ -356,7 +357,7 @@ def test_an_algorithm_is_told_from_which_state_its_points_came(tmp_path: Path) -
 
     with Journal(tmp_path / JOURNAL) as journal:
         algorithm = Listening((0.5,) * 3, samples=8, updates=5)
-        study = Study(algorithm, journal, steps=4, candidates=2, finalist_seeds=2, seed=7, lag=2)
+        study = Study(algorithm, journal, *TOY_LOSSES, steps=4, candidates=2, finalist_seeds=2, seed=7, lag=2)
         SerialRunner().run(study, TOY)
     first, after_one = told[0][0], told[1][0]
     in_turn = [first, algorithm.skip(first), algorithm.skip(algorithm.skip(first))]
@@ -377,7 +378,7 @@ def test_points_that_coincide_are_run_once(tmp_path: Path) -> None:
 
     with Journal(tmp_path / JOURNAL) as journal:
         algorithm = Repeating((0.5,) * 3, samples=8, updates=5)
-        study = Study(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
+        study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7)
         SerialRunner().run(study, counting)
         assert set(runs.values()) == {1}
         assert study.done == study.total == 32
@@ -522,7 +523,15 @@ def test_a_trial_is_on_disk_before_the_algorithm_is_told(tmp_path: Path) -> None
             return super().tell(state, rewards, asked)
 
     with Journal(tmp_path / JOURNAL) as journal:
-        study = Study(Watched((0.5,) * 3, samples=8), journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
+        study = Study(
+            Watched((0.5,) * 3, samples=8),
+            journal,
+            *TOY_LOSSES,
+            steps=3,
+            candidates=2,
+            finalist_seeds=2,
+            seed=7,
+        )
         SerialRunner().run(study, TOY)
     assert written == [8, 16, 24]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +14,58 @@ import torch
 from torch import Tensor
 
 import autosegloss
-from autosegloss.config import as_config
 from autosegloss.errors import TrainingDiverged
+from autosegloss.loss.base import LossContent
+from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy import train
 from autosegloss.proxy.data import Split
-from autosegloss.proxy.train import LOOK, Loss
-from autosegloss.proxy.trial import Evaluation, Proxy, search_space
-from autosegloss.search.api import Objective
-from autosegloss.search.journal import Job, Outcome
-from autosegloss.search.runners import SerialRunner
+from autosegloss.proxy.train import LOOK, LossFunction
+from autosegloss.proxy.trial import Evaluation, Proxy
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.objective import ProxyObjective, proxy_of
+from autosegloss.search.runners.serial import SerialRunner
+from autosegloss.search.settings import as_config
+from autosegloss.search.space import CROSS_ENTROPY, LossFamily
 from tests.faulty import TINY
-from tests.toys import TOY, Quadratic, run_toy
+from tests.toys import TOY, Quadratic, run_toy, toy_loss
 
 STEPS = LOOK + 7
-NAN, RAISES, LATE, NEVER = ((float(number),) for number in range(4))  # which are no points of a search
+NAN, RAISES, LATE, NEVER = ({"odd": name} for name in ("nan", "raises", "late", "never"))  # which are no losses
 
 
 @dataclass(frozen=True)
 class Odd(Proxy):
     """A proxy some of whose losses are at fault in the iteration 3."""
 
-    def loss(self, theta: tuple[float, ...] | None) -> Loss:
-        if theta not in (NAN, RAISES, LATE, NEVER):
-            return super().loss(theta)
-        usual, calls = super().loss(None), 0
+    def loss(self, content: LossContent) -> LossFunction:
+        if "odd" not in content:
+            return super().loss(content)
+        usual, calls = CrossEntropy(), 0
 
         def odd(logits: Tensor, *target: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
-            if theta == LATE and calls > 5:
+            if content == LATE and calls > 5:
                 raise RuntimeError("what a loss may say to numbers that are none")
-            if calls > 3 and theta == RAISES:
+            if calls > 3 and content == RAISES:
                 raise RuntimeError("out of memory")
             value = usual(logits, *target)
-            return value * math.nan if calls > 3 and theta in (NAN, LATE) else value
+            return value * math.nan if calls > 3 and content in (NAN, LATE) else value
 
         return odd
 
 
-def proxy(**search: Any) -> Odd:
-    own = TINY["proxy"] | {"train": {"iterations": STEPS, "batch_size": 4}}
-    prepared = Odd.load(as_config(TINY | {"proxy": own, "search": TINY["search"] | search})).prepare()
-    heldout = prepared.dataset.heldout
-    few = Split(heldout.images[:8], heldout.labels[:8])
-    return replace(prepared, dataset=replace(prepared.dataset, heldout=few))
+CONFIG = as_config(
+    TINY | {"proxy": TINY["proxy"] | {"train": {"iterations": STEPS, "batch_size": 4}}, "search": TINY["search"]}
+)
+FAMILY = LossFamily.of(CONFIG)
+
+
+def proxy() -> Odd:
+    usual = proxy_of(CONFIG).prepare()
+    heldout = usual.dataset.heldout
+    few = replace(usual.dataset, heldout=Split(heldout.images[:8], heldout.labels[:8]))
+    return Odd(**{field.name: getattr(usual, field.name) for field in fields(usual)} | {"dataset": few})
 
 
 def alone(trial: Callable[[], Evaluation]) -> Evaluation | Exception:
@@ -72,12 +81,19 @@ def told(outcome: Evaluation | Exception) -> object:
 
 def test_trials_side_by_side_are_trials_alone() -> None:
     odd = proxy()
-    identity = search_space(odd.config).identity
-    thetas = [identity, NAN, None, RAISES, LATE, (0.1, 0.9, 0.9, 0.1), NEVER]
+    contents = [
+        FAMILY.content(FAMILY.start),
+        NAN,
+        CROSS_ENTROPY,
+        RAISES,
+        LATE,
+        FAMILY.content((0.1, 0.9, 0.9, 0.1)),
+        NEVER,
+    ]
     before = torch.get_rng_state()
-    found = odd.together(thetas, 5)
+    found = odd.together(contents, 5)
     assert torch.equal(torch.get_rng_state(), before)
-    assert [told(each) for each in found] == [told(alone(lambda theta=theta: odd(theta, 5))) for theta in thetas]
+    assert [told(each) for each in found] == [told(alone(partial(odd, content, 5))) for content in contents]
     one, nan, plain, raised, late, other, never = found
     assert len({each.reward for each in (one, plain, other) if isinstance(each, Evaluation)}) == 3
     for each in (nan, late):
@@ -96,7 +112,7 @@ def test_a_batch_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return whole(*arguments)
 
     monkeypatch.setattr(train, "batch", counted)
-    odd.together([None, NEVER, NAN], 1)
+    odd.together([CROSS_ENTROPY, NEVER, NAN], 1)
     assert made == list(range(STEPS))
 
 
@@ -108,14 +124,14 @@ def test_a_search_with_trials_side_by_side_ends_in_the_same_bytes(tmp_path: Path
 def test_what_fails_beside_others_is_tried_alone() -> None:
     """As one that finds no memory beside them; one that has diverged would do so again."""
     odd = proxy()
-    jobs = [Job("search", 0, index, theta, 5) for index, theta in enumerate([None, RAISES, NAN])]
+    jobs = [Job("search", 0, index, content, 5) for index, content in enumerate([CROSS_ENTROPY, RAISES, NAN])]
     tried: list[Job] = []
 
     @dataclass(frozen=True)
-    class Noted(Objective):
+    class Noted(ProxyObjective):
         def __call__(self, job: Job) -> Outcome:
             tried.append(job)
-            return super().__call__(replace(job, theta=NEVER))  # there is memory now
+            return super().__call__(replace(job, loss=NEVER))  # there is memory now
 
     outcomes = Noted(odd).together(jobs)
     assert tried == [jobs[1]]
@@ -159,9 +175,13 @@ def test_groups_are_of_one_seed_and_as_large_as_they_may_be(size: int, tmp_path:
 
 def test_trials_of_two_steps_are_not_run_side_by_side() -> None:
     """The jobs of two steps may be due at a time."""
+
+    def toy_job(step: int, index: int, seed: int) -> Job:
+        return Job("search", step, index, toy_loss((0.5,) * 3), seed, (0.5,) * 3)
+
     jobs = [
-        *(Job("search", 0, index, (0.5,) * 3, 1) for index in range(3)),
-        *(Job("search", 1, index, (0.5,) * 3, 2) for index in range(2)),
+        *(toy_job(0, index, 1) for index in range(3)),
+        *(toy_job(1, index, 2) for index in range(2)),
     ]
     waiting = iter(jobs)
 

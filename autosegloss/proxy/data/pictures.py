@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from autosegloss.errors import DataError
 
-Labels = NDArray[np.int64]
+LabelMap = NDArray[np.int64]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """Endings of the files that are taken for pictures."""
@@ -44,7 +44,7 @@ def files_by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def read_labels(path: Path) -> Labels:
+def read_labels(path: Path) -> LabelMap:
     """The labels of a PNG file, (height, width): its grey values, 1 to 16 bits, or its palette's indices.
 
     Raises:

@@ -45,7 +45,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return dict(content)
 
 
-def fitting(file: Mapping[str, Tensor], network: nn.Module, part: str, source: str) -> dict[str, Tensor]:
+def matching_weights(file: Mapping[str, Tensor], network: nn.Module, part: str, source: str) -> dict[str, Tensor]:
     """The weights in a file that are those of a network, or of a part of it, under the network's names.
 
     All of them must be there and have the network's shapes; others in the file are left out (the classifier of a

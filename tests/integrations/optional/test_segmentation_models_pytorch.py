@@ -13,7 +13,7 @@ import autosegloss
 from autosegloss.errors import InputError
 from autosegloss.proxy.data import Split, load_dataset
 from autosegloss.proxy.networks import build_network, encoder_prefix
-from autosegloss.proxy.networks.weights import fitting, read_weights
+from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.train import initial_network
 from autosegloss.proxy.train import train as train_proxy
 from tests.integrations.task import CLASSES, LOSS_FILE, Images, assert_improved, score
@@ -86,7 +86,7 @@ def test_the_encoder_comes_from_the_librarys_file(name: str, tmp_path: Path) -> 
     prefix = encoder_prefix(network)
     for content in (alone | {"fc.weight": torch.zeros(1000, 4)}, theirs.state_dict()):
         torch.save(content, tmp_path / "weights.pth")
-        found = fitting(read_weights(tmp_path / "weights.pth"), network, prefix, "weights.pth")
+        found = matching_weights(read_weights(tmp_path / "weights.pth"), network, prefix, "weights.pth")
         network.load_state_dict(network.state_dict() | found)
         for key, weight in network.encoder.named_parameters():
             assert torch.equal(weight, theirs.encoder.get_parameter(key)), key

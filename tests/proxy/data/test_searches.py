@@ -13,8 +13,8 @@ from autosegloss import load_loss, search
 from autosegloss.cli import main
 from autosegloss.errors import DataError
 from autosegloss.proxy.data import nuclei
-from autosegloss.proxy.trial import Proxy
 from autosegloss.search.api import as_config
+from autosegloss.search.objective import proxy_of
 from tests import layouts
 from tests.proxy.data.test_readers import MAKE, OPTIONS, needs_nilearn
 from tests.proxy.test_data import needs_samples
@@ -97,7 +97,7 @@ def test_rewards_do_without_the_validation_set(tmp_path):
         path.write_bytes(b"nothing")
     root, cache = layouts.folder(tmp_path / "mine"), tmp_path / "cache"
     data = {"name": "folder", "root": str(root), "validation": str(other), "cache": str(cache), **OPTIONS["folder"]}
-    proxy = Proxy.load(as_config(config(data))).prepare()
+    proxy = proxy_of(as_config(config(data))).prepare()
     assert 0 <= proxy(None, seed=0).reward <= 1
     with pytest.raises(DataError, match=r"files that can't be used \(10\)"):
         proxy(None, seed=0, validate=True)

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 
 from autosegloss.errors import InputError
-from autosegloss.proxy.optimizers import eager
-from autosegloss.search import policy
+from autosegloss.proxy.optimizers import undecorated
+from autosegloss.search.algorithms import policy
+from autosegloss.search.seeds import draws_of_step
 
 # mu stays this far from 0 and 1, so that its logit is finite and can come back within one step of updates. It is a
 # two-hundredth of the default std: the distribution does not feel it.
@@ -101,7 +101,7 @@ class PPO2:
 
     def ask(self, state: State) -> list[tuple[float, ...]]:
         """Points whose rewards `tell` wants: `samples` draws, after mu itself if it is the baseline."""
-        rng = np.random.default_rng((self.seed, state.step))
+        rng = draws_of_step(self.seed, state.step)
         points: list[list[float]] = policy.sample(state.mu, self.std, self.samples, rng).tolist()
         asked = [tuple(point) for point in points]
         return [state.mu, *asked] if self.baseline == "mu" else asked
@@ -141,7 +141,7 @@ class PPO2:
         old_log_prob = policy.log_prob(theta, torch.tensor(asked.mu, dtype=torch.float64), self.std)
         logit = torch.logit(torch.tensor(state.mu, dtype=torch.float64)).requires_grad_()
         # A fresh Adam: its moments belong to the old objective, and a state of mu alone is easier to trust.
-        adam = eager(torch.optim.Adam)([logit], lr=self.learning_rate)
+        adam = undecorated(torch.optim.Adam)([logit], lr=self.learning_rate)
         for _ in range(self.updates):
             log_ratio = policy.log_prob(theta, torch.sigmoid(logit), self.std) - old_log_prob
             if self.ratio == "joint":

@@ -24,9 +24,8 @@ import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 
 from autosegloss.errors import RefusedError, SearchError
-from autosegloss.search.journal import Job, Outcome
-from autosegloss.search.runners import Trials, attempt
-from autosegloss.search.study import Objective
+from autosegloss.search.jobs import Job, Objective, Outcome
+from autosegloss.search.runners.base import Trials, attempt
 
 OBJECT_STORE_BYTES = 256 * 2**20  # holds the objective with its data once; Ray spills more to disk
 TRIES = 2  # of a job whose worker died: the first death may be bad luck
@@ -355,4 +354,4 @@ def _code() -> dict[str, Any]:
     A job that was submitted with modules of its own keeps them: Ray refuses two such lists.
     """
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    return {} if "py_modules" in job else {"py_modules": [str(Path(__file__).parents[1])]}
+    return {} if "py_modules" in job else {"py_modules": [str(Path(__file__).parents[2])]}

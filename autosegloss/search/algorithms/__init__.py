@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from autosegloss.search.history import CMAES, TPE, RandomSearch, TuneSearch
-from autosegloss.search.ppo import PPO2
-from autosegloss.search.snes import SNES
+from autosegloss.search.algorithms.external import CMAES, TPE, RandomSearch, TuneSearch
+from autosegloss.search.algorithms.ppo import PPO2
+from autosegloss.search.algorithms.snes import SNES
 
 S = TypeVar("S")
 

@@ -24,29 +24,32 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autosegloss.config import CALIBRATION, Compare, Start, StudyConfig, as_config, fingerprint
 from autosegloss.errors import TrainingDiverged
 from autosegloss.files import write_bytes
-from autosegloss.loss import MixedLoss, SurrogateLoss
+from autosegloss.loss import Loss
 from autosegloss.metric import Accumulators, CalibrationError
+from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.batches import to_input
 from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.networks.unet import resize
+from autosegloss.proxy.settings import StartConfig
 from autosegloss.proxy.trial import TARGET, Proxy, device_of, measured, validation_values
-from autosegloss.report.compare import (
+from autosegloss.search.comparison import (
     FILES,
     PLAN_VERSION,
     Comparison,
-    carry_out,
     check_losses,
     columns_of,
-    definition,
-    fresh_seeds,
     losses_of,
+    run_comparison,
 )
-from autosegloss.report.paired import Table
-from autosegloss.search.api import refuse_to_overwrite
-from autosegloss.search.journal import Job, Outcome
+from autosegloss.search.folder import refuse_to_overwrite
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.seeds import comparison_seeds
+from autosegloss.search.settings import CompareConfig, RetrainConfig, StudyConfig, as_config, fingerprint
+from autosegloss.search.space import plain
+from autosegloss.search.tables import Table
 
 CHECKPOINT_FILE = "checkpoint.pt"
 _EVALUATION_BATCH = 8  # images; of full size
@@ -97,15 +100,23 @@ def retrain(
         if team.rank == 0:
             refuse_to_overwrite(folder, FILES, "retraining")
         proxy = _load(settled)
-        modules = losses_of(losses, proxy, reduce_over_ranks=team.ranks > 1)
+        modules = losses_of(losses, proxy.dataset, reduce_over_ranks=team.ranks > 1)
         proxy.training(modules[0], 0, device=team.device, over_ranks=team.ranks > 1)  # see that it can be done
-        runs = Runs(proxy.prepare(), modules, folder, team, progress)
+        runs = Runs(proxy.prepare(), settled.retrain, modules, folder, team, progress)
         if team.rank > 0:
             runs.follow()
             return None
         plan = _plan(settled, losses, modules, seeds, team)
-        table = carry_out(
-            plan, folder, runs.lead, {"": proxy}, what="retraining", resume=resume, command=command, observer=None
+        table = run_comparison(
+            plan,
+            folder,
+            runs.lead,
+            target=spec_label(settled.metric),
+            notes={"": proxy.dataset.note},
+            what="retraining",
+            resume=resume,
+            command=command,
+            observer=None,
         )
         runs.dismiss()
         return table
@@ -123,7 +134,7 @@ class Team:
 @contextmanager
 def _processes(config: StudyConfig) -> Iterator[Team]:
     """Join the processes that torchrun has started, if it has."""
-    device = device_of(config)
+    device = device_of(config.resources.gpus)
     gpu = device.type == "cuda"
     if gpu:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -149,27 +160,24 @@ def _processes(config: StudyConfig) -> Iterator[Team]:
 def _load(config: StudyConfig) -> Proxy:
     """What is trained: the proxy of a configuration with the schedule, the data and the start of the retraining."""
     own, proxy = config.retrain, config.proxy
-    start = Start(regime="scratch") if proxy.start.weights is None else proxy.start
+    start = StartConfig(regime="scratch") if proxy.start.weights is None else proxy.start
     full = config.model_copy(update={"proxy": proxy.model_copy(update={"train": own, "start": start})})
     dataset = load_dataset(proxy.data.name, **{**proxy.data.options, **own.data})
-    return Proxy.of(full, replace(dataset, train=dataset.all_training()))
+    return proxy_of(full, replace(dataset, train=dataset.all_training()))
 
 
 def _plan(
-    config: StudyConfig, losses: Sequence[str], modules: Sequence[nn.Module], seeds: int, team: Team
+    config: StudyConfig, losses: Sequence[str], modules: Sequence[Loss], seeds: int, team: Team
 ) -> dict[str, Any]:
     """All that decides the numbers."""
-    definitions = {}
-    for name, module in zip(losses, modules, strict=True):
-        file = {"file": module.content()} if isinstance(module, SurrogateLoss | MixedLoss) else {}
-        definitions[name] = definition(module) | file
+    definitions = {name: plain(module.content()) for name, module in zip(losses, modules, strict=True)}
     weights = config.proxy.start.weights
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
     return {
         "version": PLAN_VERSION,
         "losses": list(losses),
-        "seeds": fresh_seeds(config.search.seed, seeds),
-        "metrics": columns_of(config.metric, Compare().metrics)[0],
+        "seeds": comparison_seeds(config.search.seed, seeds),
+        "metrics": columns_of(config.metric, CompareConfig().metrics)[0],
         "settings": [""],
         "configurations": {"": full},
         "definitions": {"": definitions},
@@ -185,7 +193,8 @@ class Runs:
     """The runs as the processes of a team go through them, one after the other, all of them at the same one."""
 
     proxy: Proxy
-    losses: tuple[nn.Module, ...]
+    settings: RetrainConfig
+    losses: tuple[Loss, ...]
     folder: Path
     team: Team
     progress: Progress | None
@@ -205,7 +214,7 @@ class Runs:
         """In the others: take part in what the first one runs."""
         while (word := self._tell([0, 0, 0, 0]))[0]:
             _, step, index, seed = word
-            self._run(Job("compare", step, index, None, seed))
+            self._run(Job("compare", step, index, plain(self.losses[index].content()), seed))
 
     def _tell(self, words: list[int]) -> list[int]:
         """The words of the first process."""
@@ -226,7 +235,7 @@ class Runs:
         return Outcome(validation[TARGET], {}, validation, error=None, seconds=time.perf_counter() - start)
 
     def _train(self, job: Job) -> nn.Module:
-        team, settings = self.team, self.proxy.config.retrain
+        team, settings = self.team, self.settings
         loss = self.losses[job.index].to(team.device)
         training = self.proxy.training(loss, job.seed, device=team.device, over_ranks=team.ranks > 1)
         path, run = self.folder / CHECKPOINT_FILE, [job.index, job.seed]
@@ -248,7 +257,7 @@ class Runs:
     def _measure(self, network: nn.Module) -> dict[str, float]:
         """Every metric on the validation set at its full size, each process having its share of the images."""
         team, dataset = self.team, self.proxy.dataset
-        scores = Accumulators(measured(self.proxy.config), len(dataset.classes), dataset.ignore_index)
+        scores = Accumulators(measured(self.proxy.target), len(dataset.classes), dataset.ignore_index)
         error = CalibrationError(len(dataset.classes), ignore_index=dataset.ignore_index)
         network.eval()
         for images, labels in _batches(dataset, team):

@@ -3,87 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from scipy.stats import t as student
-
-from autosegloss.config import CALIBRATION
+from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.trial import TARGET
-from autosegloss.report.intervals import t_interval
-from autosegloss.search.api import Score
+from autosegloss.search.statistics import Difference, Estimate, holm
 
 LEVEL = 0.05
 """Of the tests."""
-
-
-@dataclass(frozen=True)
-class Estimate(Score):
-    """A score with the 95% t-interval of its mean, which one run alone does not have."""
-
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def of(cls, values: list[float]) -> Estimate:
-        """The estimate from some runs."""
-        score = Score.of(values)
-        if len(values) < 2:
-            return cls(score.mean, score.sd, None, None)
-        _, low, high = t_interval(values)
-        return cls(score.mean, score.sd, low, high)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How a loss differs from the first one, over the seeds on which both ended.
-
-    Args:
-        mean: Of the differences.
-        low: Of their 95% t-interval.
-        high: Of the same.
-        p: Of the two-sided paired t-test, as it is: the verdict takes account of how many there are.
-        verdict: Which loss is the better one, where the test of the table says so; see `judged`.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-    verdict: Literal["better", "worse"] | None = None
-
-    @classmethod
-    def of(cls, ours: Sequence[float], first: Sequence[float]) -> Difference | None:
-        """The difference of paired values; None of fewer than two pairs, which have no interval."""
-        gains = [a - b for a, b in zip(ours, first, strict=True)]
-        if len(gains) < 2:
-            return None
-        mean, low, high = t_interval(gains)
-        error = statistics.stdev(gains) / math.sqrt(len(gains))
-        # Without an error every seed says the same.
-        p = 2 * float(student.sf(abs(mean) / error, len(gains) - 1)) if error > 0 else float(mean == 0)
-        return cls(mean, low, high, p)
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """The p-values of a family as Holm adjusts them.
-
-    Rejecting those up to 5% errs anywhere in the family with a probability of 5% at most.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-
-    Reference: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6, 1979.
-    """
-    adjusted, least = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        least = max(least, min(1.0, (len(values) - rank) * values[place]))
-        adjusted[place] = least
-    return adjusted
 
 
 @dataclass(frozen=True)

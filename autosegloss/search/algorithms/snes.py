@@ -18,7 +18,8 @@ import scipy
 from numpy.typing import NDArray
 
 from autosegloss.errors import InputError
-from autosegloss.search import policy
+from autosegloss.search.algorithms import policy
+from autosegloss.search.seeds import draws_of_step
 
 # mu stays inside (0, 1), and no std collapses or outgrows the cube.
 MARGIN, NARROWEST, WIDEST = 1e-3, 0.02, 0.5
@@ -80,7 +81,7 @@ class SNES:
 
     def ask(self, state: State) -> list[tuple[float, ...]]:
         """Points whose rewards `tell` wants."""
-        rng = np.random.default_rng((self.seed, state.step))
+        rng = draws_of_step(self.seed, state.step)
         points: list[list[float]] = policy.sample(state.mu, state.std, self.samples, rng).tolist()
         return [tuple(point) for point in points]
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autosegloss.errors import InputError, RefusedError
+from autosegloss.search.seeds import draws_of_step
 
 Theta = tuple[float, ...]
 
@@ -43,7 +44,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class _Historian(ABC):
+class _Replayed(ABC):
     """What these algorithms share.
 
     Args:
@@ -98,16 +99,16 @@ class _Historian(ABC):
         return int(np.random.SeedSequence((self.seed, len(state.points))).generate_state(1)[0])
 
 
-class RandomSearch(_Historian):
+class RandomSearch(_Replayed):
     """Uniform points: what every other algorithm has to beat."""
 
     def ask(self, state: History) -> list[Theta]:
-        rng = np.random.default_rng((self.seed, len(state.points)))
+        rng = draws_of_step(self.seed, len(state.points))
         return _thetas(rng.random((self.samples, len(self.start))))
 
 
 @dataclass(frozen=True)
-class CMAES(_Historian):
+class CMAES(_Replayed):
     """Covariance matrix adaptation, by the package cmaes; a step is a generation.
 
     Args:
@@ -143,7 +144,7 @@ class CMAES(_Historian):
         return optimizer
 
 
-class TPE(_Historian):
+class TPE(_Replayed):
     """Tree-structured Parzen estimators over all coordinates together, by Optuna; the first step is random.
 
     Reference: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011.
@@ -171,7 +172,7 @@ class TPE(_Historian):
 
 
 @dataclass(frozen=True)
-class TuneSearch(_Historian):
+class TuneSearch(_Replayed):
     """Any searcher of Ray Tune.
 
     Args:
@@ -204,7 +205,7 @@ class TuneSearch(_Historian):
         raise RefusedError(f"{self.searcher}: a searcher of Ray Tune waits for all rewards of a step before the next.")
 
     def ask(self, state: History) -> list[Theta]:
-        from autosegloss.search.ray_runner import tune_space  # Ray is imported when it is asked for, not before
+        from autosegloss.search.runners.ray import tune_space  # Ray is imported when it is asked for, not before
 
         searcher = self._build(self.seed)  # type: ignore[attr-defined]
         space = tune_space(len(self.start))

@@ -1,0 +1,274 @@
+"""Reading a configuration: plain values from YAML and overrides, and every mistake with its file and line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from autosegloss.config.section import Keys, Section, is_section, section_of_names
+from autosegloss.config.yaml12 import CONSTRUCT, TAG, Loader, show, syntax_error
+from autosegloss.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
+_TOO_DEEP = "holds lists or mappings within each other more often than can be read"
+
+
+def read_file(root: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """Read a section and all below it from a YAML file.
+
+    Args:
+        root: The section that the whole file is.
+        path: The file; messages show it as given.
+        overrides: Texts `key.sub=value` that win over the file; the value is YAML, as in the file.
+
+    Returns:
+        The section, complete with defaults.
+
+    Raises:
+        ConfigError: All mistakes at once, each with its file and line or with the override it comes from.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    draft = _Draft(str(path))
+    draft.read(text)
+    for override in overrides:
+        draft.override(override)
+    return draft.build(root)
+
+
+def read_mapping(root: type[S], values: Mapping[str, Any]) -> S:
+    """Read a section and all below it from a mapping with its keys.
+
+    Raises:
+        ConfigError: All mistakes at once.
+    """
+    return _Draft("configuration", data=dict(values)).build(root)
+
+
+@dataclass(frozen=True, order=True)
+class _Origin:
+    """Where a value was written; origins sort in the order in which a user would look."""
+
+    override: int
+    line: int
+    text: str
+
+
+@dataclass
+class _Draft:
+    """Plain values on their way to a configuration, where each was written, and the mistakes found so far."""
+
+    source: str
+    data: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Keys, _Origin] = field(default_factory=dict)
+    mistakes: list[tuple[_Origin, str]] = field(default_factory=list)
+    overrides: int = 0
+
+    def read(self, text: str) -> None:
+        """Take the values of a YAML file."""
+        try:
+            root = yaml.compose(text, Loader=Loader)
+        except yaml.YAMLError as error:
+            line, problem = syntax_error(error)
+            raise ConfigError(f"{self._at(line).text}: is not YAML: {problem}") from error
+        except RecursionError:
+            raise ConfigError(f"{self.source}: {_TOO_DEEP}") from None
+        if root is None:
+            raise ConfigError(f"{self.source}: is empty; it needs at least a metric, e.g. `metric: miou`")
+        if not isinstance(root, yaml.MappingNode):
+            line = root.start_mark.line + 1
+            raise ConfigError(f"{self._at(line).text}: must be a mapping with keys, e.g. `metric: miou`")
+        self.data = self._plain(root, (), None)
+
+    def override(self, text: str) -> None:
+        """Set one value from `key.sub=value`."""
+        self.overrides += 1
+        origin = _Origin(self.overrides, 0, f"--set {text}")
+        key, equals, value = text.partition("=")
+        keys = tuple(key.split("."))
+        if not equals or not all(keys):
+            self._mistake(origin, (), "must read key.sub=value, e.g. `--set search.steps=4`")
+            return
+        try:
+            node = yaml.compose(value, Loader=Loader)
+        except yaml.YAMLError as error:
+            self._mistake(origin, keys, f"the value is not YAML: {syntax_error(error)[1]}")
+            return
+        except RecursionError:
+            self._mistake(origin, keys, _TOO_DEEP)
+            return
+        section = self.data
+        for depth, name in enumerate(keys[:-1], start=1):
+            self.origins.setdefault(keys[:depth], origin)
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                self._mistake(origin, keys, f"`{'.'.join(keys[:depth])}` is {show(section)}, which has no keys")
+                return
+        self.origins[keys] = origin
+        section[keys[-1]] = None if node is None else self._plain(node, keys, origin)
+
+    def build(self, root: type[S]) -> S:
+        """Check everything."""
+        section = None
+        try:
+            section = root.model_validate(self.data)
+        except ValidationError as error:
+            self._refused(root, error)
+        else:
+            for above, late in section.late_mistakes():
+                self._refused(root, late, above)
+        if section is not None and not self.mistakes:
+            return section
+        lines = [line for _, line in sorted(self.mistakes)]
+        if len(lines) > 1:
+            lines.insert(0, f"{len(lines)} mistakes in the configuration:")
+        raise ConfigError("\n".join(lines))
+
+    def _refused(self, root: type[BaseModel], error: ValidationError, above: Keys = ()) -> None:
+        for details in error.errors(include_url=False):
+            at = details.get("ctx", {}).get("at", ())
+            keys = _written(root, (*above, *(str(key) for key in (*details["loc"], *at) if key != "[key]")))
+            self._mistake(self._origin(keys), keys, _explain(root, details, keys))
+
+    def _at(self, line: int) -> _Origin:
+        return _Origin(0, line, f"{self.source}:{line}" if line else self.source)
+
+    def _origin(self, keys: Keys) -> _Origin:
+        while keys and keys not in self.origins:
+            keys = keys[:-1]
+        if not keys:
+            return self._at(0)
+        inside = (at for at in self.origins if at[: len(keys)] == keys and self.origins[at].override)
+        return max(self.origins[at] for at in (keys, *inside))
+
+    def _mistake(self, origin: _Origin, keys: Keys, problem: str) -> None:
+        where = f"{origin.text}: {'.'.join(keys)}: " if keys else f"{origin.text}: "
+        self.mistakes.append((origin, where + problem.replace("\n", "\n    ")))
+
+    def _plain(self, node: yaml.Node, keys: Keys, override: _Origin | None) -> Any:
+        """The plain value of a node; notes where each key was written."""
+        origin = override or self._at(node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            section: dict[str, Any] = {}
+            for key, value in node.value:
+                at = (*keys, str(key.value))
+                origin = override or self._at(key.start_mark.line + 1)
+                if not isinstance(key, yaml.ScalarNode):
+                    self._mistake(origin, keys, "has a key that is not plain text")
+                    continue
+                if key.value in section:
+                    first = self.origins[at]
+                    self._mistake(origin, at, "given twice" if override else f"given twice, first on line {first.line}")
+                self.origins[at] = origin
+                section[key.value] = self._plain(value, at, override)
+            return section
+        if isinstance(node, yaml.SequenceNode):
+            items = [((*keys, str(number)), item) for number, item in enumerate(node.value)]
+            self.origins |= {at: override or self._at(item.start_mark.line + 1) for at, item in items}
+            return [self._plain(item, at, override) for at, item in items]
+        try:
+            return CONSTRUCT[node.tag.removeprefix(TAG)](node.value)
+        except (KeyError, ValueError):
+            self._mistake(origin, keys, f"the tag `{node.tag}` is not allowed here; write a plain value")
+            return node.value
+
+
+_PROBLEMS = {
+    "missing": "missing; give the metric to search a loss for, e.g. `metric: miou`",
+    "model_type": "must be a mapping with keys, not {given}",
+    "dict_type": "must be a mapping with keys, not {given}",
+    "string_type": "must be text, not {given}",
+    "list_type": "must be a list, not {given}",
+    "bool_type": "must be true or false, not {given}",
+    "int_type": "must be an integer, not {given}",
+    "float_type": "must be a number, not {given}",
+    "finite_number": "must be a finite number, not {given}",
+    "greater_than": "must be greater than {gt:g}, not {given}",
+    "greater_than_equal": "must be at least {ge:g}, not {given}",
+    "less_than": "must be less than {lt:g}, not {given}",
+    "less_than_equal": "must be at most {le:g}, not {given}",
+    "value_error": "{error}",
+    "misplaced": "{problem}",
+}
+
+
+def _explain(root: type[BaseModel], details: ErrorDetails, keys: Keys) -> str:
+    """A mistake in this project's words: what is wrong, what was given and what is allowed."""
+    if details["type"] == "extra_forbidden":
+        return f"unknown key{_suggest_key(root, keys)}"
+    given = show(details["input"])
+    if details["type"] == "literal_error":
+        allowed = get_args(_section_of(root, keys).model_fields[keys[-1]].annotation)
+        return f"must be one of {', '.join(allowed)}, not {given}"
+    if details["type"] in _PROBLEMS:
+        return _PROBLEMS[details["type"]].format(given=given, **details.get("ctx", {}))
+    return f"{details['msg']}, not {given}"
+
+
+def _written(root: type[BaseModel], keys: Keys) -> Keys:
+    """The keys as in the file: inside an option, pydantic goes on with the types that it tried."""
+    section, inside = _innermost(root, keys)
+    above = len(keys) - len(inside)
+    for depth, key in enumerate(inside, start=above + 1):
+        if key not in section.model_fields:
+            return keys[:depth]
+        inner = section.model_fields[key].annotation
+        if not is_section(inner):
+            break
+        section = inner
+    return keys
+
+
+def _section_of(root: type[BaseModel], keys: Keys) -> type[BaseModel]:
+    """The section that holds the last of the keys."""
+    section, inside = _innermost(root, keys)
+    for key in inside[:-1]:
+        inner = section.model_fields[key].annotation
+        assert is_section(inner)
+        section = inner
+    return section
+
+
+def _innermost(root: type[BaseModel], keys: Keys) -> tuple[type[BaseModel], Keys]:
+    """The section from which fixed keys lead on, and these keys: below a name that a user chose, they begin anew."""
+    section = root
+    for depth, key in enumerate(keys):
+        found = section.model_fields.get(key)
+        if found is None:
+            break
+        if is_section(found.annotation):
+            section = found.annotation
+            continue
+        named = section_of_names(found.annotation)
+        if named is not None and len(keys) > depth + 2:
+            return _innermost(named, keys[depth + 2 :])
+        break
+    return root, keys
+
+
+def _suggest_key(root: type[BaseModel], keys: Keys) -> str:
+    """The key that was probably meant: one spelt alike beside it, one of that name elsewhere, or all there are."""
+    known = list(_section_of(root, keys).model_fields)
+    alike = difflib.get_close_matches(keys[-1], known, n=1)
+    elsewhere = [".".join(path) for path in _all_keys(_innermost(root, keys)[0]) if path[-1] == keys[-1]]
+    if guess := (alike or elsewhere):
+        return f" (did you mean {' or '.join(f'`{name}`' for name in guess)}?)"
+    return f"; the keys here are {', '.join(known)}"
+
+
+def _all_keys(section: type[BaseModel], above: Keys = ()) -> Iterator[Keys]:
+    for name, field_info in section.model_fields.items():
+        yield (*above, name)
+        if is_section(field_info.annotation):
+            yield from _all_keys(field_info.annotation, (*above, name))

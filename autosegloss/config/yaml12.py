@@ -1,0 +1,69 @@
+"""YAML 1.2's scalars in PyYAML, which reads YAML 1.1: `on` is text here, and 1e-3 a number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+TAG = "tag:yaml.org,2002:"
+# The scalars of YAML 1.2's core schema (section 10.3.2). PyYAML reads YAML 1.1, where `on` is true and 1e-3 is text.
+_SCALARS = (
+    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+)
+CONSTRUCT: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
+    "float": lambda text: float(re.sub(r"\.(inf|nan)$", r"\1", text.lower())),
+}
+
+
+class Loader(yaml.SafeLoader):
+    """Composes nodes with the scalars of YAML 1.2; builds no objects."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # An alias would have two lines and may contain itself; a configuration is too small to need one.
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # a gap in the stubs
+            raise yaml.MarkedYAMLError(problem="aliases (`*name`) are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or 1.2 would read as something else."""
+
+
+Loader.yaml_implicit_resolvers = {}
+for _name, _pattern, _first in _SCALARS:
+    Loader.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+    Dumper.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def syntax_error(error: yaml.YAMLError) -> tuple[int, str]:
+    """Line (0: unknown) and reason of a YAML error."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        return (mark.line + 1 if mark else 0), reason
+    return 0, str(error).replace("\n", " ")
+
+
+def show(value: object) -> str:
+    """A value as it would stand in the file, cut to a line."""
+    try:
+        text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1000)
+    except yaml.YAMLError:
+        text = repr(value)
+    text = text.removesuffix("...\n").strip().replace("\n", " ")
+    return f"`{text[:57]}...`" if len(text) > 60 else f"`{text}`"

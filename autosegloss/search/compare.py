@@ -1,0 +1,155 @@
+"""`compare`: train with several losses on the same fresh seeds, in one setting or more, and tabulate the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from autosegloss.errors import AutoseglossError
+from autosegloss.loss.base import LossContent
+from autosegloss.metric import Expr
+from autosegloss.metric.settings import CALIBRATION, spec_label
+from autosegloss.proxy.data import Dataset, load_dataset
+from autosegloss.proxy.trial import Proxy, device_of
+from autosegloss.search.comparison import (
+    FILES,
+    PLAN_VERSION,
+    Comparison,
+    check_losses,
+    columns_of,
+    losses_of,
+    run_comparison,
+)
+from autosegloss.search.folder import refuse_to_overwrite
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.runners.base import Runner
+from autosegloss.search.runners.choice import choose_runner
+from autosegloss.search.seeds import comparison_seeds
+from autosegloss.search.settings import StudyConfig, as_config, fingerprint
+from autosegloss.search.space import plain
+from autosegloss.search.tables import Table
+
+
+@dataclass(frozen=True)
+class ComparisonObjective:
+    """The proxies as workers call them: a job in, an outcome out.
+
+    Args:
+        proxies: One for each setting, in their order.
+        more: What to measure beside the catalogue.
+    """
+
+    proxies: tuple[Proxy, ...]
+    more: dict[str, Expr]
+
+    def __call__(self, job: Job) -> Outcome:
+        """Train with the job's loss in its setting and measure everything."""
+        start = time.perf_counter()
+        proxy = self.proxies[job.index % len(self.proxies)]
+        network = proxy.trained(proxy.loss(job.loss), job.seed)
+        found = proxy.evaluation(network, validate=True, more=self.more)
+        validation = found.validation | {CALIBRATION: proxy.calibration_error(network)}
+        return Outcome(found.reward, found.metrics, validation, error=None, seconds=time.perf_counter() - start)
+
+
+def compare(
+    config: StudyConfig | Mapping[str, Any] | str | os.PathLike[str],
+    losses: Sequence[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    seeds: int | None = None,
+    runner: Runner | Literal["ray", "serial"] = "ray",
+    resume: bool = False,
+    command: str = "",
+    observer: Callable[[Comparison], None] | None = None,
+    address: str | None = None,
+) -> Table:
+    """Train with several losses in the settings of a configuration and compare them on the validation sets.
+
+    The runs are paired: in a setting, for each seed, all losses have the same initial weights and the same images in
+    the same order. The seeds are drawn from `search.seed` and are none of those of a search. Trial after trial is
+    written to `out/trials.jsonl`; the results to `out/table.json`, `out/table.md` and `out/table.tex`.
+
+    Args:
+        config: A configuration, a mapping with its keys, or the path of a YAML file; its section `compare` says more.
+        losses: Names of losses, presets, or paths of loss files; the others are compared with the first. None is what
+            the configuration says.
+        out: The folder to write to.
+        seeds: Number of runs of each loss in each setting, at least 2. None is what the configuration says.
+        runner: As for `search`.
+        resume: Whether to continue the comparison in that folder. Losses and seeds may be added at the end of those it
+            has; what is trained is not trained again.
+        command: The command line that asks for this, for the record.
+        observer: Called with the comparison at the start and after each trial.
+        address: As for `search`.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: A loss is unknown or given twice, or there are too few seeds; nothing has been trained then.
+        RefusedError: The folder holds another comparison, or the resources are not there.
+    """
+    settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
+    losses = settled.compare.losses if losses is None else losses
+    seeds = settled.compare.seeds if seeds is None else seeds
+    check_losses(losses, seeds)
+    folder = Path(out).absolute()
+    chosen = choose_runner(runner, settled.resources, address)
+    refuse_to_overwrite(folder, FILES, "comparison")
+    proxies, definitions = _load(settled, losses)
+    columns, more = columns_of(settled.metric, settled.compare.metrics)
+    plan = {
+        "version": PLAN_VERSION,
+        "losses": list(losses),
+        "seeds": comparison_seeds(settled.search.seed, seeds),
+        "metrics": columns,
+        "settings": list(proxies),
+        "configurations": {name: fingerprint(settled.in_setting(name)) for name in proxies},
+        "definitions": definitions,
+    }
+
+    def run(comparison: Comparison) -> None:
+        with chosen.ready():
+            ready = tuple(proxy.prepare() for proxy in proxies.values())
+            chosen.run(comparison, ComparisonObjective(ready, more))
+
+    return run_comparison(
+        plan,
+        folder,
+        run,
+        target=spec_label(settled.metric),
+        notes={name: proxy.dataset.note for name, proxy in proxies.items()},
+        what="comparison",
+        resume=resume,
+        command=command,
+        observer=observer,
+    )
+
+
+def _load(config: StudyConfig, losses: Sequence[str]) -> tuple[dict[str, Proxy], dict[str, dict[str, LossContent]]]:
+    """The proxy and the losses of each setting; settings with the same data share it."""
+    device_of(config.resources.gpus)
+    datasets: dict[str, Dataset] = {}
+    proxies, definitions = {}, {}
+    for name in config.compare.settings:
+        own = config.in_setting(name)
+        data = own.proxy.data
+        key = json.dumps(data.model_dump(), sort_keys=True)
+        try:
+            if key not in datasets:
+                datasets[key] = load_dataset(data.name, **data.options)
+            proxies[name] = proxy = proxy_of(own, datasets[key])
+            modules = losses_of(losses, proxy.dataset)
+        except AutoseglossError as error:
+            if not name:
+                raise
+            raise type(error)(f"in the setting `{name}`: {error}") from error
+        definitions[name] = {loss: plain(module.content()) for loss, module in zip(losses, modules, strict=True)}
+    return proxies, definitions

@@ -1,0 +1,251 @@
+"""A comparison of losses on the same seeds: its jobs, its plan on disk, and the table of what came of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autosegloss.errors import InputError, RefusedError
+from autosegloss.files import write_text
+from autosegloss.loss import Loss, named_loss
+from autosegloss.loss.base import LossContent
+from autosegloss.loss.classic import class_counts
+from autosegloss.metric import METRICS, Expr, metric
+from autosegloss.metric.settings import CALIBRATION, spec_label
+from autosegloss.proxy.data import Dataset
+from autosegloss.proxy.trial import TARGET
+from autosegloss.search.folder import JOURNAL_FILE, refuse_differences, resumable, versions
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.journal import Journal
+from autosegloss.search.statistics import Difference, Estimate
+from autosegloss.search.tables import Row, Table, judged
+
+PLAN_VERSION = 3
+"""Of `plan.json`: 3 since its definitions of losses are the contents of their files."""
+FILES = PLAN_FILE, TABLE_FILE, MARKDOWN_FILE, LATEX_FILE = "plan.json", "table.json", "table.md", "table.tex"
+
+
+class Comparison:
+    """A comparison in progress, as runners see it: every loss in every setting on every seed, all due from the start.
+
+    The jobs of a seed come together, and of these the jobs of a loss, so that what is wrong with a setting shows soon.
+    The index of a job is the place of its loss times the number of settings, plus the place of its setting: losses and
+    seeds that are added at the end leave the jobs before them as they are.
+
+    Args:
+        losses: For each setting, by name, the losses there by name, as the contents of their files; the same names in
+            each.
+        seeds: The seeds each is trained with.
+        journal: Where finished trials are written, and what was finished before.
+        observer: Called with the comparison after each record.
+
+    Raises:
+        RefusedError: The journal is not of this comparison.
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, Mapping[str, LossContent]],
+        seeds: Sequence[int],
+        journal: Journal,
+        observer: Callable[[Comparison], None] | None = None,
+    ) -> None:
+        names = next(iter(losses.values()))
+        self._pairs = [(setting, name) for name in names for setting in losses]
+        self._journal = journal
+        self._observer = observer
+        self._jobs = [
+            Job("compare", ordinal, index, losses[setting][name], seed)
+            for ordinal, seed in enumerate(seeds)
+            for index, (setting, name) in enumerate(self._pairs)
+        ]
+        self._outcomes: dict[Job, Outcome] = {}
+        self.last: tuple[Job, Outcome] | None = None
+        """The trial recorded last; None before the first one."""
+        for line, (job, outcome) in enumerate(journal.trials, start=1):
+            if job not in self._jobs:
+                raise RefusedError(f"{journal.path}:{line}: this trial is not one of this comparison's.")
+            self._outcomes[job] = outcome
+        self._waiting = iter([job for job in self._jobs if job not in self._outcomes])
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole comparison."""
+        return len(self._jobs)
+
+    @property
+    def done(self) -> int:
+        """Trials that are finished, failed ones included."""
+        return len(self._outcomes)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all are."""
+        return self.done == self.total
+
+    def next_job(self) -> Job | None:
+        """The next job that is not done; each is handed out once."""
+        return next(self._waiting, None)
+
+    def record(self, job: Job, outcome: Outcome) -> None:
+        """Write down the outcome of a job.
+
+        Raises:
+            InputError: The job is not due.
+            SearchError: The journal cannot be written.
+        """
+        if job not in self._jobs or job in self._outcomes:
+            raise InputError(f"{job} is not due; record the jobs that next_job hands out, each once.")
+        outcome = outcome.checked()
+        self._journal.append(job, outcome)
+        self._outcomes[job] = outcome
+        self.last = job, outcome
+        if self._observer is not None:
+            self._observer(self)
+
+    def pair(self, job: Job) -> tuple[str, str]:
+        """The setting and the loss of a job."""
+        return self._pairs[job.index]
+
+    def outcomes(self, setting: str, loss: str) -> list[Outcome]:
+        """What came of a loss in a setting, seed by seed, once the comparison is finished."""
+        return [self._outcomes[job] for job in self._jobs if self.pair(job) == (setting, loss)]
+
+
+def run_comparison(
+    plan: dict[str, Any],
+    folder: Path,
+    run: Callable[[Comparison], None],
+    *,
+    target: str,
+    notes: dict[str, str],
+    what: str,
+    resume: bool,
+    command: str,
+    observer: Callable[[Comparison], None] | None,
+) -> Table:
+    """Run what a plan says, or what is left of it, and write the table of it.
+
+    Args:
+        plan: The losses, seeds, columns, settings and all else that decides the numbers, as `plan.json` has it; its
+            definitions are the contents of the losses in each setting.
+        folder: Where to write.
+        run: Takes the jobs of a comparison and records their outcomes.
+        target: What to call the metric of the configuration.
+        notes: What there is to know about the data of each setting.
+        what: What to call it in messages.
+        resume: Whether to continue what the folder holds.
+        command: For the record.
+        observer: Called with the comparison at the start and after each trial.
+
+    Raises:
+        RefusedError: The folder holds something else.
+    """
+    with Journal(folder / JOURNAL_FILE, resume=resume, what=what) as journal:
+        if journal.trials:
+            _refuse_another(folder, plan, what)
+        with resumable():
+            write_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
+        comparison = Comparison(plan["definitions"], plan["seeds"], journal, observer)
+        if observer is not None:
+            observer(comparison)
+        if not comparison.finished:
+            run(comparison)
+        table = _table(comparison, plan, command, target, notes)
+    with resumable():
+        write_text(folder / TABLE_FILE, table.to_json())
+        write_text(folder / MARKDOWN_FILE, table.to_markdown())
+        write_text(folder / LATEX_FILE, table.to_latex())
+    return table
+
+
+def losses_of(names: Sequence[str], dataset: Dataset, reduce_over_ranks: bool = False) -> tuple[Loss, ...]:
+    """The losses of some names, for some data."""
+    counts = class_counts([dataset.train.labels], len(dataset.classes), dataset.ignore_index)
+    return tuple(
+        named_loss(name, ignore_index=dataset.ignore_index, counts=counts, reduce_over_ranks=reduce_over_ranks)
+        for name in names
+    )
+
+
+def check_losses(losses: Sequence[str], seeds: int, least: int = 2) -> None:
+    """Raise InputError for losses or a number of seeds that can't be compared."""
+    if not losses:
+        raise InputError("there is nothing to compare: name at least one loss.")
+    twice = [name for name in dict.fromkeys(losses) if list(losses).count(name) > 1]
+    if twice:
+        raise InputError(f"given twice: {', '.join(twice)}; each loss is compared once.")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < least:
+        why = "a spread needs a whole number of at least 2" if least > 1 else "a whole number of at least 1 is wanted"
+        raise InputError(f"seeds is {seeds!r}; {why}.")
+
+
+def columns_of(
+    target: str | dict[str, Any], metrics: Sequence[str | dict[str, Any]]
+) -> tuple[list[str], dict[str, Expr]]:
+    """The columns that are shown, and those of their metrics that the catalogue does not have by that name.
+
+    The target has no column of its own where one of the metrics is the same.
+
+    Args:
+        target: The metric of the configuration.
+        metrics: Those of its section `compare`.
+    """
+    exprs = {spec_label(spec): metric(spec) for spec in metrics if spec != CALIBRATION}
+    first = [] if metric(target) in exprs.values() else [TARGET]
+    more = {label: expr for label, expr in exprs.items() if label not in METRICS}
+    return [*first, *map(spec_label, metrics)], more
+
+
+def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
+    """Stop if the trials in the folder are of another plan, which is not the first part of this one."""
+    path = folder / PLAN_FILE
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RefusedError(f"{folder} holds trials, but no {PLAN_FILE} of a {what}. Choose another folder.") from None
+    if not isinstance(there, dict) or there.get("version") != PLAN_VERSION:
+        raise RefusedError(f"{folder} holds a {what} of another version of autosegloss. Choose another folder.")
+    refuse_differences(f"{folder} holds another {what}", there, _first_part(json.loads(json.dumps(plan)), there))
+
+
+def _first_part(plan: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan with as many of its losses and seeds as there are in another one."""
+    losses = plan["losses"][: len(there["losses"])]
+    definitions = {
+        setting: {loss: each for loss, each in own.items() if loss in losses}
+        for setting, own in plan["definitions"].items()
+    }
+    return plan | {"losses": losses, "seeds": plan["seeds"][: len(there["seeds"])], "definitions": definitions}
+
+
+def _table(comparison: Comparison, plan: dict[str, Any], command: str, target: str, notes: dict[str, str]) -> Table:
+    rows: list[Row] = []
+    for setting in plan["settings"]:
+        runs = {loss: comparison.outcomes(setting, loss) for loss in plan["losses"]}
+        rows += judged([_row(setting, loss, runs) for loss in plan["losses"]], plan["metrics"])
+    return Table(plan, command, target, notes, tuple(rows), versions())
+
+
+def _row(setting: str, loss: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Row:
+    """The row of a loss, as yet without verdicts."""
+    first = next(iter(outcomes))
+    runs, compared = (
+        tuple(None if run.reward is None else run.validation for run in outcomes[name]) for name in (loss, first)
+    )
+    ended = [run for run in runs if run is not None]
+    pairs = [(own, other) for own, other in zip(runs, compared, strict=True) if own and other]
+    measured = list(ended[0]) if ended else []
+    return Row(
+        setting=setting,
+        loss=loss,
+        runs=runs,
+        errors=tuple(run.error for run in outcomes[loss] if run.error is not None),
+        scores={each: Estimate.of([run[each] for run in ended]) for each in measured},
+        differences={
+            each: Difference.of([own[each] for own, _ in pairs], [other[each] for _, other in pairs])
+            for each in (measured if loss != first else [])
+        },
+    )

@@ -1,0 +1,27 @@
+"""The runner of a name, with the resources of a configuration."""
+
+from __future__ import annotations
+
+from autosegloss.errors import InputError
+from autosegloss.search.runners.base import Runner
+from autosegloss.search.runners.serial import SerialRunner
+from autosegloss.search.settings import ResourcesConfig
+
+
+def choose_runner(runner: Runner | str, resources: ResourcesConfig, address: str | None = None) -> Runner:
+    """The runner of a name, with the resources of a configuration; on the Ray cluster at an address, if one is given.
+
+    Raises:
+        InputError: There is no such runner, or it has no use for an address.
+    """
+    if address is not None and runner != "ray":
+        raise InputError(f"address is {address!r}, of a Ray cluster, but runner is {runner!r}; leave one of them out.")
+    if runner == "serial":
+        return SerialRunner(resources.workers if resources.gpus else 1)
+    if runner == "ray":
+        from autosegloss.search.runners.ray import RayRunner  # Ray is imported when it is asked for, not before
+
+        return RayRunner(resources.workers, resources.cpus, resources.gpus, resources.time_limit, address)
+    if isinstance(runner, str):
+        raise InputError(f"runner is {runner!r}; allowed: ray, serial.")
+    return runner

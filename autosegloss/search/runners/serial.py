@@ -1,0 +1,59 @@
+"""The runner that needs nothing but this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from autosegloss.search.jobs import Job, Objective, Outcome
+from autosegloss.search.runners.base import Joint, Trials, attempt
+
+
+class SerialRunner:
+    """Runs trials in this process, one after another, or several of one seed side by side.
+
+    Side by side they share the work of making batches, and a GPU has more to do at a time; a CPU gains little.
+
+    Args:
+        trials: Side by side, where the objective is `Joint` and so many of a seed are due.
+    """
+
+    def __init__(self, trials: int = 1) -> None:
+        self._trials = trials
+
+    def ready(self) -> AbstractContextManager[None]:
+        """This process is there."""
+        return nullcontext()
+
+    def run(self, study: Trials, objective: Objective) -> None:
+        """Run the study to its end; see `Runner.run`."""
+        for jobs in _groups(study, self._trials if isinstance(objective, Joint) else 1):
+            for job, outcome in zip(jobs, _attempts(objective, jobs), strict=True):
+                study.record(job, outcome)
+
+
+def _groups(study: Trials, size: int) -> Iterator[list[Job]]:
+    """The jobs of a study, in lists of at most so many whose stage and seed are the same."""
+    group: list[Job] = []
+    while (job := study.next_job()) is not None or group:
+        if job is not None and (not group or _kind(job) == _kind(group[0])):
+            group.append(job)
+            if len(group) < size:
+                continue
+            job = None
+        yield group
+        group = [] if job is None else [job]
+
+
+def _kind(job: Job) -> tuple[object, ...]:
+    return job.stage, job.seed
+
+
+def _attempts(objective: Objective, jobs: Sequence[Job]) -> list[Outcome]:
+    """The outcomes of a group of jobs; see `attempt`."""
+    if len(jobs) > 1 and isinstance(objective, Joint):
+        try:
+            return objective.together(jobs)
+        except Exception as error:  # of what they share; who is to blame shows when each is alone
+            error.with_traceback(None)
+    return [attempt(objective, job) for job in jobs]

@@ -1,0 +1,54 @@
+"""The seed of every training, derived from the seed of the study.
+
+The convention: a training's seed is the first word of `SeedSequence(study seed, spawn_key=(purpose, ordinal))`. All
+losses that are compared share a seed, so that they differ by themselves and not by their luck:
+
+- `STEP`: all trials of a step of the search; the ordinal is the number of the step.
+- `FINAL`: all members of the finals; the ordinals count up, and a seed that a step has had is passed over.
+- `COMPARISON`: all losses of a comparison or a retraining.
+
+An optimiser draws the points of a step from `draws_of_step`, so that what it asks for depends on nothing else.
+What a training draws in an iteration follows from its own seed, rank and iteration (see `proxy.train`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import numpy as np
+
+STEP: Final = 0
+FINAL: Final = 1
+COMPARISON: Final = 2
+
+
+def step_seed(study_seed: int, step: int) -> int:
+    """The seed of the trials of a step of the search."""
+    return _seed(study_seed, STEP, step)
+
+
+def final_seeds(study_seed: int, number: int, used: Collection[int]) -> list[int]:
+    """The seeds of the finals, none of which is among those used."""
+    fresh: list[int] = []
+    ordinal = 0
+    while len(fresh) < number:
+        seed = _seed(study_seed, FINAL, ordinal)
+        ordinal += 1
+        if seed not in used and seed not in fresh:
+            fresh.append(seed)
+    return fresh
+
+
+def comparison_seeds(study_seed: int, number: int) -> list[int]:
+    """The seeds of a comparison or a retraining."""
+    return [_seed(study_seed, COMPARISON, ordinal) for ordinal in range(number)]
+
+
+def draws_of_step(search_seed: int, step: int) -> np.random.Generator:
+    """What an optimiser draws the points of a step from."""
+    return np.random.default_rng((search_seed, step))
+
+
+def _seed(study_seed: int, purpose: int, ordinal: int) -> int:
+    return int(np.random.SeedSequence(study_seed, spawn_key=(purpose, ordinal)).generate_state(1)[0])
