@@ -63,7 +63,7 @@ class Loss(nn.Module, ABC):
 def check_flag(name: str, value: object) -> bool:
     """True or False, or InputTypeError."""
     if not isinstance(value, bool):
-        raise InputTypeError(f"{name} is {value!r}; True or False is wanted.")
+        raise InputTypeError(f"{name} must be True or False, got {value!r}.")
     return value
 
 

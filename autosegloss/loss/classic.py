@@ -88,8 +88,8 @@ class PixelLoss(Loss):
     def _soft(self, scores: Tensor, target: Tensor) -> Tensor:
         """The loss of scores and soft labels, (N, C, *S) each; a pixel that does not count is 0 in every class."""
         raise InputTypeError(
-            f"{type(self).__name__} has no meaning for soft labels; the target has dtype {target.dtype}, and integer "
-            "labels are wanted."
+            f"{type(self).__name__} is not defined for soft labels: the target must have an integer dtype, got "
+            f"{target.dtype}."
         )
 
 
@@ -274,7 +274,7 @@ class BoundaryCrossEntropy(PixelLoss):
         super().__init__(ignore_index)
         pixels = whole(radius)
         if pixels is None or pixels < 0:
-            raise InputError(f"radius is {radius!r}; a whole number of pixels, 0 or more, is wanted.")
+            raise InputError(f"radius must be an integer of at least 0 pixels, got {radius!r}.")
         self.factor = check_number("factor", factor)
         self.radius = pixels
 
@@ -411,9 +411,9 @@ def _weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
             raise TypeError
         given = torch.as_tensor(weight, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InputTypeError(f"weight is {weight!r}; a number for each class is wanted.") from None
+        raise InputTypeError(f"weight must be a number for each class, got {weight!r}.") from None
     if given.ndim != 1 or not bool((given.isfinite() & (given >= 0)).all()):
-        raise InputError(f"weight is {given.tolist()}; a finite number of 0 or more for each class is wanted.")
+        raise InputError(f"weight must be a finite number of 0 or more for each class, got {given.tolist()}.")
     return given
 
 
@@ -443,9 +443,9 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 def check_number(name: str, value: float, highest: float = math.inf) -> float:
     """A finite number from 0 to `highest`, or InputError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= highest or value == math.inf:
-        allowed = f"from 0 to {highest:g}" if highest < math.inf else "of 0 or more"
-        raise InputError(f"{name} is {value!r}; a number {allowed} is wanted.")
+        allowed = f"from 0 to {highest:g}" if highest < math.inf else "of at least 0"
+        raise InputError(f"{name} must be a number {allowed}, got {value!r}.")
     try:
         return float(value)
     except OverflowError:
-        raise InputError(f"{name} is an integer beyond every float; a number of 0 or more is wanted.") from None
+        raise InputError(f"{name} must be a finite number, got an integer too large for a float.") from None

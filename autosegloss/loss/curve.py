@@ -95,7 +95,7 @@ def number_of_points(kind: CurveKind, pieces: int) -> int:
     """Inner control points of a curve of so many pieces."""
     check_kind(kind)
     if isinstance(pieces, bool) or not isinstance(pieces, int) or pieces < 1:
-        raise InputError(f"pieces is {pieces!r}; a whole number of 1 or more is wanted.")
+        raise InputError(f"pieces must be an integer of at least 1, got {pieces!r}.")
     return {"identity": 0, "bezier": 2 * pieces - 1, "linear": pieces - 1}[kind]
 
 
@@ -250,7 +250,7 @@ def _point(point: Sequence[float], index: int) -> Point:
             raise TypeError
         u, v = (float(c) for c in point)
     except (TypeError, ValueError, OverflowError):
-        raise InputTypeError(f"control point {index} is {point!r}; a pair of numbers (u, v) is wanted.") from None
+        raise InputTypeError(f"control point {index} must be a pair of numbers (u, v), got {point!r}.") from None
     if not (math.isfinite(u) and math.isfinite(v) and 0 <= u <= 1 and 0 <= v <= 1):
         raise InputError(f"control point {index} is ({u:g}, {v:g}); both are in [0, 1].")
     return u, v

@@ -82,7 +82,7 @@ def load_loss(source: str | os.PathLike[str], ignore_index: int = 255, reduce_ov
     """
     if not isinstance(source, str | os.PathLike):
         raise InputTypeError(
-            f"the loss is a {type(source).__name__}; the path of a loss file or the name of a preset is wanted."
+            f"the loss must be the path of a loss file or the name of a preset, got {type(source).__name__}."
         )
     path, name = Path(source), str(source)
     try:
@@ -138,7 +138,7 @@ def build_loss(
         raise LossFileError(f'{name}: not a loss file; it has no "format": "{FORMAT}".')
     version = content.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise LossFileError(f"{name}: version is {version!r}; a whole number of 1 or more is wanted.")
+        raise LossFileError(f"{name}: version must be an integer of at least 1, got {version!r}.")
     if version > VERSION:
         raise LossFileError(
             f"{name}: version {version} is newer than what this package reads ({VERSION}); upgrade autosegloss."
@@ -150,7 +150,7 @@ def build_loss(
         raise LossFileError(f"{name}: unknown: {', '.join(unknown)}; allowed: {', '.join(sorted(keys))}.")
     provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):
-        raise LossFileError(f"{name}: provenance is {provenance!r}; a mapping is wanted.")
+        raise LossFileError(f"{name}: provenance must be a mapping, got {provenance!r}.")
     build = _build_pixel_loss if "loss" in keys else _build_surrogate
     try:
         loss = build(content, name, ignore_index, reduce_over_ranks)
@@ -165,7 +165,7 @@ def _build_pixel_loss(content: Mapping[str, Any], name: str, ignore_index: int, 
     if not isinstance(kind, str) or kind not in PIXEL_LOSSES:
         raise LossFileError(f"{name}: loss is {kind!r}; allowed: {', '.join(PIXEL_LOSSES)}.")
     if not isinstance(options, dict):
-        raise LossFileError(f"{name}: options is {options!r}; a mapping is wanted.")
+        raise LossFileError(f"{name}: options must be a mapping, got {options!r}.")
     settings = {"ignore_index": ignore_index, "reduce_over_ranks": reduce_over_ranks}
     parameters = inspect.signature(PIXEL_LOSSES[kind]).parameters
     allowed = [option for option in parameters if option not in settings]
@@ -181,14 +181,14 @@ def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, r
         if content[key] not in get_args(kind):
             raise LossFileError(f"{name}: {key} is {content[key]!r}; allowed: {', '.join(get_args(kind))}.")
     if not isinstance(content["metric"], str):
-        raise LossFileError(f"{name}: metric is {content['metric']!r}; the text of an expression is wanted.")
+        raise LossFileError(f"{name}: metric must be the text of an expression, got {content['metric']!r}.")
     try:
         expr = metric(content["metric"])
     except (ExprError, InputError) as error:
         raise LossFileError(f"{name}: metric: {error}") from None
     given = content["slots"]
     if not isinstance(given, dict):
-        raise LossFileError(f"{name}: slots is {given!r}; a mapping of slot names to control points is wanted.")
+        raise LossFileError(f"{name}: slots must be a mapping of slot names to control points, got {given!r}.")
     names = [str(slot) for slot in slots(expr)]
     if missing := [slot for slot in names if slot not in given]:
         raise LossFileError(f"{name}: slot `{missing[0]}` is missing; the metric has: {'; '.join(names)}.")

@@ -34,7 +34,7 @@ class MixedLoss(Loss):
     def __init__(self, surrogate: SurrogateLoss, cross_entropy: float = ADVISED_WEIGHT) -> None:
         super().__init__()
         if not isinstance(surrogate, SurrogateLoss):
-            raise InputTypeError(f"surrogate is a {type(surrogate).__name__}; a SurrogateLoss is wanted.")
+            raise InputTypeError(f"surrogate must be a SurrogateLoss, got {type(surrogate).__name__}.")
         self.cross_entropy = check_number("cross_entropy", cross_entropy, 1)
         self.surrogate = surrogate
         self._cross_entropy = CrossEntropy(

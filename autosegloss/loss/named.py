@@ -54,7 +54,7 @@ def _named(name: str, ignore_index: int, counts: Sequence[int] | None) -> Loss:
     if "cross_entropy" not in weights or len(weights) != 2:
         raise InputError(f"`{name}`: a mix is one of cross_entropy and one surrogate, as in {_EXAMPLE}.")
     if abs(sum(weights.values()) - 1) > 1e-9:
-        raise InputError(f"`{name}`: the weights sum to {sum(weights.values()):g}; they are wanted to sum to 1.")
+        raise InputError(f"`{name}`: the weights must sum to 1, got {sum(weights.values()):g}.")
     weight = weights.pop("cross_entropy")
     (other,) = weights
     surrogate = _single(other, ignore_index, counts)
@@ -83,4 +83,4 @@ def _weight(text: str, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"`{name}`: {text} is no weight; a number from 0 to 1 is wanted.") from None
+        raise InputError(f"`{name}`: a weight must be a number from 0 to 1, got {text}.") from None

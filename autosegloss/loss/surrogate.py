@@ -205,7 +205,7 @@ def _curves(
     if control_points is None:
         return dict.fromkeys(places, IDENTITY)
     if not isinstance(control_points, Iterable) or not all(isinstance(points, Iterable) for points in control_points):
-        raise InputTypeError(f"control_points is {control_points!r}; a list of (u, v) pairs for each slot is wanted.")
+        raise InputTypeError(f"control_points must be a list of (u, v) pairs for each slot, got {control_points!r}.")
     if len(control_points) != len(places):
         names = "; ".join(map(str, places))
         raise InputError(f"control points for {len(control_points)} slots; the metric has {len(places)}: {names}.")

@@ -38,7 +38,7 @@ class Tally(ABC):
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         classes = whole(num_classes)
         if classes is None or classes < 1:
-            raise InputError(f"num_classes is {num_classes!r}; a whole number of 1 or more is wanted.")
+            raise InputError(f"num_classes must be an integer of at least 1, got {num_classes!r}.")
         self.num_classes = classes
         self.ignore_index = check_ignore_index(ignore_index)
 
@@ -114,7 +114,7 @@ class Accumulators(Tally):
     def __init__(self, metrics: Mapping[str, e.Expr | str], num_classes: int, ignore_index: int = 255) -> None:
         super().__init__(num_classes, ignore_index)
         if not isinstance(metrics, Mapping):
-            raise InputTypeError(f"metrics is a {type(metrics).__name__}; a mapping of names to metrics is wanted.")
+            raise InputTypeError(f"metrics must be a mapping of names to metrics, got {type(metrics).__name__}.")
         self.metrics = {name: metric(expr) for name, expr in metrics.items()}
         nodes = dict.fromkeys(node for expr in self.metrics.values() for node in interpret.statistics(expr))
         self._nodes = {str(node): node for node in nodes}

@@ -63,7 +63,7 @@ class CalibrationError(Tally):
         super().__init__(num_classes, ignore_index)
         number = whole(bins)
         if number is None or not 1 <= number <= 1000:
-            raise InputError(f"bins is {bins!r}; a whole number from 1 to 1000 is wanted.")
+            raise InputError(f"bins must be an integer from 1 to 1000, got {bins!r}.")
         self.classwise, self.per_image, self.bins = classwise, per_image, number
         self.reset()
 
@@ -88,7 +88,7 @@ class CalibrationError(Tally):
         """
         check_tensors(prediction, target)
         if not prediction.is_floating_point():
-            raise InputTypeError(f"prediction has dtype {prediction.dtype}; scores of a floating type are wanted.")
+            raise InputTypeError(f"prediction must have a floating-point dtype, got {prediction.dtype}.")
         highest, guess = best_class(prediction, self.num_classes)
         infinite = highest.isinf()  # inf, or -inf in all classes; -inf in some is a probability of 0
         if bool(infinite.any()):

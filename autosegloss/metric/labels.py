@@ -27,7 +27,7 @@ def check_tensors(prediction: object, target: object) -> None:
     """Raise InputTypeError unless both are torch tensors."""
     for name, given in (("prediction", prediction), ("target", target)):
         if not isinstance(given, Tensor):
-            raise InputTypeError(f"{name} is a {type(given).__name__}; a torch tensor is wanted.")
+            raise InputTypeError(f"{name} must be a torch tensor, got {type(given).__name__}.")
 
 
 def check_ignore_index(ignore_index: int) -> int:
@@ -40,7 +40,7 @@ def check_ignore_index(ignore_index: int) -> int:
     label = whole(ignore_index)
     if label is None:
         raise InputTypeError(
-            f"ignore_index is {ignore_index!r}; an integer label is wanted. With -1 no pixel is ignored."
+            f"ignore_index must be an integer label, got {ignore_index!r}. With -1 no pixel is ignored."
         )
     if not _INT64.min <= label <= _INT64.max:
         raise InputError(f"ignore_index is {ignore_index}; labels are integers of 64 bits.")
@@ -55,7 +55,7 @@ def check_labels(
     name: str,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Label maps of the shape that is wanted, as int64.
+    """Label maps of the given shape, as int64.
 
     A mask is another spelling of `ignore_index`: the label becomes `ignore_index` where the mask is False, whatever it
     was, and nothing after this function knows of the mask.
@@ -73,11 +73,11 @@ def check_labels(
         InputError: The shape or a label is wrong, naming the labels found.
     """
     if not isinstance(labels, Tensor):
-        raise InputTypeError(f"{name} is a {type(labels).__name__}; a torch tensor of integer labels is wanted.")
+        raise InputTypeError(f"{name} must be a torch tensor of integer labels, got {type(labels).__name__}.")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise InputTypeError(f"{name} has dtype {labels.dtype}; integer labels are wanted.")
+        raise InputTypeError(f"{name} must have an integer dtype, got {labels.dtype}.")
     if not shape:
-        raise InputError(f"{name} is a single label; label maps (N, *S) are wanted.")
+        raise InputError(f"{name} must be label maps (N, *S), got a single label.")
     labels = _without_channel(labels, shape, name).to(torch.int64)
     if mask is not None and ignore_index is not None:
         labels = labels.masked_fill(~_checked_mask(mask, shape, labels.device), ignore_index)
@@ -96,7 +96,7 @@ def check_labels(
 def check_soft_labels(
     target: Tensor, shape: tuple[int, ...], dtype: torch.dtype, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Soft labels in the dtype that is wanted, 0 in every class where the mask is False.
+    """Soft labels in the given dtype, 0 in every class where the mask is False.
 
     What they hold there is not looked at and has a zero gradient, NaN included.
 
@@ -115,7 +115,7 @@ def check_soft_labels(
     """
     if tuple(target.shape) != shape:
         raise InputError(
-            f"soft labels have shape {tuple(target.shape)}; that of the logits, {shape}, is wanted. "
+            f"soft labels must have the shape of the logits, {shape}, got {tuple(target.shape)}. "
             "Labels as class indices are of an integer type."
         )
     soft, valid = target.to(dtype), None
@@ -139,14 +139,14 @@ def check_logits(logits: Tensor, target: object) -> torch.dtype:
         InputError: They have no class, or are on another device than the target.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        given = f"have dtype {logits.dtype}" if isinstance(logits, Tensor) else f"are a {type(logits).__name__}"
-        raise InputTypeError(f"logits {given}; a floating-point tensor (N, C, *S) of scores is wanted.")
+        given = f"dtype {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputTypeError(f"logits must be a floating-point tensor (N, C, *S) of scores, got {given}.")
     if logits.ndim < 2:
-        raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) is wanted.")
+        raise InputError(f"logits must have shape (N, C, *S), got {tuple(logits.shape)}.")
     if logits.shape[1] == 0:
-        raise InputError(f"logits have shape {tuple(logits.shape)}; (N, C, *S) of one class or more is wanted.")
+        raise InputError(f"logits must have shape (N, C, *S) of one class or more, got {tuple(logits.shape)}.")
     if isinstance(target, Tensor) and target.device != logits.device:
-        raise InputError(f"logits are on {logits.device}, target on {target.device}; both are wanted on one device.")
+        raise InputError(f"logits and target must be on the same device, got {logits.device} and {target.device}.")
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
@@ -165,7 +165,7 @@ def best_class(scores: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """
     if scores.ndim < 2 or scores.shape[1] != num_classes:
         raise InputError(
-            f"scores have shape {tuple(scores.shape)}; (N, {num_classes}, *S) is wanted: one map per class."
+            f"scores must have shape (N, {num_classes}, *S), one map per class, got {tuple(scores.shape)}."
         )
     highest, labels = scores.max(1)  # a NaN is the maximum of its pixel
     undefined = highest.isnan()
@@ -179,7 +179,7 @@ def best_class(scores: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
 def _checked_mask(mask: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise InputTypeError(f"mask is {given}; a boolean torch tensor is wanted, True where a pixel counts.")
+        raise InputTypeError(f"mask must be a boolean tensor, True where a pixel counts, got {given}.")
     return _without_channel(mask, shape, "mask").to(device)
 
 
@@ -188,7 +188,7 @@ def _without_channel(maps: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     if tuple(maps.shape) == with_channel and tuple(maps.shape) != shape:
         maps = maps.squeeze(1)
     if tuple(maps.shape) != shape:
-        raise InputError(f"{name} has shape {tuple(maps.shape)}; {shape} or {with_channel} is wanted.")
+        raise InputError(f"{name} must have shape {shape} or {with_channel}, got {tuple(maps.shape)}.")
     return maps
 
 

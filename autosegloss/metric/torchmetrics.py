@@ -42,7 +42,7 @@ class TorchMetric(Metric):  # type: ignore[misc, unused-ignore]
         super().__init__(**options)
         if not isinstance(accumulator, Accumulator | CalibrationError):
             raise InputTypeError(
-                f"accumulator is a {type(accumulator).__name__}; an Accumulator or a CalibrationError is wanted."
+                f"accumulator must be an Accumulator or a CalibrationError, got {type(accumulator).__name__}."
             )
         self._accumulator = copy.deepcopy(accumulator)
         self._accumulator.reset()

@@ -151,8 +151,8 @@ def test_soft_labels_without_a_meaning_are_refused(name: str) -> None:
     with pytest.raises(InputTypeError) as caught:
         loss(logits, one_hot(labels))
     assert str(caught.value) == (
-        f"{type(loss).__name__} has no meaning for soft labels; the target has dtype torch.float64, and integer labels "
-        "are wanted."
+        f"{type(loss).__name__} is not defined for soft labels: the target must have an integer dtype, got "
+        "torch.float64."
     )
 
 
@@ -161,20 +161,24 @@ def test_soft_labels_without_a_meaning_are_refused(name: str) -> None:
     ("change", "kind", "expected"),
     [
         (lambda x, y: (x, y + 1), InputError, "target has labels outside the classes at"),
-        (lambda x, y: (x, y[:, :4]), InputError, "target has shape (2, 4, 7); (2, 5, 7) or (2, 1, 5, 7) is wanted."),
-        (lambda x, y: (x, y == 1), InputTypeError, "target has dtype torch.bool; integer labels are wanted."),
+        (lambda x, y: (x, y[:, :4]), InputError, "target must have shape (2, 5, 7) or (2, 1, 5, 7), got (2, 4, 7)."),
+        (lambda x, y: (x, y == 1), InputTypeError, "target must have an integer dtype, got torch.bool."),
         (
             lambda x, y: (x, y.numpy()),
             InputTypeError,
-            "target is a ndarray; a torch tensor of integer labels is wanted.",
+            "target must be a torch tensor of integer labels, got ndarray.",
         ),
-        (lambda x, y: (x, y, y), InputTypeError, "mask is torch.int64; a boolean torch tensor is wanted"),
-        (lambda x, y: (x.long(), y), InputTypeError, "logits have dtype torch.int64; a floating-point tensor"),
-        (lambda x, y: (x[0, 0, 0], y), InputError, "logits have shape (7,); (N, C, *S) is wanted."),
+        (lambda x, y: (x, y, y), InputTypeError, "mask must be a boolean tensor"),
+        (
+            lambda x, y: (x.long(), y),
+            InputTypeError,
+            "logits must be a floating-point tensor (N, C, *S)",
+        ),
+        (lambda x, y: (x[0, 0, 0], y), InputError, "logits must have shape (N, C, *S), got (7,)."),
         (
             lambda x, y: (x.numpy(), y),
             InputTypeError,
-            "logits are a ndarray; a floating-point tensor (N, C, *S) of scores is wanted.",
+            "logits must be a floating-point tensor (N, C, *S) of scores, got ndarray.",
         ),
     ],
 )
@@ -239,15 +243,19 @@ def test_a_soft_label_weighs_its_shares() -> None:
         (
             lambda: CrossEntropy([1, -1]),
             InputError,
-            "weight is [1.0, -1.0]; a finite number of 0 or more for each class",
+            "weight must be a finite number of 0 or more for each class, got [1.0, -1.0].",
         ),
         (
             lambda: Focal(weight=[1, math.nan]),
             InputError,
-            "weight is [1.0, nan]; a finite number of 0 or more for each",
+            "weight must be a finite number of 0 or more for each class, got [1.0, nan].",
         ),
-        (lambda: CrossEntropy([[1.0]]), InputError, "weight is [[1.0]]; a finite number of 0 or more for each class"),
-        (lambda: CrossEntropy("ab"), InputTypeError, "weight is 'ab'; a number for each class is wanted."),
+        (
+            lambda: CrossEntropy([[1.0]]),
+            InputError,
+            "weight must be a finite number of 0 or more for each class, got [[1.0]].",
+        ),
+        (lambda: CrossEntropy("ab"), InputTypeError, "weight must be a number for each class, got 'ab'."),
         (
             lambda: CrossEntropy([1.0, 2.0])(*batch(1, 2)),
             InputError,
@@ -256,17 +264,17 @@ def test_a_soft_label_weighs_its_shares() -> None:
         (
             lambda: CrossEntropy(label_smoothing=1.5),
             InputError,
-            "label_smoothing is 1.5; a number from 0 to 1 is wanted.",
+            "label_smoothing must be a number from 0 to 1, got 1.5.",
         ),
-        (lambda: Focal(-1), InputError, "gamma is -1; a number of 0 or more is wanted."),
-        (lambda: Focal("2"), InputError, "gamma is '2'; a number of 0 or more is wanted."),
-        (lambda: BoundaryCrossEntropy(math.inf), InputError, "factor is inf; a number of 0 or more is wanted."),
+        (lambda: Focal(-1), InputError, "gamma must be a number of at least 0, got -1."),
+        (lambda: Focal("2"), InputError, "gamma must be a number of at least 0, got '2'."),
+        (lambda: BoundaryCrossEntropy(math.inf), InputError, "factor must be a number of at least 0, got inf."),
         (
             lambda: BoundaryCrossEntropy(radius=1.5),
             InputError,
-            "radius is 1.5; a whole number of pixels, 0 or more, is",
+            "radius must be an integer of at least 0 pixels, got 1.5.",
         ),
-        (lambda: LovaszSoftmax(ignore_index=1.0), InputTypeError, "ignore_index is 1.0; an integer label is wanted."),
+        (lambda: LovaszSoftmax(ignore_index=1.0), InputTypeError, "ignore_index must be an integer label, got 1.0."),
     ],
 )
 def test_mistakes_in_the_arguments(build: Any, kind: type[Exception], expected: str) -> None:
@@ -431,7 +439,7 @@ def test_inverse_weights_make_every_class_that_occurs_count_alike() -> None:
             InputError,
             "label map 1 has labels outside the classes at 1 of 1",
         ),
-        ([np.array([0.5])], {}, InputTypeError, "label map 0 has dtype torch.float64; integer labels are wanted."),
+        ([np.array([0.5])], {}, InputTypeError, "label map 0 must have an integer dtype, got torch.float64."),
         ([torch.tensor([0])], {"kind": "cube"}, InputError, "kind is 'cube'; allowed: inverse, sqrt_inverse, uniform."),
     ],
 )

@@ -178,14 +178,14 @@ def test_values_beyond_the_ends_are_cut_off() -> None:
         ("linear", [(0.5, 1.5)], InputError, "control point 0 is (0.5, 1.5); both are in [0, 1]."),
         ("linear", [(-0.5, 0.5)], InputError, "control point 0 is (-0.5, 0.5); both are in [0, 1]."),
         ("linear", [(0.5, float("nan"))], InputError, "control point 0 is (0.5, nan); both are in [0, 1]."),
-        ("linear", [(0.5, 0.5), 0.7], InputTypeError, "control point 1 is 0.7; a pair of numbers (u, v) is wanted."),
-        ("linear", [(0.5,)], InputTypeError, "control point 0 is (0.5,); a pair of numbers (u, v) is wanted."),
-        ("linear", ["ab"], InputTypeError, "control point 0 is 'ab'; a pair of numbers (u, v) is wanted."),
+        ("linear", [(0.5, 0.5), 0.7], InputTypeError, "control point 1 must be a pair of numbers (u, v), got 0.7."),
+        ("linear", [(0.5,)], InputTypeError, "control point 0 must be a pair of numbers (u, v), got (0.5,)."),
+        ("linear", ["ab"], InputTypeError, "control point 0 must be a pair of numbers (u, v), got 'ab'."),
         (
             "linear",
             [("0.5", "0.5")],
             InputTypeError,
-            "control point 0 is ('0.5', '0.5'); a pair of numbers (u, v) is wanted.",
+            "control point 0 must be a pair of numbers (u, v), got ('0.5', '0.5').",
         ),
     ],
 )
@@ -220,7 +220,7 @@ def test_impossible_coordinates(theta: list[float], expected: str) -> None:
 def test_impossible_numbers_of_pieces(pieces: Any) -> None:
     with pytest.raises(InputError) as caught:
         number_of_points("bezier", pieces)
-    assert str(caught.value) == f"pieces is {pieces!r}; a whole number of 1 or more is wanted."
+    assert str(caught.value) == f"pieces must be an integer of at least 1, got {pieces!r}."
 
 
 def test_coordinates_are_numbers() -> None:

@@ -205,49 +205,50 @@ def test_a_loss_that_is_no_surrogate_is_a_file_of_version_3() -> None:
     assert not load_loss("loss.json").reduce_over_ranks
 
 
-WEIGHT = "; a number for each class is wanted."
-
-
 @pytest.mark.parametrize(
     ("loss", "options", "expected"),
     [
         ("focus", {}, "loss is 'focus'; allowed: cross_entropy, focal, lovasz, boundary_cross_entropy."),
         (["focal"], {}, "loss is ['focal']; allowed: cross_entropy, focal, lovasz, boundary_cross_entropy."),
-        ("focal", [], "options is []; a mapping is wanted."),
+        ("focal", [], "options must be a mapping, got []."),
         ("focal", {"weight": None}, "options of focal: missing: gamma."),
         (
             "focal",
             {"gamma": 2, "weight": None, "alpha": 1, "ignore_index": 0},
             "options of focal: unknown: alpha, ignore_index; allowed: gamma, weight.",
         ),
-        ("focal", {"gamma": -1, "weight": None}, "gamma is -1; a number of 0 or more is wanted."),
-        ("focal", {"gamma": "2", "weight": None}, "gamma is '2'; a number of 0 or more is wanted."),
-        ("focal", {"gamma": None, "weight": None}, "gamma is None; a number of 0 or more is wanted."),
+        ("focal", {"gamma": -1, "weight": None}, "gamma must be a number of at least 0, got -1."),
+        ("focal", {"gamma": "2", "weight": None}, "gamma must be a number of at least 0, got '2'."),
+        ("focal", {"gamma": None, "weight": None}, "gamma must be a number of at least 0, got None."),
         (
             "focal",
             {"gamma": 10**400, "weight": None},
-            "gamma is an integer beyond every float; a number of 0 or more is wanted.",
+            "gamma must be a finite number, got an integer too large for a float.",
         ),
         (
             "focal",
             {"gamma": 2, "weight": [1, -1]},
-            "weight is [1.0, -1.0]; a finite number of 0 or more for each class is wanted.",
+            "weight must be a finite number of 0 or more for each class, got [1.0, -1.0].",
         ),
         (
             "cross_entropy",
             {"weight": None, "label_smoothing": 1.5},
-            "label_smoothing is 1.5; a number from 0 to 1 is wanted.",
+            "label_smoothing must be a number from 0 to 1, got 1.5.",
         ),
         *(
-            ("cross_entropy", {"weight": weight, "label_smoothing": 0}, f"weight is {weight!r}{WEIGHT}")
+            (
+                "cross_entropy",
+                {"weight": weight, "label_smoothing": 0},
+                f"weight must be a number for each class, got {weight!r}.",
+            )
             for weight in ("1", [True, 1.0], [None], ["1"], {"a": 1}, [10**400])
         ),
-        ("lovasz", {"per_image": 1}, "per_image is 1; True or False is wanted."),
-        ("boundary_cross_entropy", {"factor": True, "radius": 5}, "factor is True; a number of 0 or more is wanted."),
+        ("lovasz", {"per_image": 1}, "per_image must be True or False, got 1."),
+        ("boundary_cross_entropy", {"factor": True, "radius": 5}, "factor must be a number of at least 0, got True."),
         (
             "boundary_cross_entropy",
             {"factor": 10, "radius": 1.5},
-            "radius is 1.5; a whole number of pixels, 0 or more, is wanted.",
+            "radius must be an integer of at least 0 pixels, got 1.5.",
         ),
     ],
 )
@@ -359,19 +360,19 @@ def slot(points: Any) -> dict[str, Any]:
         ),
         (
             {"version": 2, "cross_entropy": 1.5},
-            "loss.json: cross_entropy is 1.5; a number from 0 to 1 is wanted.",
+            "loss.json: cross_entropy must be a number from 0 to 1, got 1.5.",
         ),
         (
             {"version": 2, "cross_entropy": "searched"},
-            "loss.json: cross_entropy is 'searched'; a number from 0 to 1 is wanted.",
+            "loss.json: cross_entropy must be a number from 0 to 1, got 'searched'.",
         ),
         (
             {"version": 2, "cross_entropy": True},
-            "loss.json: cross_entropy is True; a number from 0 to 1 is wanted.",
+            "loss.json: cross_entropy must be a number from 0 to 1, got True.",
         ),
-        ({"version": "1"}, "loss.json: version is '1'; a whole number of 1 or more is wanted."),
-        ({"version": 0}, "loss.json: version is 0; a whole number of 1 or more is wanted."),
-        ({"version": True}, "loss.json: version is True; a whole number of 1 or more is wanted."),
+        ({"version": "1"}, "loss.json: version must be an integer of at least 1, got '1'."),
+        ({"version": 0}, "loss.json: version must be an integer of at least 1, got 0."),
+        ({"version": True}, "loss.json: version must be an integer of at least 1, got True."),
         (
             {"version": 4, "shape": "new"},
             "loss.json: version 4 is newer than what this package reads (3); upgrade autosegloss.",
@@ -385,9 +386,9 @@ def slot(points: Any) -> dict[str, Any]:
         ({"logic": ["product"]}, "loss.json: logic is ['product']; allowed: product, godel."),
         ({"classes": None}, "loss.json: classes is None; allowed: metric, all, present."),
         ({"curve": "besier"}, "loss.json: curve is 'besier'; allowed: identity, bezier, linear."),
-        ({"provenance": [1]}, "loss.json: provenance is [1]; a mapping is wanted."),
-        ({"metric": 3}, "loss.json: metric is 3; the text of an expression is wanted."),
-        ({"slots": []}, "loss.json: slots is []; a mapping of slot names to control points is wanted."),
+        ({"provenance": [1]}, "loss.json: provenance must be a mapping, got [1]."),
+        ({"metric": 3}, "loss.json: metric must be the text of an expression, got 3."),
+        ({"slots": []}, "loss.json: slots must be a mapping of slot names to control points, got []."),
         (
             {"slots": {AND: []}},
             f"loss.json: slot `{OR}` is missing; the metric has: {AND}; {OR}.",
@@ -452,7 +453,7 @@ def test_an_impossible_file(change: dict[str, Any], expected: str) -> None:
     ("drop", "expected"),
     [
         (("format",), 'loss.json: not a loss file; it has no "format": "autosegloss-loss".'),
-        (("version",), "loss.json: version is None; a whole number of 1 or more is wanted."),
+        (("version",), "loss.json: version must be an integer of at least 1, got None."),
         (("metric", "slots", "logic"), "loss.json: missing: logic, metric, slots."),
     ],
 )
@@ -541,7 +542,7 @@ def test_neither_a_file_nor_a_preset() -> None:
 
 @pytest.mark.parametrize("source", [None, 5, ["jml"]])
 def test_what_is_no_path(source: Any) -> None:
-    with pytest.raises(InputTypeError, match="the path of a loss file or the name of a preset is wanted"):
+    with pytest.raises(InputTypeError, match="must be the path of a loss file or the name of a preset, got"):
         load_loss(source)
 
 

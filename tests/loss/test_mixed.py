@@ -67,9 +67,17 @@ def test_a_mix_can_be_copied_pickled_and_told_from_another() -> None:
 @pytest.mark.parametrize(
     ("build", "kind", "expected"),
     [
-        (lambda: MixedLoss(SurrogateLoss("miou"), -0.1), InputError, "cross_entropy is -0.1; a number from 0 to 1 is"),
-        (lambda: MixedLoss(SurrogateLoss("miou"), "1"), InputError, "cross_entropy is '1'; a number from 0 to 1 is"),
-        (lambda: MixedLoss(CrossEntropy()), InputTypeError, "surrogate is a CrossEntropy; a SurrogateLoss is wanted."),
+        (
+            lambda: MixedLoss(SurrogateLoss("miou"), -0.1),
+            InputError,
+            "cross_entropy must be a number from 0 to 1, got -0.1.",
+        ),
+        (
+            lambda: MixedLoss(SurrogateLoss("miou"), "1"),
+            InputError,
+            "cross_entropy must be a number from 0 to 1, got '1'.",
+        ),
+        (lambda: MixedLoss(CrossEntropy()), InputTypeError, "surrogate must be a SurrogateLoss, got CrossEntropy."),
     ],
 )
 def test_mistakes_in_the_arguments(build: Any, kind: type[Exception], expected: str) -> None:
@@ -179,15 +187,15 @@ def test_a_file_and_a_mix(tmp_path: Path) -> None:
         ("0.3*jml", "`0.3*jml` is no loss"),
         (
             "0.25*cross_entropy + 0.5*jml",
-            "`0.25*cross_entropy + 0.5*jml`: the weights sum to 0.75; they are wanted to sum to 1.",
+            "`0.25*cross_entropy + 0.5*jml`: the weights must sum to 1, got 0.75.",
         ),
         (
             "-0.5*cross_entropy + 1.5*jml",
-            "cross_entropy is -0.5; a number from 0 to 1 is wanted.",
+            "cross_entropy must be a number from 0 to 1, got -0.5.",
         ),
         (
             "1.2.3*cross_entropy + 0.75*jml",
-            "`1.2.3*cross_entropy + 0.75*jml`: 1.2.3 is no weight; a number from 0 to 1 is wanted.",
+            "`1.2.3*cross_entropy + 0.75*jml`: a weight must be a number from 0 to 1, got 1.2.3.",
         ),
         (
             "0.5*dml + 0.5*jml",

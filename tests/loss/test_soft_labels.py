@@ -275,13 +275,13 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.int64)
         (
             torch.ones(1, 2, 2),
             InputTypeError,
-            "mask is torch.float32; a boolean torch tensor is wanted, True where a pixel counts.",
+            "mask must be a boolean tensor, True where a pixel counts, got torch.float32.",
         ),
-        ([[True]], InputTypeError, "mask is list; a boolean torch tensor is wanted, True where a pixel counts."),
+        ([[True]], InputTypeError, "mask must be a boolean tensor, True where a pixel counts, got list."),
         (
             torch.ones(1, 3, 2, 2, dtype=torch.bool),
             InputError,
-            "mask has shape (1, 3, 2, 2); (1, 2, 2) or (1, 1, 2, 2) is wanted.",
+            "mask must have shape (1, 2, 2) or (1, 1, 2, 2), got (1, 3, 2, 2).",
         ),
     ],
 )

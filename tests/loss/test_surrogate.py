@@ -404,15 +404,15 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             LABELS,
             LABELS,
             InputTypeError,
-            "logits have dtype torch.int64; a floating-point tensor (N, C, *S) of scores is wanted.",
+            "logits must be a floating-point tensor (N, C, *S) of scores, got dtype torch.int64.",
         ),
-        ([1.0], LABELS, InputTypeError, "logits are a list; a floating-point tensor (N, C, *S) of scores is wanted."),
-        (torch.zeros(3), LABELS, InputError, "logits have shape (3,); (N, C, *S) is wanted."),
+        ([1.0], LABELS, InputTypeError, "logits must be a floating-point tensor (N, C, *S) of scores, got list."),
+        (torch.zeros(3), LABELS, InputError, "logits must have shape (N, C, *S), got (3,)."),
         (
             torch.zeros(1, 0, 2, 2),
             LABELS,
             InputError,
-            "logits have shape (1, 0, 2, 2); (N, C, *S) of one class or more is wanted.",
+            "logits must have shape (N, C, *S) of one class or more, got (1, 0, 2, 2).",
         ),
         (
             LOGITS,
@@ -430,25 +430,25 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             LOGITS,
             torch.zeros(1, 3, 3, dtype=torch.long),
             InputError,
-            "target has shape (1, 3, 3); (1, 2, 2) or (1, 1, 2, 2) is wanted.",
+            "target must have shape (1, 2, 2) or (1, 1, 2, 2), got (1, 3, 3).",
         ),
         (
             LOGITS,
             torch.zeros(1, 3, 2, 2, dtype=torch.long),
             InputError,
-            "target has shape (1, 3, 2, 2); (1, 2, 2) or (1, 1, 2, 2) is wanted.",
+            "target must have shape (1, 2, 2) or (1, 1, 2, 2), got (1, 3, 2, 2).",
         ),
         (
             LOGITS,
             torch.zeros(2, 2, 2, dtype=torch.long),
             InputError,
-            "target has shape (2, 2, 2); (1, 2, 2) or (1, 1, 2, 2) is wanted.",
+            "target must have shape (1, 2, 2) or (1, 1, 2, 2), got (2, 2, 2).",
         ),
         (
             LOGITS,
             torch.zeros(1, 2, 2),
             InputError,
-            "soft labels have shape (1, 2, 2); that of the logits, (1, 3, 2, 2), is wanted. "
+            "soft labels must have the shape of the logits, (1, 3, 2, 2), got (1, 2, 2). "
             "Labels as class indices are of an integer type.",
         ),
         (
@@ -463,8 +463,8 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             InputError,
             "soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class.",
         ),
-        (LOGITS, LABELS.bool(), InputTypeError, "target has dtype torch.bool; integer labels are wanted."),
-        (LOGITS, [[0]], InputTypeError, "target is a list; a torch tensor of integer labels is wanted."),
+        (LOGITS, LABELS.bool(), InputTypeError, "target must have an integer dtype, got torch.bool."),
+        (LOGITS, [[0]], InputTypeError, "target must be a torch tensor of integer labels, got list."),
     ],
 )
 def test_mistakes_in_a_batch(logits: Any, labels: Any, kind: type[Exception], expected: str) -> None:
@@ -477,7 +477,7 @@ def test_mistakes_in_a_batch(logits: Any, labels: Any, kind: type[Exception], ex
 def test_tensors_of_two_devices() -> None:
     with pytest.raises(InputError) as caught:
         SurrogateLoss("miou")(torch.zeros(1, 3, 2, 2, device="meta"), LABELS)
-    assert str(caught.value) == "logits are on meta, target on cpu; both are wanted on one device."
+    assert str(caught.value) == "logits and target must be on the same device, got meta and cpu."
 
 
 AND, OR = "slot `and[0] of pred & target`", "slot `or[0] of pred | target`"
@@ -509,7 +509,7 @@ AND, OR = "slot `and[0] of pred & target`", "slot `or[0] of pred | target`"
         (
             {"control_points": [[], [0.5]]},
             InputTypeError,
-            f"{OR}: control point 0 is 0.5; a pair of numbers (u, v) is wanted.",
+            f"{OR}: control point 0 must be a pair of numbers (u, v), got 0.5.",
         ),
         ({"curve": "besier"}, InputError, "curve is 'besier'; allowed: identity, bezier, linear."),
         ({"logic": "fuzzy"}, InputError, "logic is 'fuzzy'; allowed: product, godel."),
@@ -517,14 +517,14 @@ AND, OR = "slot `and[0] of pred & target`", "slot `or[0] of pred | target`"
         (
             {"ignore_index": 1.5},
             InputTypeError,
-            "ignore_index is 1.5; an integer label is wanted. With -1 no pixel is ignored.",
+            "ignore_index must be an integer label, got 1.5. With -1 no pixel is ignored.",
         ),
         (
             {"ignore_index": True},
             InputTypeError,
-            "ignore_index is True; an integer label is wanted. With -1 no pixel is ignored.",
+            "ignore_index must be an integer label, got True. With -1 no pixel is ignored.",
         ),
-        ({"reduce_over_ranks": 2}, InputTypeError, "reduce_over_ranks is 2; True or False is wanted."),
+        ({"reduce_over_ranks": 2}, InputTypeError, "reduce_over_ranks must be True or False, got 2."),
     ],
 )
 def test_mistakes_in_the_arguments(options: dict[str, Any], kind: type[Exception], expected: str) -> None:
@@ -545,7 +545,7 @@ def test_control_points_that_are_no_lists(points: Any) -> None:
     [
         ([0.5] * 3, {}, "theta has 3 coordinates; 2 bezier curve(s) of 2 piece(s) have 12."),
         ([0.5] * 11 + [2], {}, "theta[5] is 2; coordinates are in [0, 1]."),
-        ([0.5] * 12, {"pieces": 0}, "pieces is 0; a whole number of 1 or more is wanted."),
+        ([0.5] * 12, {"pieces": 0}, "pieces must be an integer of at least 1, got 0."),
         ([0.5] * 12, {"curve": "besier"}, "curve is 'besier'; allowed: identity, bezier, linear."),
     ],
 )

@@ -369,7 +369,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     accumulator = Accumulator("miou", labels[labels < 255].max() + np.int64(1), ignore_index=np.uint8(255))
     assert repr(accumulator) == repr(Accumulator("miou", 3, ignore_index=255))
     for wrong in (True, np.True_, 2.0, np.float32(2), "2", None):
-        with pytest.raises(InputError, match="num_classes is "):
+        with pytest.raises(InputError, match="num_classes must be"):
             Accumulator("miou", wrong)
 
 
@@ -381,15 +381,15 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
 @pytest.mark.parametrize(
     ("guess", "truth", "kind", "expected"),
     [
-        ([0], LABELS, InputTypeError, "prediction is a list; a torch tensor is wanted."),
-        (LABELS, np.zeros((1, 2, 2), int), InputTypeError, "target is a ndarray; a torch tensor is wanted."),
+        ([0], LABELS, InputTypeError, "prediction must be a torch tensor, got list."),
+        (LABELS, np.zeros((1, 2, 2), int), InputTypeError, "target must be a torch tensor, got ndarray."),
         (
             torch.zeros(1, 4, 2, 2),
             LABELS,
             InputError,
-            "scores have shape (1, 4, 2, 2); (N, 3, *S) is wanted: one map per class.",
+            "scores must have shape (N, 3, *S), one map per class, got (1, 4, 2, 2).",
         ),
-        (torch.zeros(2), LABELS, InputError, "scores have shape (2,); (N, 3, *S) is wanted: one map per class."),
+        (torch.zeros(2), LABELS, InputError, "scores must have shape (N, 3, *S), one map per class, got (2,)."),
         (
             LABELS + 3,
             LABELS,
@@ -415,19 +415,19 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             "target has labels outside the classes at 16 of 16 pixels: 10, 11, 12, 13, 14, 15, 16, 17, ...; "
             "allowed: 0..2 and 255 (ignored).",
         ),
-        (LABELS, LABELS.float(), InputTypeError, "target has dtype torch.float32; integer labels are wanted."),
-        (LABELS.bool(), LABELS, InputTypeError, "prediction has dtype torch.bool; integer labels are wanted."),
+        (LABELS, LABELS.float(), InputTypeError, "target must have an integer dtype, got torch.float32."),
+        (LABELS.bool(), LABELS, InputTypeError, "prediction must have an integer dtype, got torch.bool."),
         (
             LABELS,
             torch.zeros(1, 3, 3, dtype=torch.long),
             InputError,
-            "target has shape (1, 3, 3); (1, 2, 2) or (1, 1, 2, 2) is wanted.",
+            "target must have shape (1, 2, 2) or (1, 1, 2, 2), got (1, 3, 3).",
         ),
         (
             torch.zeros(2, 3, 2, 2),
             LABELS,
             InputError,
-            "target has shape (1, 2, 2); (2, 2, 2) or (2, 1, 2, 2) is wanted.",
+            "target must have shape (2, 2, 2) or (2, 1, 2, 2), got (1, 2, 2).",
         ),
         (
             torch.full((1, 3, 2, 2), torch.nan),
@@ -445,7 +445,7 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             torch.tensor(1),
             torch.tensor(1),
             InputError,
-            "prediction is a single label; label maps (N, *S) are wanted.",
+            "prediction must be label maps (N, *S), got a single label.",
         ),
     ],
 )
@@ -463,9 +463,9 @@ def test_mistakes_in_a_batch(guess: Any, truth: Any, kind: type[Exception], expe
 @pytest.mark.parametrize(
     ("mask", "kind", "expected"),
     [
-        (LABELS, InputTypeError, "mask is torch.int64; a boolean torch tensor is wanted, True where a pixel counts."),
-        ([[True]], InputTypeError, "mask is list; a boolean torch tensor is wanted, True where a pixel counts."),
-        (torch.ones(1, 2, dtype=torch.bool), InputError, "mask has shape (1, 2); (1, 2, 2) or (1, 1, 2, 2) is wanted."),
+        (LABELS, InputTypeError, "mask must be a boolean tensor, True where a pixel counts, got torch.int64."),
+        ([[True]], InputTypeError, "mask must be a boolean tensor, True where a pixel counts, got list."),
+        (torch.ones(1, 2, dtype=torch.bool), InputError, "mask must have shape (1, 2, 2) or (1, 1, 2, 2), got (1, 2)."),
     ],
 )
 def test_mistakes_in_a_mask(mask: Any, kind: type[Exception], expected: str) -> None:
@@ -480,11 +480,11 @@ def test_mistakes_in_a_mask(mask: Any, kind: type[Exception], expected: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("miou", 0), "num_classes is 0; a whole number of 1 or more is wanted."),
-        (("miou", 2.0), "num_classes is 2.0; a whole number of 1 or more is wanted."),
-        (("miou", True), "num_classes is True; a whole number of 1 or more is wanted."),
-        (("miou", 2, None), "ignore_index is None; an integer label is wanted. With -1 no pixel is ignored."),
-        (("miou", 2, 255.0), "ignore_index is 255.0; an integer label is wanted. With -1 no pixel is ignored."),
+        (("miou", 0), "num_classes must be an integer of at least 1, got 0."),
+        (("miou", 2.0), "num_classes must be an integer of at least 1, got 2.0."),
+        (("miou", True), "num_classes must be an integer of at least 1, got True."),
+        (("miou", 2, None), "ignore_index must be an integer label, got None. With -1 no pixel is ignored."),
+        (("miou", 2, 255.0), "ignore_index must be an integer label, got 255.0. With -1 no pixel is ignored."),
     ],
 )
 def test_mistakes_in_the_arguments(arguments: tuple[Any, ...], expected: str) -> None:
@@ -494,7 +494,7 @@ def test_mistakes_in_the_arguments(arguments: tuple[Any, ...], expected: str) ->
 
 
 def test_metrics_have_names() -> None:
-    with pytest.raises(InputTypeError, match=r"metrics is a list; a mapping of names"):
+    with pytest.raises(InputTypeError, match=r"metrics must be a mapping of names to metrics, got list"):
         Accumulators(["miou"], 3)  # type: ignore[arg-type]
 
 

@@ -247,9 +247,9 @@ SCORES, LABELS = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
 @pytest.mark.parametrize(
     ("scores", "target", "kind", "expected"),
     [
-        ([0], LABELS, InputTypeError, "prediction is a list; a torch tensor is wanted."),
-        (LABELS, LABELS, InputTypeError, "prediction has dtype torch.int64; scores of a floating type are wanted."),
-        (SCORES[:, :2], LABELS, InputError, "scores have shape (1, 2, 2, 2); (N, 3, *S) is wanted: one map per class."),
+        ([0], LABELS, InputTypeError, "prediction must be a torch tensor, got list."),
+        (LABELS, LABELS, InputTypeError, "prediction must have a floating-point dtype, got torch.int64."),
+        (SCORES[:, :2], LABELS, InputError, "scores must have shape (N, 3, *S), one map per class, got (1, 2, 2, 2)."),
         (
             SCORES + torch.tensor([[0.0, np.nan], [0.0, 0.0]]),
             LABELS,
@@ -285,7 +285,7 @@ def test_mistakes_in_a_batch(scores: Any, target: Any, kind: type[Exception], ex
 def test_mistakes_in_the_bins(bins: Any) -> None:
     with pytest.raises(InputError) as caught:
         CalibrationError(3, bins=bins)
-    assert str(caught.value) == f"bins is {bins!r}; a whole number from 1 to 1000 is wanted."
+    assert str(caught.value) == f"bins must be an integer from 1 to 1000, got {bins!r}."
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_the_adapter_takes_accumulators_of_one_value(adapter: Any, given: Any) -
     with pytest.raises(InputTypeError) as caught:
         adapter(given)
     assert str(caught.value) == (
-        f"accumulator is a {type(given).__name__}; an Accumulator or a CalibrationError is wanted."
+        f"accumulator must be an Accumulator or a CalibrationError, got {type(given).__name__}."
     )
 
 
