@@ -12,6 +12,7 @@ from torch import nn
 
 from autosegloss.errors import InputTypeError, LossFileError, WriteError
 from autosegloss.files import write_text
+from autosegloss.loss.python import source
 
 FORMAT = "autosegloss-loss"
 LossContent: TypeAlias = dict[str, Any]
@@ -33,7 +34,9 @@ class Loss(nn.Module, ABC):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the loss as a small JSON file that `load_loss` reads on any machine.
 
-        The file is replaced as a whole or left unchanged.
+        A path that ends in .py takes a PyTorch module instead, with the formula written out: it has one function,
+        `loss(logits, target, mask=None)`, and needs nothing of this package. The file is replaced as a whole or left
+        unchanged.
 
         Raises:
             LossFileError: The file can't be written, or the provenance is not made of plain JSON values.
@@ -57,7 +60,7 @@ class Loss(nn.Module, ABC):
             raise LossFileError(
                 f"{path}: the provenance is a dict of texts, numbers, lists and dicts with texts for keys."
             )
-        return text
+        return source(self.content(), self.ignore_index) if path.suffix == ".py" else text
 
 
 def check_flag(name: str, value: object) -> bool:
