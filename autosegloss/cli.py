@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
 from autosegloss.files import write_text
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, presets
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench_loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
@@ -155,15 +155,26 @@ def _status(given: argparse.Namespace, console: Console) -> None:
 
 
 def _export(given: argparse.Namespace, console: Console) -> None:
-    source = Path(given.folder) / LOSS_FILE
-    if not source.exists():
-        if (source.parent / JOURNAL_FILE).exists():
+    if not given.out and not given.python:
+        raise InputError("export: give --out FILE for a loss file, --python FILE.py for a PyTorch module, or both.")
+    if given.python and Path(given.python).suffix != ".py":
+        raise InputError(f"--python {given.python}: the name of a module ends in .py.")
+    folder = Path(given.loss)
+    loss = _found_loss(folder) if folder.is_dir() else named_loss(given.loss)
+    for path in filter(None, (given.out, given.python)):
+        loss.save(path)
+        console.print(f"wrote {path}", markup=False)
+
+
+def _found_loss(folder: Path) -> Loss:
+    """The loss of the finished search in a folder."""
+    if not (folder / LOSS_FILE).exists():
+        if (folder / JOURNAL_FILE).exists():
             raise RefusedError(
-                f"{given.folder}: the search is not finished. Finish it with: autosegloss search CONFIG --resume."
+                f"{folder}: the search is not finished. Finish it with: autosegloss search CONFIG --resume."
             )
-        raise InputError(f"{given.folder}: no {LOSS_FILE} in this folder; it is not that of a search.")
-    load_loss(source).save(given.out)
-    console.print(f"wrote {given.out}", markup=False)
+        raise InputError(f"{folder}: no {LOSS_FILE} in this folder; it is not that of a search.")
+    return load_loss(folder / LOSS_FILE)
 
 
 def _report(given: argparse.Namespace, console: Console) -> None:
@@ -397,9 +408,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-images", action="store_true", help="leave the pictures out, and train nothing")
     command.set_defaults(run=_report)
 
-    command = commands.add_parser("export", help="copy the loss of a finished search to a file")
-    command.add_argument("folder", metavar="DIR", help="the folder of the search")
-    command.add_argument("--out", required=True, metavar="FILE", help="the loss file to write")
+    command = commands.add_parser("export", help="write a loss to a file: as JSON, or as a PyTorch module of its own")
+    command.add_argument(
+        "loss", metavar="DIR|LOSS", help="the folder of a finished search, a loss file, or a loss by name"
+    )
+    command.add_argument("--out", metavar="FILE", help="the loss file to write")
+    command.add_argument("--python", metavar="FILE.py", help="the module to write; it imports nothing but PyTorch")
     command.set_defaults(run=_export)
 
     command = commands.add_parser("show", help="a loss: formula, slots, control points, curves")

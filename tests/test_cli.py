@@ -14,7 +14,9 @@ from PIL import Image
 
 from autosegloss import METRICS, MixedLoss, SurrogateLoss, load_loss, metric
 from autosegloss.cli import main
+from autosegloss.loss import named_loss
 from autosegloss.loss.classic import CrossEntropy
+from autosegloss.loss.python import source
 from autosegloss.search.journal import Journal
 from tests.faulty import TINY
 
@@ -221,6 +223,40 @@ def test_export_of_what_is_no_finished_search(tmp_path: Path, capsys: pytest.Cap
     status, _, error = run("export", str(tmp_path), "--out", str(tmp_path / "loss.json"), capsys=capsys)
     assert status == 2
     assert "not finished" in error
+
+
+@pytest.mark.parametrize("name", ["asl/voc/miou", "lovasz", "0.25*cross_entropy + 0.75*jml"])
+def test_export_of_a_loss_by_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    json_file, module = tmp_path / "mine.json", tmp_path / "my_loss.py"
+    status, text, _ = run("export", name, "--out", str(json_file), "--python", str(module), capsys=capsys)
+    assert (status, text) == (0, f"wrote {json_file}\nwrote {module}\n")
+    assert module.read_text(encoding="utf-8") == source(named_loss(name).content())
+    again = tmp_path / "again.py"
+    assert run("export", str(json_file), "--python", str(again), capsys=capsys)[0] == 0
+    assert again.read_bytes() == module.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("jml",), "export: give --out FILE for a loss file, --python FILE.py for a PyTorch module, or both."),
+        (("jml", "--python", "loss.txt"), "--python loss.txt: the name of a module ends in .py."),
+        (("jmi", "--python", "loss.py"), "`jmi` is no loss (did you mean jml?)"),
+        (("weighted_cross_entropy", "--python", "loss.py"), "a weighted cross-entropy needs `counts`"),
+    ],
+)
+def test_what_can_not_be_exported(
+    arguments: tuple[str, ...],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, error = run("export", *arguments, capsys=capsys)
+    assert status == 2
+    assert error.startswith(f"InputError: {expected}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_loss_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
