@@ -12,6 +12,7 @@ import torch
 
 import autosegloss
 from autosegloss.loss import named_loss
+from autosegloss.loss.python import source
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -81,6 +82,11 @@ def test_the_exact_metrics_of_two_batches() -> None:
     exec(blocks("python", PAGES["metrics"])[0], scope)
     assert scope["everywhere"].keys() == {"miou", "worst 5%"}
     assert 0 < scope["calibration"].compute() < 1
+
+
+def test_the_page_shows_the_module_of_a_loss() -> None:
+    (shown,) = blocks("py", PAGES["trainers"])
+    assert f"\n\n{shown}\n\n" in source(named_loss("soft_jaccard").content())
 
 
 def test_the_trainers_are_those_of_the_tests() -> None:
