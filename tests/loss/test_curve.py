@@ -62,51 +62,12 @@ def test_every_theta_has_finite_gradients_everywhere(dtype: torch.dtype, shape: 
     assert bool((x.grad >= -1e-3 * max(1.0, x.grad.max().item())).all())  # to rounding, beside the steepest slope
 
 
-@settings(max_examples=150)
-@given(shape=strategies.shapes(st.floats(0.001, 0.999) | st.sampled_from([0.0, 0.5, 1.0])))
-def test_curves_are_those_of_bisection(shape: strategies.Shape) -> None:
-    g = curve(shape)
-    every = np.vstack([[0, 0], np.reshape(g.points, (-1, 2)), [1, 1]])
-    x = ABSCISSAE[(ABSCISSAE == 0) | (ABSCISSAE >= 1e-7)]
-    # A jump is taken a hair apart: bisection finds a parameter, and there the abscissa is rounded.
-    jumps = every[:-1][np.diff(every[:, 0]) < 1e-9, 0]
-    x = x[(abs(x[:, None] - jumps).min(axis=1, initial=1) > 1e-6) | (x == 0) | (x == 1)]
-    expected = getattr(oracles, shape.kind)(x, oracles.control_points(shape.theta))
-    np.testing.assert_allclose(g(torch.tensor(x)).numpy(), expected, atol=3e-6, rtol=0)
-
-
-@settings(max_examples=150)
-@given(shape=strategies.shapes(st.floats(0.05, 0.95)))
-def test_curves_without_jumps_are_those_of_bisection_to_rounding(shape: strategies.Shape) -> None:
-    g = curve(shape)
-    expected = getattr(oracles, shape.kind)(ABSCISSAE, oracles.control_points(shape.theta))
-    np.testing.assert_allclose(g(torch.tensor(ABSCISSAE)).numpy(), expected, atol=1e-11, rtol=0)
-    # In float32 to the rounding of abscissae and ordinates: curves may be steep, but they never fall.
-    x = ABSCISSAE.astype(np.float32).astype(np.float64)
-    low, high = (
-        getattr(oracles, shape.kind)(x + shift, oracles.control_points(shape.theta)) for shift in (-3e-7, 3e-7)
-    )
-    in_float32 = g(torch.tensor(x, dtype=torch.float32)).double().numpy()
-    assert bool((low - 3e-6 <= in_float32).all())
-    assert bool((in_float32 <= high + 3e-6).all())
-
-
 @settings(max_examples=100)
 @given(theta=st.lists(strategies.coordinates, max_size=12).filter(lambda theta: len(theta) % 2 == 0))
 def test_control_points_follow_the_recursion(theta: list[float]) -> None:
     points = points_from_theta(theta)
     np.testing.assert_allclose(np.reshape(points, (-1, 2)), oracles.control_points(theta), rtol=0, atol=1e-15)
     assert all(type(c) is float for point in points for c in point)
-
-
-@settings(max_examples=60)
-@given(shape=strategies.shapes(st.floats(0.1, 0.9)), seed=strategies.seeds)
-def test_gradients_are_finite_differences(shape: strategies.Shape, seed: int) -> None:
-    g = curve(shape)
-    x = torch.tensor(np.random.default_rng(seed).uniform(0.01, 0.99, 20))
-    knots = torch.tensor([0.5] + [u for u, _ in g.points])
-    x = x[(x[:, None] - knots).abs().min(dim=1).values > 1e-4].requires_grad_()
-    assert torch.autograd.gradcheck(g, (x,), eps=1e-7, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bezier", "linear", "identity"])
