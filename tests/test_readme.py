@@ -102,7 +102,7 @@ SOFT = ROOT / "results/soft_labels"
 
 @pytest.mark.parametrize("use", ["annotators", "boundary", "distillation", "semi", "smoothing"])
 def test_the_tables_of_soft_labels_are_those_shown(use: str) -> None:
-    table = json.loads((SOFT / use / "table.json").read_text())
+    table = json.loads((SOFT / use / "scores.json").read_text())
     plan = table["plan"]
     searched = autosegloss.load_loss(SOFT / use / "searched.json")
     assert isinstance(searched, autosegloss.MixedLoss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import tempfile
@@ -33,7 +34,7 @@ from autosegloss.search.runners.base import attempt
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import StudyConfig, as_config
 from autosegloss.search.space import CROSS_ENTROPY, LossFamily
-from autosegloss.search.statistics import interval_text
+from autosegloss.search.statistics import interval_text, t_interval
 from autosegloss.search.study import Study
 from results.algorithms.courses import plot_courses
 from results.common.losses import theta_alone
@@ -44,6 +45,7 @@ Theta = tuple[float, ...]
 
 MODULE = "results.algorithms.algorithms"
 CANDIDATES, FINALIST_SEEDS = 3, 3
+_PLACES = 6  # of the figures of a summary
 BASIS = "ppo2"
 """The contestant that the others are compared with."""
 CONTESTANTS: dict[str, dict[str, Any]] = {
@@ -333,8 +335,8 @@ def bench_algorithms(
     """Let every contestant search in every setting.
 
     Search after search is written to `out/<on>.jsonl`, and those that are there already are not run again; at the end
-    the table to `out/<on>.md`, and the regrets in the course of the searches to `out/<on>.svg`. The same arguments give
-    the same bytes, interrupted or not.
+    a summary to `out/<on>.json`, and from that the table to `out/<on>.md` and the regrets in the course of the searches
+    to `out/<on>.svg`. The same arguments give the same bytes, interrupted or not.
 
     Args:
         out: The folder to write to.
@@ -361,46 +363,61 @@ def bench_algorithms(
     }
     rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row, needs=["course"])
 
-    def scores(name: str, setting: Setting, key: str) -> NDArray[np.float64]:
-        return np.array([rows[name, setting.name, seed][key] for seed in range(seeds)])
-
-    best = {
-        s.name: max(float(scores(name, s, "score").max()) for name in contestants) if s.best is None else s.best
-        for s in settings
+    chosen = "" if list(contestants) == list(CONTESTANTS) else "".join(f' --algorithm "{name}"' for name in contestants)
+    summary: dict[str, Any] = {
+        "on": on,
+        "command": f"python -m {MODULE} --on {on} --seeds {seeds}{chosen}",
+        "packages": packages("autosegloss", "torch", "cmaes", "optuna"),
+        "settings": {
+            s.name: _regrets(s, {c: [rows[c, s.name, k] for k in range(seeds)] for c in contestants}) for s in settings
+        },
     }
-    plot_courses(
-        {s.name: {name: best[s.name] - scores(name, s, "course") for name in contestants} for s in settings},
-        {s.name: [s.samples * step for step in range(1, s.steps + 1)] for s in settings},
-        out / f"{on}.svg",
-    )
-    regrets = {(name, s.name): best[s.name] - scores(name, s, "score") for name, s in product(contestants, settings)}
-    table = _markdown(on, regrets, settings, contestants, seeds)
+    write_text(out / f"{on}.json", json.dumps(summary) + "\n")
+    plot_courses(summary["settings"], out / f"{on}.svg")
+    table = to_markdown(summary)
     write_text(out / f"{on}.md", table)
     return table
 
 
-def _markdown(
-    on: str,
-    regrets: Mapping[tuple[str, str], NDArray[np.float64]],
-    settings: Sequence[Setting],
-    contestants: Sequence[str],
-    seeds: int,
-) -> str:
-    def table(names: Sequence[str], cell: Callable[[str, Setting], NDArray[np.float64]]) -> list[str]:
-        rows = [
-            " | ".join([s.name, *(interval_text(cell(name, s).tolist(), ".3f") for name in names)]) for s in settings
-        ]
-        return [f"| setting | {' | '.join(names)} |", "|---|" + "---:|" * len(names), *map("| {} |".format, rows)]
+def _regrets(setting: Setting, rows: Mapping[str, Sequence[Row]]) -> Row:
+    """What the table and the plot of a setting are made from.
 
-    def regret(name: str, setting: Setting) -> NDArray[np.float64]:
-        return regrets[name, setting.name]
+    Returns:
+        `trials` until the end of each step, the `regrets` of each contestant by seed, and in its `courses` mean, low
+        and high end of the 95% t-interval of the regret after each step.
+    """
+    best = max(row["score"] for each in rows.values() for row in each) if setting.best is None else setting.best
+    courses = {name: best - np.array([row["course"] for row in each]) for name, each in rows.items()}
+    return {
+        "trials": [setting.samples * step for step in range(1, setting.steps + 1)],
+        "regrets": {name: [round(best - row["score"], _PLACES) for row in each] for name, each in rows.items()},
+        "courses": {
+            name: np.transpose([t_interval(step) for step in course.T.tolist()]).round(_PLACES).tolist()
+            for name, course in courses.items()
+        },
+    }
+
+
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The table of a summary."""
+    settings, on = summary["settings"], summary["on"]
+    regrets = {name: {c: np.array(values) for c, values in s["regrets"].items()} for name, s in settings.items()}
+    first = next(iter(regrets.values()))
+    contestants, seeds = list(first), len(next(iter(first.values())))
+
+    def table(names: Sequence[str], minus: str | None = None) -> list[str]:
+        rows = []
+        for setting, of in regrets.items():
+            cells = [of[name] - (of[minus] if minus else 0) for name in names]
+            rows.append(" | ".join([setting, *(interval_text(cell.tolist(), ".3f") for cell in cells)]))
+        return [f"| setting | {' | '.join(names)} |", "|---|" + "---:|" * len(names), *map("| {} |".format, rows)]
 
     lines = [
         f"Mean regret [95% t-interval] over {seeds} seeds of what a search finds, the finals ({CANDIDATES} candidates "
         f"on {FINALIST_SEEDS} fresh seeds) included; a setting ends with its steps x trials. {_ABOUT[on]} "
         f"[{on}.svg]({on}.svg) has the regret, in the course of the searches, of what had earned the highest reward.",
         "",
-        *table(contestants, regret),
+        *table(contestants),
     ]
     others = [name for name in contestants if name != BASIS]
     if others and BASIS in contestants:
@@ -408,11 +425,10 @@ def _markdown(
             "",
             f"Difference to {BASIS} on the same seeds; below 0 is better than {BASIS}:",
             "",
-            *table(others, lambda name, setting: regret(name, setting) - regret(BASIS, setting)),
+            *table(others, BASIS),
         ]
-    chosen = "" if list(contestants) == list(CONTESTANTS) else "".join(f' --algorithm "{name}"' for name in contestants)
-    versions = ", ".join(f"{k} {v}" for k, v in packages("autosegloss", "torch", "cmaes", "optuna").items())
-    return "\n".join([*lines, "", f"Command: `python -m {MODULE} --on {on} --seeds {seeds}{chosen}`. {versions}.", ""])
+    versions = ", ".join(f"{name} {version}" for name, version in summary["packages"].items())
+    return "\n".join([*lines, "", f"Command: `{summary['command']}`. {versions}.", ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

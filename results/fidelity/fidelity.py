@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -100,8 +100,8 @@ def bench_fidelity(
     """Train with losses of every kind by proxies of every kind and in full, and compare how they rank the losses.
 
     Loss after loss is written to `out/fidelity.jsonl`, and those that are there already are not trained again; at the
-    end a table of every study to `out/NAME.md`, by the name of its configuration. All but the seconds is the same for
-    the same arguments.
+    end a summary of every study to `out/NAME.json`, and the table that is made from it to `out/NAME.md`, by the name of
+    its configuration. All but the seconds is the same for the same arguments.
 
     Args:
         out: The folder to write to.
@@ -135,10 +135,30 @@ def bench_fidelity(
     rows = complete(out / "fidelity.jsonl", ("config", "study", "loss", "seed"), tasks, _measured, WORKERS)
     tables = []
     for path, (name, config) in zip(configs, settings.items(), strict=True):
-        table = _table(name, config, [row for row in rows.values() if row["config"] == name], ways)
-        tables.append("\n".join([_introduction(full), *table, "", _about(str(path), thetas), ""]))
+        summary = {
+            "study": name,
+            "metric": spec_label(config.metric),
+            "command": f"python -m {MODULE} {path} --thetas {thetas}",
+            "machine": machine() | packages("autosegloss", "torch", "numpy", "scipy"),
+            "arms": _summary([row for row in rows.values() if row["config"] == name], ways),
+        }
+        tables.append(to_markdown(summary))
+        write_text(out / f"{name}.json", json.dumps(summary) + "\n")
         write_text(out / f"{name}.md", tables[-1])
     return "\n".join(tables)
+
+
+def _summary(rows: Sequence[Row], ways: Sequence[Arm]) -> list[Row]:
+    """Of each way to train: what it is, the median of its seconds, and its rewards, a list of all losses a seed."""
+    by_seed = [sorted((row for row in rows if row["seed"] == seed), key=lambda row: str(row["loss"])) for seed in SEEDS]
+    return [
+        asdict(way)
+        | {
+            "seconds": median(row["seconds"][way.name] for row in rows),
+            "rewards": [[row["rewards"][way.name] for row in each] for each in by_seed],
+        }
+        for way in ways
+    ]
 
 
 def _digest(config: StudyConfig, ways: Sequence[Arm]) -> str:
@@ -235,38 +255,37 @@ def _introduction(full: int) -> str:
     )
 
 
-def _table(name: str, config: StudyConfig, rows: Sequence[Row], ways: Sequence[Arm]) -> list[str]:
-    by_seed = [sorted((row for row in rows if row["seed"] == seed), key=lambda row: str(row["loss"])) for seed in SEEDS]
-    rewards = {way: np.array([[100 * row["rewards"][way.name] for row in each] for each in by_seed]) for way in ways}
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The table of a summary."""
+    seconds, rewards = {}, {}
+    for arm in summary["arms"]:
+        way = Arm(arm["start"], arm["half"], arm["iterations"], arm["full"])
+        seconds[way], rewards[way] = arm["seconds"], 100 * np.array(arm["rewards"])
     truths: Mapping[Arm, Array] = {way: values for way, values in rewards.items() if way.full}
     titles = [f"with {way.iterations} from {_origin(way)}" for way in truths]
+    count = next(iter(rewards.values())).shape[1]
     lines = [
+        _introduction(next(iter(truths)).iterations),
         "",
-        f"**{name}**, {spec_label(config.metric)}: {len(by_seed[0])} losses",
+        f"**{summary['study']}**, {summary['metric']}: {count} losses",
         "",
         f"| start | size | iterations | seconds | {' | '.join(titles)} | over losses | over seeds | ratio |",
         "|---|---|---:|---:|" + "---|" * len(truths) + "---:|---:|---:|",
     ]
     for way, values in rewards.items():
-        seconds = median(row["seconds"][way.name] for row in rows)
         others = [truth[::-1] if truth is values else truth.mean(axis=0) for truth in truths.values()]
         found = ["{:.2f} [{:.2f}, {:.2f}]".format(*agreement(values, truth)) for truth in others]
         signal, noise = signal_and_noise(values)
         ratio = f"{signal / noise:.1f}" if noise else "-"
-        figures = [f"{seconds:.1f}", *found, f"{signal:.1f}", f"{noise:.1f}", ratio]
+        figures = [f"{seconds[way]:.1f}", *found, f"{signal:.1f}", f"{noise:.1f}", ratio]
         lines.append(f"| {' | '.join([*way.cells, *figures])} |")
-    return lines
+    seeds = f"Seeds {', '.join(map(str, SEEDS))}; full training {', '.join(str(seed + max(SEEDS)) for seed in SEEDS)}"
+    about = ", ".join(f"{name} {value}" for name, value in summary["machine"].items())
+    return "\n".join([*lines, "", f"Command: `{summary['command']}`. {seeds}; {about}.", ""])
 
 
 def _origin(way: Arm) -> str:
     return "scratch" if way.start == "scratch" else f"the {way.start}"
-
-
-def _about(config: str, thetas: int) -> str:
-    about = [*machine().items(), *packages("autosegloss", "torch", "numpy", "scipy").items()]
-    command = f"python -m {MODULE} {config} --thetas {thetas}"
-    seeds = f"Seeds {', '.join(map(str, SEEDS))}; full training {', '.join(str(seed + max(SEEDS)) for seed in SEEDS)}"
-    return f"Command: `{command}`. {seeds}; " + ", ".join(f"{name} {value}" for name, value in about) + "."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

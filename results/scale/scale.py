@@ -6,12 +6,13 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from heapq import heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median, stdev
+from typing import Any
 
 import numpy as np
 
@@ -168,9 +169,14 @@ def bench_scale(out: Path, seeds: int = 5) -> str:
         for setting, names in SETTINGS.items()
         for name in names
     ]
-    tables = _markdown(cells, seeds)
-    about = {"machine": machine(), "packages": packages("autosegloss", "cmaes", "numpy", "torch")}
-    record = {**about, "cells": [asdict(cell) for cell in cells]}
+    journals = f"TMPDIR={os.environ['TMPDIR']} " if "TMPDIR" in os.environ else ""  # what kind of disk they are on
+    record = {
+        "command": f"{journals}python -m {MODULE} --seeds {seeds}",
+        "machine": machine(),
+        "packages": packages("autosegloss", "cmaes", "numpy", "torch"),
+        "cells": [asdict(cell) for cell in cells],
+    }
+    tables = to_markdown(record)
     out.mkdir(parents=True, exist_ok=True)
     (out / "scale.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (out / "scale.md").write_text(tables, encoding="utf-8")
@@ -217,9 +223,12 @@ def _simulated(name: str, steps: int, samples: int, lag: int, seed: int) -> Run:
     )
 
 
-def _markdown(cells: Sequence[Cell], seeds: int) -> str:
+def to_markdown(record: Mapping[str, Any]) -> str:
     """Time and quality of each setting, and the driver's time of each algorithm in it."""
-    runs = {(cell.algorithm, cell.steps, cell.samples, cell.lag): cell.runs for cell in cells}
+    runs = {
+        (c["algorithm"], c["steps"], c["samples"], c["lag"]): [Run(**run) for run in c["runs"]] for c in record["cells"]
+    }
+    seeds = len(next(iter(runs.values())))
     lines = [
         f"Searches on {SLOTS:,} simulated slots. Trials take a log-normal time (median {MEDIAN_SECONDS:g} s, sigma "
         f"{SIGMA:g}); {100 * FAILED:g}% of them fail on the way. With lag k a step is drawn before the rewards of the "
@@ -234,7 +243,7 @@ def _markdown(cells: Sequence[Cell], seeds: int) -> str:
     for steps, samples, lag in SETTINGS:
         timed = runs["random", steps, samples, lag]
         hours, busy = _spread([run.hours for run in timed], 1), _spread([100 * run.busy for run in timed], 1)
-        found = [runs.get((name, steps, samples, lag), ()) for name in CONTESTANTS]
+        found = [runs.get((name, steps, samples, lag), []) for name in CONTESTANTS]
         regrets = " | ".join(_spread([run.regret for run in each], 4) for each in found)
         lines.append(f"| {steps} x {samples} | {lag} | {hours} | {busy} | {regrets} |")
     lines += [
@@ -251,10 +260,8 @@ def _markdown(cells: Sequence[Cell], seeds: int) -> str:
         costs += [fmean(run.step[end] for run in each) for end in (0, 1)]
         figures = " | ".join(f"{cost:.3g}" for cost in [*costs, fmean(run.driver for run in each)])
         lines.append(f"| {name} | {steps} x {samples} | {lag} | {figures} |")
-    about = {**machine(), **packages("autosegloss", "cmaes", "numpy", "torch")}
-    versions = ", ".join(f"{name} {value}" for name, value in about.items())
-    journals = f"TMPDIR={os.environ['TMPDIR']} " if "TMPDIR" in os.environ else ""  # what kind of disk they are on
-    return "\n".join([*lines, "", f"Command: `{journals}python -m {MODULE} --seeds {seeds}`. {versions}.", ""])
+    versions = ", ".join(f"{name} {value}" for name, value in [*record["machine"].items(), *record["packages"].items()])
+    return "\n".join([*lines, "", f"Command: `{record['command']}`. {versions}.", ""])
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -67,13 +67,13 @@ def test_the_table_repeats_itself_interrupted_or_not(
     text = json.dumps(older) + "\n" + "".join(others)
     (torn / "lag.jsonl").write_text(text[: len(text) // 2])
     bench_algorithms(torn, "lag", seeds=2, contestants=["snes"])
-    for name in ("lag.jsonl", "lag.md", "lag.svg"):
+    for name in ("lag.jsonl", "lag.json", "lag.md", "lag.svg"):
         assert (torn / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_the_legend_of_a_single_panel_is_not_cut_off(tmp_path: Path) -> None:
-    lines = {name: np.ones((2, 2)) for name in CONTESTANTS}
-    plot_courses({"one": lines}, {"one": [1, 2]}, tmp_path / "one.svg")
+    courses = {name: [[1.0, 1.0]] * 3 for name in CONTESTANTS}
+    plot_courses({"one": {"trials": [1, 2], "courses": courses}}, tmp_path / "one.svg")
     picture = ElementTree.parse(tmp_path / "one.svg").getroot()
     width = float(picture.attrib["viewBox"].split()[2])
     legend = next(group for group in picture.iter() if group.get("id") == "legend_1")
