@@ -468,7 +468,7 @@ def _parser() -> argparse.ArgumentParser:
     command = benches.add_parser(
         "proxies", help="proxies an hour, one at a time and several side by side, on made-up images"
     )
-    command.add_argument("config", metavar="CONFIG", help="a YAML file, such as search_configs/voc_miou.yaml")
+    command.add_argument("config", metavar="CONFIG", help="a YAML file, such as search_configs/voc.yaml")
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key of the file"
     )

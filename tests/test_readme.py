@@ -13,8 +13,9 @@ import torch
 import autosegloss
 from autosegloss.loss import named_loss
 from autosegloss.loss.python import source
+from tests.searches import COMMANDS, ROOT, configuration
 
-ROOT = Path(__file__).parent.parent
+SOFT = ROOT / "results/soft_labels"
 README = (ROOT / "README.md").read_text()
 PAGES = {path.stem: path.read_text() for path in (ROOT / ".docs/pages").glob("*.md")}
 
@@ -63,17 +64,21 @@ def test_the_configuration_for_a_folder_is_the_one_that_is_tried() -> None:
     assert blocks("yaml")[1] in (ROOT / "tests/proxy/data/test_searches.py").read_text()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results/searches").glob("*.json")), ids=lambda path: path.stem)
+def test_the_command_of_every_result_is_in_the_table() -> None:
+    assert set(COMMANDS) == {*(ROOT / "results/searches").glob("*.json"), *SOFT.glob("*/searched.json")}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_result_loads_and_names_what_it_was_measured_with(path: Path) -> None:
     loss = autosegloss.load_loss(path)
     assert loss.provenance.keys() >= {"theta", "validation", "seeds", "configuration", "versions"}
-    assert loss.provenance["configuration"] == configured(path.stem)
+    assert loss.provenance["configuration"] == configured(path)
 
 
-def configured(name: str) -> dict[str, Any]:
+def configured(path: Path) -> dict[str, Any]:
     from autosegloss.search.settings import fingerprint
 
-    return fingerprint(autosegloss.load_config(ROOT / "search_configs" / f"{name}.yaml"))
+    return fingerprint(configuration(COMMANDS[path]))
 
 
 def test_the_exact_metrics_of_two_batches() -> None:
@@ -97,16 +102,15 @@ def test_the_trainers_are_those_of_the_tests() -> None:
         assert example in tested
 
 
-SOFT = ROOT / "results/soft_labels"
-
-
 @pytest.mark.parametrize("use", ["annotators", "boundary", "distillation", "semi", "smoothing"])
 def test_the_tables_of_soft_labels_are_those_shown(use: str) -> None:
     table = json.loads((SOFT / use / "scores.json").read_text())
     plan = table["plan"]
     searched = autosegloss.load_loss(SOFT / use / "searched.json")
     assert isinstance(searched, autosegloss.MixedLoss)
-    assert searched.provenance["configuration"] == plan["configurations"][""] == configured(f"soft_{use}")
+    assert (
+        searched.provenance["configuration"] == plan["configurations"][""] == configured(SOFT / use / "searched.json")
+    )
     (points,) = plan["definitions"][""][table["rows"][3]["loss"]]["control_points"]
     assert points == json.loads(json.dumps(searched.surrogate.control_points))
     assert len(plan["seeds"]) == 10

@@ -120,7 +120,7 @@ PROBLEMS = (
         },
     ),
 )
-"""The real ones: the proxies of `search_configs/shapes_miou.yaml` and `search_configs/nuclei_bf1.yaml`."""
+"""The real ones: the proxies of `results/searches/shapes_miou.json` and `nuclei_bf1.json`."""
 
 
 @dataclass(frozen=True)

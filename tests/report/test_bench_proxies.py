@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from autosegloss.cli import main
-from autosegloss.config import load_config
 from autosegloss.report import bench_proxies
 from autosegloss.report.bench_proxies import Proxies, Rate
+from autosegloss.search.settings import load_config
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,11 @@ import autosegloss as asl
 from autosegloss.loss.curve import Curve, identity_theta, points_from_theta
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.seeds import comparison_seeds
-from autosegloss.search.settings import as_config, load_config
+from autosegloss.search.settings import as_config
 from autosegloss.search.statistics import t_interval
 from results.ablation.ablation import CROSS_ENTROPY, PROBLEMS, Course, Problem, Variant, bench_ablation, main
 from results.ablation.free_curves import FreeCurve, FreeLoss, FreeSpace
+from tests.searches import found_by
 
 pytestmark = pytest.mark.usefixtures("small_and_here")
 
@@ -196,7 +197,7 @@ def test_the_real_problems_are_the_shipped_proxies_and_their_variants_differ() -
     proxy = proxy_of(as_config(TINY.config))  # of which a start asks nothing
     sizes: dict[tuple[str, str], int] = {}
     for problem, file in zip(PROBLEMS, ("shapes_miou", "nuclei_bf1"), strict=True):
-        shipped, config = load_config(Path("search_configs", f"{file}.yaml")), as_config(problem.config)
+        shipped, config = found_by(file), as_config(problem.config)
         assert (config.proxy, config.metric) == (shipped.proxy, shipped.metric)
         starts = {name: Course(proxy, problem, variant).start() for name, variant in problem.variants.items()}
         as_shipped = Course(proxy, problem, Variant(shipped.relaxation.model_dump())).start()

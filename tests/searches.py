@@ -1,0 +1,31 @@
+"""The commands that found the losses of `results/`, as `results/searches/searches.md` has them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from autosegloss.search.settings import StudyConfig, load_config
+
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "results/searches/searches.md"
+COMMANDS: dict[Path, str] = {
+    (TABLE.parent / link).resolve(): command
+    for link, command in re.findall(r"^\| \[.*?\]\((\S+?)\) \| `(.*?)` \|", TABLE.read_text(), flags=re.MULTILINE)
+}
+"""By the file of the loss."""
+
+
+def configuration(command: str) -> StudyConfig:
+    """The configuration that a command runs: its file, and what `--set` changes of it."""
+    program, action, file, *options = shlex.split(command)
+    assert (program, action) == ("autosegloss", "search")
+    names, values = options[::2], options[1::2]
+    assert set(names) <= {"--set", "--out"}
+    return load_config(ROOT / file, [value for name, value in zip(names, values, strict=True) if name == "--set"])
+
+
+def found_by(name: str) -> StudyConfig:
+    """The configuration of a file of `results/searches`."""
+    return configuration(COMMANDS[TABLE.parent / f"{name}.json"])
