@@ -78,7 +78,7 @@ def test_what_is_refused_can_not_be_imported() -> None:
         "import autosegloss",
         "import autosegloss.search.journal",
         "from autosegloss.search import Result",
-        "import autosegloss.config",
+        "import autosegloss.search.settings",
         "from autosegloss.search.api import search",
         "from autosegloss.report import page",
     ],

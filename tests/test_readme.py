@@ -148,7 +148,6 @@ def test_the_evidence_shown_is_that_of_its_tables(name: str) -> None:
     lines = [line for line in PAGES["evidence"].splitlines() if line.startswith(f"| {name}, ")]
     shown = [line.split(" | ")[1:] for line in lines]
     assert shown
-    assert {line for line in README.splitlines() if line.startswith(f"| {name}, ")} < {*lines}
     for cell in (cell for cells in shown for cell in re.findall(r"\d+\.\d+ \[.*?\]", " | ".join(cells))):
         assert cell in table, cell
 
