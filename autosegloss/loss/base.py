@@ -1,4 +1,4 @@
-"""What every loss of the package is: a module with a provenance, that can be written to a file."""
+"""The base class of all losses: a module with a provenance that can be written to a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LossContent: TypeAlias = dict[str, Any]
 
 
 class Loss(nn.Module, ABC):
-    """A loss to call with (logits, target, mask=None); `content` is all of it, as plain JSON values."""
+    """A loss to call with (logits, target, mask=None) -> scalar."""
 
     ignore_index: int
     """The label of ignored pixels in integer targets: a setting of the training run, which no file holds."""
@@ -29,7 +29,7 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def content(self) -> LossContent:
-        """The content of the loss's file, from which `build_loss` builds an equal loss."""
+        """The complete loss as plain JSON values, as in its file; `build_loss` makes an equal loss of it."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the loss as a small JSON file that `load_loss` reads on any machine.
@@ -55,10 +55,10 @@ class Loss(nn.Module, ABC):
             text.encode()
             faithful = isinstance(self.provenance, dict) and json.loads(text)["provenance"] == self.provenance
         except (TypeError, ValueError, RecursionError) as error:
-            raise LossFileError(f"{path}: the provenance holds something JSON has no place for: {error}") from None
+            raise LossFileError(f"{path}: the provenance can't be written as JSON: {error}") from None
         if not faithful:
             raise LossFileError(
-                f"{path}: the provenance is a dict of texts, numbers, lists and dicts with texts for keys."
+                f"{path}: the provenance must be a dict of strings, numbers, lists and dicts, with strings for keys."
             )
         return source(self.content(), self.ignore_index) if path.suffix == ".py" else text
 
@@ -75,7 +75,7 @@ def _json(value: object, indent: str = "") -> str:
     if not isinstance(value, dict) or not value:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     if odd := [key for key in value if not isinstance(key, str)]:
-        raise TypeError(f"the key {odd[0]!r} is no text")
+        raise TypeError(f"the key {odd[0]!r} is not a string")
     inner = indent + "  "
     lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_json(item, inner)}" for key, item in value.items()]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"

@@ -334,7 +334,7 @@ def class_counts(labels: Iterable[LabelMap], num_classes: int, ignore_index: int
             one = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputTypeError(
-                f"label map {i} is a {type(given).__name__}, which makes no tensor: {error}."
+                f"label map {i} can't be converted to a tensor, got {type(given).__name__}: {error}."
             ) from None
         checked = check_labels(one, tuple(one.shape), num_classes, ignore_index, f"label map {i}")
         counts += torch.bincount(checked[checked != ignore_index], minlength=num_classes).cpu()
@@ -411,9 +411,9 @@ def _weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
             raise TypeError
         given = torch.as_tensor(weight, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InputTypeError(f"weight must be a number for each class, got {weight!r}.") from None
+        raise InputTypeError(f"weight must be a list of numbers, one for each class, got {weight!r}.") from None
     if given.ndim != 1 or not bool((given.isfinite() & (given >= 0)).all()):
-        raise InputError(f"weight must be a finite number of 0 or more for each class, got {given.tolist()}.")
+        raise InputError(f"weight must be finite and at least 0 for each class, got {given.tolist()}.")
     return given
 
 

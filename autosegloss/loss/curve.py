@@ -69,13 +69,13 @@ class Curve:
             if u1 < u0 or v1 < v0:
                 raise InputError(
                     f"control point {i + 1} ({u1:g}, {v1:g}) falls below control point {i} ({u0:g}, {v0:g}); "
-                    "a curve never falls."
+                    "a curve must not fall."
                 )
         object.__setattr__(self, "pieces", _quadratics(self.kind, self.points))
 
     @property
     def is_identity(self) -> bool:
-        """Whether the curve has no control points and leaves everything as it is."""
+        """True if the curve is the identity: it has no control points."""
         return not self.points
 
     @property
@@ -124,7 +124,7 @@ def points_from_theta(theta: Sequence[float]) -> tuple[Point, ...]:
         raise InputError(f"theta has {len(theta)} coordinates; a curve has two for each control point.")
     for i, t in enumerate(theta):
         if isinstance(t, str) or not 0 <= t <= 1:
-            raise InputError(f"theta[{i}] is {t!r}; coordinates are in [0, 1].")
+            raise InputError(f"theta[{i}] must be in [0, 1], got {t!r}.")
     points: list[Point] = []
     u = v = 0.0
     for tu, tv in zip(theta[::2], theta[1::2], strict=True):
@@ -252,7 +252,7 @@ def _point(point: Sequence[float], index: int) -> Point:
     except (TypeError, ValueError, OverflowError):
         raise InputTypeError(f"control point {index} must be a pair of numbers (u, v), got {point!r}.") from None
     if not (math.isfinite(u) and math.isfinite(v) and 0 <= u <= 1 and 0 <= v <= 1):
-        raise InputError(f"control point {index} is ({u:g}, {v:g}); both are in [0, 1].")
+        raise InputError(f"control point {index} must have both coordinates in [0, 1], got ({u:g}, {v:g}).")
     return u, v
 
 

@@ -1,4 +1,4 @@
-"""Loss files: small JSON texts that hold a whole loss and nothing that runs."""
+"""Reading loss files: small JSON texts that hold a complete loss and no code."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from autosegloss.metric.interpret import Classes
 from autosegloss.metric.labels import check_ignore_index
 
 VERSION = 3
-"""The newest version that is read. A file has the oldest that can say what it holds: 1 a surrogate, 2 its mix with
-cross-entropy, 3 a loss that is no surrogate."""
+"""The newest version that is read. A file is written in the oldest version that can hold its loss: 1 for a surrogate, 2
+for its mix with cross-entropy, 3 for a loss that is not a surrogate."""
 _SURROGATE = {"format", "version", "metric", "logic", "classes", "curve", "slots", "provenance"}
 _KEYS = {
     1: _SURROGATE,
@@ -101,7 +101,7 @@ def load_loss(source: str | os.PathLike[str], ignore_index: int = 255, reduce_ov
 
 
 def read_loss(data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:
-    """The loss that the bytes of a file hold; `name` is what messages call it."""
+    """The loss in the bytes of a file, which messages call `name`."""
     try:
         content = json.loads(
             data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates
@@ -111,8 +111,6 @@ def read_loss(data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks
         raise LossFileError(
             f"{name}: not a JSON file that can be read ({error}). If it was cut off, export it again."
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise LossFileError(f'{name}: not a loss file; it has no "format": "{FORMAT}".')
     return build_loss(content, ignore_index, reduce_over_ranks, name)
 
 
@@ -199,7 +197,7 @@ def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, r
         pairs = isinstance(points, list) and all(isinstance(p, list) and len(p) == 2 for p in points)
         if not pairs or not all(isinstance(c, int | float) and not isinstance(c, bool) for p in points for c in p):
             raise LossFileError(
-                f"{name}: slot `{slot}`: control points are a list of pairs of numbers [u, v]; given: {points!r}."
+                f"{name}: slot `{slot}`: control points must be a list of pairs of numbers [u, v], got {points!r}."
             )
     loss = SurrogateLoss(
         expr,
@@ -214,11 +212,11 @@ def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, r
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise ValueError("a key stands twice in one mapping")
+        raise ValueError("a key occurs twice in one mapping")
     return content

@@ -59,7 +59,7 @@ def _named(name: str, ignore_index: int, counts: Sequence[int] | None) -> Loss:
     (other,) = weights
     surrogate = _single(other, ignore_index, counts)
     if not isinstance(surrogate, SurrogateLoss):
-        raise InputError(f"`{name}`: {other} is no surrogate; a preset or the file of one is, as in {_EXAMPLE}.")
+        raise InputError(f"`{name}`: {other} is not a surrogate; use a preset or its file, as in {_EXAMPLE}.")
     return MixedLoss(surrogate, weight)
 
 
@@ -75,7 +75,8 @@ def _single(name: str, ignore_index: int, counts: Sequence[int] | None) -> Loss:
     close = difflib.get_close_matches(name, known, n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     raise InputError(
-        f"`{name}` is no loss{guess}; known: {', '.join(known)}, the path of a loss file, or a mix such as {_EXAMPLE}."
+        f"`{name}` is not a loss{guess}; known: {', '.join(known)}, the path of a loss file, or a mix such as "
+        f"{_EXAMPLE}."
     )
 
 

@@ -62,7 +62,7 @@ def _batch_sums(sums: Sums, images: int, num_classes: int) -> Sums:
     if different := [other for other, kind in enumerate(kinds) if kind != kinds[0]]:
         raise InputError(
             f"rank 0 has {kinds[0]}, rank {different[0]} {kinds[different[0]]}; "
-            "sums over ranks are of the same classes in the same dtype."
+            "all ranks must have the same classes in the same dtype."
         )
     before, after = int(header[:rank, 2].sum()), int(header[rank + 1 :, 2].sum())
     placed = {

@@ -71,7 +71,7 @@ class Tally(ABC):
             InputError: The other one counts something else.
         """
         if not isinstance(other, Tally) or repr(other) != repr(self):
-            raise InputError(f"only what counts the same can be merged, but\n  {other!r} is not\n  {self!r}.")
+            raise InputError(f"only accumulators that count the same can be merged, got\n  {other!r}\nfor\n  {self!r}.")
         self.add(other.counts())
         return self
 
@@ -171,7 +171,7 @@ class Accumulators(Tally):
             InputError: There is no such metric.
         """
         if name not in self.metrics:
-            raise InputError(f"`{name}` is none of these metrics; there are: {', '.join(self.metrics)}.")
+            raise InputError(f"unknown metric `{name}`; known: {', '.join(self.metrics)}.")
         expr = self.metrics[name]
         mean = expr.value if isinstance(expr, e.ImageMean | e.ImageWorst) else expr
         if not isinstance(mean, e.ClassMean):

@@ -84,7 +84,7 @@ def parse(text: str) -> e.Expr:
         True
     """
     if not isinstance(text, str):
-        raise ParseError(f"an expression is a text, not {type(text).__name__}.")
+        raise ParseError(f"an expression must be a string, got {type(text).__name__}.")
     if not text.strip():
         raise ParseError("an expression is missing: the text is empty.")
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # Python counts both as ends of lines

@@ -243,19 +243,19 @@ def test_a_soft_label_weighs_its_shares() -> None:
         (
             lambda: CrossEntropy([1, -1]),
             InputError,
-            "weight must be a finite number of 0 or more for each class, got [1.0, -1.0].",
+            "weight must be finite and at least 0 for each class, got [1.0, -1.0].",
         ),
         (
             lambda: Focal(weight=[1, math.nan]),
             InputError,
-            "weight must be a finite number of 0 or more for each class, got [1.0, nan].",
+            "weight must be finite and at least 0 for each class, got [1.0, nan].",
         ),
         (
             lambda: CrossEntropy([[1.0]]),
             InputError,
-            "weight must be a finite number of 0 or more for each class, got [[1.0]].",
+            "weight must be finite and at least 0 for each class, got [[1.0]].",
         ),
-        (lambda: CrossEntropy("ab"), InputTypeError, "weight must be a number for each class, got 'ab'."),
+        (lambda: CrossEntropy("ab"), InputTypeError, "weight must be a list of numbers, one for each class, got 'ab'."),
         (
             lambda: CrossEntropy([1.0, 2.0])(*batch(1, 2)),
             InputError,
@@ -450,5 +450,5 @@ def test_mistakes_in_class_weights(labels: Any, options: Any, kind: type[Excepti
 
 
 def test_what_is_no_label_map_is_named() -> None:
-    with pytest.raises(InputTypeError, match="label map 1 is a str, which makes no tensor"):
+    with pytest.raises(InputTypeError, match="label map 1 can't be converted to a tensor, got str"):
         class_counts([np.zeros(3, int), "a"], 3)

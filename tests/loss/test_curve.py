@@ -128,17 +128,22 @@ def test_values_beyond_the_ends_are_cut_off() -> None:
             "linear",
             [(0.5, 0.5), (0.4, 0.6)],
             InputError,
-            "control point 1 (0.4, 0.6) falls below control point 0 (0.5, 0.5); a curve never falls.",
+            "control point 1 (0.4, 0.6) falls below control point 0 (0.5, 0.5); a curve must not fall.",
         ),
         (
             "bezier",
             [(0.1, 0.1), (0.2, 0.5), (0.3, 0.4)],
             InputError,
-            "control point 2 (0.3, 0.4) falls below control point 1 (0.2, 0.5); a curve never falls.",
+            "control point 2 (0.3, 0.4) falls below control point 1 (0.2, 0.5); a curve must not fall.",
         ),
-        ("linear", [(0.5, 1.5)], InputError, "control point 0 is (0.5, 1.5); both are in [0, 1]."),
-        ("linear", [(-0.5, 0.5)], InputError, "control point 0 is (-0.5, 0.5); both are in [0, 1]."),
-        ("linear", [(0.5, float("nan"))], InputError, "control point 0 is (0.5, nan); both are in [0, 1]."),
+        ("linear", [(0.5, 1.5)], InputError, "control point 0 must have both coordinates in [0, 1], got (0.5, 1.5)."),
+        ("linear", [(-0.5, 0.5)], InputError, "control point 0 must have both coordinates in [0, 1], got (-0.5, 0.5)."),
+        (
+            "linear",
+            [(0.5, float("nan"))],
+            InputError,
+            "control point 0 must have both coordinates in [0, 1], got (0.5, nan).",
+        ),
         ("linear", [(0.5, 0.5), 0.7], InputTypeError, "control point 1 must be a pair of numbers (u, v), got 0.7."),
         ("linear", [(0.5,)], InputTypeError, "control point 0 must be a pair of numbers (u, v), got (0.5,)."),
         ("linear", ["ab"], InputTypeError, "control point 0 must be a pair of numbers (u, v), got 'ab'."),
@@ -166,9 +171,9 @@ def test_a_control_point_too_large_for_a_number() -> None:
     ("theta", "expected"),
     [
         ([0.5], "theta has 1 coordinates; a curve has two for each control point."),
-        ([0.5, 1.5], "theta[1] is 1.5; coordinates are in [0, 1]."),
-        ([-1e-9, 0.5], "theta[0] is -1e-09; coordinates are in [0, 1]."),
-        ([0.5, float("nan")], "theta[1] is nan; coordinates are in [0, 1]."),
+        ([0.5, 1.5], "theta[1] must be in [0, 1], got 1.5."),
+        ([-1e-9, 0.5], "theta[0] must be in [0, 1], got -1e-09."),
+        ([0.5, float("nan")], "theta[1] must be in [0, 1], got nan."),
     ],
 )
 def test_impossible_coordinates(theta: list[float], expected: str) -> None:
@@ -185,5 +190,5 @@ def test_impossible_numbers_of_pieces(pieces: Any) -> None:
 
 
 def test_coordinates_are_numbers() -> None:
-    with pytest.raises(InputError, match=r"theta\[0\] is 'a'; coordinates are in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"theta\[0\] must be in \[0, 1\], got 'a'"):
         points_from_theta("ab")

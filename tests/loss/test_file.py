@@ -228,7 +228,7 @@ def test_a_loss_that_is_no_surrogate_is_a_file_of_version_3() -> None:
         (
             "focal",
             {"gamma": 2, "weight": [1, -1]},
-            "weight must be a finite number of 0 or more for each class, got [1.0, -1.0].",
+            "weight must be finite and at least 0 for each class, got [1.0, -1.0].",
         ),
         (
             "cross_entropy",
@@ -239,7 +239,7 @@ def test_a_loss_that_is_no_surrogate_is_a_file_of_version_3() -> None:
             (
                 "cross_entropy",
                 {"weight": weight, "label_smoothing": 0},
-                f"weight must be a number for each class, got {weight!r}.",
+                f"weight must be a list of numbers, one for each class, got {weight!r}.",
             )
             for weight in ("1", [True, 1.0], [None], ["1"], {"a": 1}, [10**400])
         ),
@@ -336,7 +336,7 @@ def broken(change: dict[str, Any], *, drop: tuple[str, ...] = ()) -> str:
 
 
 AND, OR = "and[0] of pred & target", "or[0] of pred | target"
-PAIRS = f"loss.json: slot `{AND}`: control points are a list of pairs of numbers [u, v]; given: "
+PAIRS = f"loss.json: slot `{AND}`: control points must be a list of pairs of numbers [u, v], got "
 
 
 def slot(points: Any) -> dict[str, Any]:
@@ -407,14 +407,17 @@ def slot(points: Any) -> dict[str, Any]:
         (
             slot([[0.5, 0.5], [0.4, 0.6]]),
             f"loss.json: slot `{AND}`: control point 1 (0.4, 0.6) falls below control point 0 (0.5, 0.5); "
-            "a curve never falls.",
+            "a curve must not fall.",
         ),
         (
             slot([[0.5, 0.5], [0.6, 0.4]]),
             f"loss.json: slot `{AND}`: control point 1 (0.6, 0.4) falls below control point 0 (0.5, 0.5); "
-            "a curve never falls.",
+            "a curve must not fall.",
         ),
-        (slot([[0.5, 1.5]]), f"loss.json: slot `{AND}`: control point 0 is (0.5, 1.5); both are in [0, 1]."),
+        (
+            slot([[0.5, 1.5]]),
+            f"loss.json: slot `{AND}`: control point 0 must have both coordinates in [0, 1], got (0.5, 1.5).",
+        ),
         (
             {"curve": "bezier", **slot([[0.1, 0.1], [0.2, 0.2]])},
             f"loss.json: slot `{AND}`: 2 control points; a bezier of n pieces has 2 n - 1 (1, 3, 5, ...).",
@@ -476,10 +479,10 @@ def test_every_truncated_file_is_refused() -> None:
     [
         (b"", "Expecting value: line 1 column 1 (char 0)"),
         (b"\xff\xfe", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
-        (b'{"a": NaN}', "NaN is no number"),
-        (b'{"a": -Infinity}', "-Infinity is no number"),
-        (b'{"a": 1, "a": 2}', "a key stands twice in one mapping"),
-        (b'{"a": [{"b": 1, "b": 2}]}', "a key stands twice in one mapping"),
+        (b'{"a": NaN}', "NaN is not a number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
+        (b'{"a": 1, "a": 2}', "a key occurs twice in one mapping"),
+        (b'{"a": [{"b": 1, "b": 2}]}', "a key occurs twice in one mapping"),
         (b"{} {}", "Extra data: line 1 column 4 (char 3)"),
     ],
 )
@@ -494,7 +497,7 @@ def test_what_is_no_json(text: bytes, reason: str) -> None:
 def test_a_control_point_that_is_no_number() -> None:
     text = json.dumps(content() | slot([["NUMBER", 0.5]]))
     Path("loss.json").write_text(text.replace('"NUMBER"', "NaN"), encoding="utf-8")
-    assert "NaN is no number" in message(load_loss, "loss.json")
+    assert "NaN is not a number" in message(load_loss, "loss.json")
     for huge in ("1e999", "1" + "0" * 400, "1" + "0" * 9000):
         Path("loss.json").write_text(text.replace('"NUMBER"', huge), encoding="utf-8")
         assert message(load_loss, "loss.json").startswith("loss.json: ")
@@ -603,7 +606,7 @@ def test_the_text_of_a_refused_provenance() -> None:
     loss = example()
     loss.provenance = {"a": float("nan")}
     text = message(loss.save, "loss.json")
-    assert text.startswith("loss.json: the provenance holds something JSON has no place for: ")
+    assert text.startswith("loss.json: the provenance can't be written as JSON: ")
     assert os.listdir() == []
 
 

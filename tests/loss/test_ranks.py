@@ -202,9 +202,9 @@ def test_ranks_that_do_not_fit_together_say_so(seen: list[dict[Any, Any]]) -> No
     for rank in seen:
         assert rank["mistakes"] == [
             "rank 0 has logits of 3 classes in float32, rank 1 logits of 4 classes in float32; "
-            "sums over ranks are of the same classes in the same dtype.",
+            "all ranks must have the same classes in the same dtype.",
             "rank 0 has logits of 3 classes in float64, rank 1 logits of 3 classes in float32; "
-            "sums over ranks are of the same classes in the same dtype.",
+            "all ranks must have the same classes in the same dtype.",
         ]
 
 

@@ -427,12 +427,12 @@ AND, OR = "slot `and[0] of pred & target`", "slot `or[0] of pred | target`"
         (
             {"control_points": [[(0.5, 0.5), (0.4, 0.6), (0.7, 0.7)], []]},
             InputError,
-            f"{AND}: control point 1 (0.4, 0.6) falls below control point 0 (0.5, 0.5); a curve never falls.",
+            f"{AND}: control point 1 (0.4, 0.6) falls below control point 0 (0.5, 0.5); a curve must not fall.",
         ),
         (
             {"control_points": [[(0.5, 1.5)], []]},
             InputError,
-            f"{AND}: control point 0 is (0.5, 1.5); both are in [0, 1].",
+            f"{AND}: control point 0 must have both coordinates in [0, 1], got (0.5, 1.5).",
         ),
         (
             {"control_points": [[], [0.5]]},
@@ -472,7 +472,7 @@ def test_control_points_that_are_no_lists(points: Any) -> None:
     ("theta", "options", "expected"),
     [
         ([0.5] * 3, {}, "theta has 3 coordinates; 2 bezier curve(s) of 2 piece(s) have 12."),
-        ([0.5] * 11 + [2], {}, "theta[5] is 2; coordinates are in [0, 1]."),
+        ([0.5] * 11 + [2], {}, "theta[5] must be in [0, 1], got 2."),
         ([0.5] * 12, {"pieces": 0}, "pieces must be an integer of at least 1, got 0."),
         ([0.5] * 12, {"curve": "besier"}, "curve is 'besier'; allowed: identity, bezier, linear."),
     ],

@@ -517,7 +517,9 @@ def test_only_the_same_can_be_merged(other: Any) -> None:
     this = Accumulator(metric("miou"), 3)
     with pytest.raises(InputError) as caught:
         this.merge(other)
-    assert str(caught.value) == f"only what counts the same can be merged, but\n  {other!r} is not\n  {this!r}."
+    assert (
+        str(caught.value) == f"only accumulators that count the same can be merged, got\n  {other!r}\nfor\n  {this!r}."
+    )
 
 
 def test_an_accumulator_says_what_it_counts() -> None:
@@ -546,7 +548,7 @@ def test_what_is_no_mean_over_classes_has_no_class_values(name: str) -> None:
 
 
 def test_a_metric_that_is_not_counted_has_no_class_values() -> None:
-    with pytest.raises(InputError, match="`iou` is none of these metrics; there are: metric"):
+    with pytest.raises(InputError, match="unknown metric `iou`; known: metric"):
         Accumulator("miou", 3).class_values("iou")
 
 

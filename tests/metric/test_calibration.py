@@ -300,7 +300,7 @@ def test_mistakes_in_the_bins(bins: Any) -> None:
     ],
 )
 def test_only_the_same_can_be_merged(other: Any) -> None:
-    with pytest.raises(InputError, match="only what counts the same can be merged"):
+    with pytest.raises(InputError, match="only accumulators that count the same can be merged"):
         CalibrationError(3).merge(other)
 
 

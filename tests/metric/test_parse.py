@@ -236,8 +236,8 @@ def test_numbers() -> None:
         ("", "an expression is missing: the text is empty."),
         ("x" * 20_001, "the expression has 20001 characters; at most 20000 are read."),
         (" \n\t", "an expression is missing: the text is empty."),
-        (None, "an expression is a text, not NoneType."),
-        (b"pred", "an expression is a text, not bytes."),
+        (None, "an expression must be a string, got NoneType."),
+        (b"pred", "an expression must be a string, got bytes."),
     ],
 )
 def test_mistakes(text: Any, expected: str) -> None:

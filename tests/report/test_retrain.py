@@ -223,7 +223,7 @@ def test_a_diverged_run_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("losses", "seeds", "changes", "kind", "message"),
     [
-        (["cross_entropi"], 1, {}, InputError, "`cross_entropi` is no loss (did you mean cross_entropy?)"),
+        (["cross_entropi"], 1, {}, InputError, "`cross_entropi` is not a loss (did you mean cross_entropy?)"),
         ([], 1, {}, InputError, "there is nothing to compare: name at least one loss."),
         (["jml"], 0, {}, InputError, "seeds is 0; a whole number of at least 1 is wanted."),
         (["jml"], 1, {"retrain": {"precision": "float16"}}, InputError, "precision float16 is for GPUs"),
