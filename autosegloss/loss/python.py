@@ -103,14 +103,11 @@ def _reading(expr: e.Expr, logic: LogicKind, writer: _Writer) -> str:
     if "^" in operators:
         parts.append("a ^ b is (a | b) - (a & b)")
     curved = ", where a and b go through monotone curves" if writer.has_curves else ""
-    sentences = [f"Made differentiable: {', '.join(parts)}{curved}."]
-    if any(isinstance(node, e.ClassMean) for node in expr.walk()) and writer.classes != "metric":
-        all_, present = (
-            "Every class counts in a class mean, and is 0 if absent.",
-            "Classes in the target count in a class mean.",
-        )
-        sentences.append(all_ if writer.classes == "all" else present)
-    return " ".join(sentences)
+    text = f"Made differentiable: {', '.join(parts)}{curved}."
+    if writer.classes == "metric" or not any(isinstance(node, e.ClassMean) for node in expr.walk()):
+        return text
+    present = writer.classes == "present"
+    return f"{text} A class mean counts {'the classes in the target' if present else 'every class, 0 where absent'}."
 
 
 class _Writer:
@@ -139,9 +136,8 @@ class _Writer:
     def curve_functions(self) -> Iterator[str]:
         """The function of each curve."""
         for name, (curve, places) in self._functions.items():
-            doc = _wrapped(f'"""Curve of {", and of ".join(map(_place, places))}."""', _WIDTH - 4)
-            if len(doc) > 1:
-                doc[-1:] = [doc[-1].removesuffix('"""'), '"""']
+            doc = _wrapped(f"Curve of {', and of '.join(map(_place, places))}.", _WIDTH - 10)
+            doc = [f'"""{doc[0]}"""'] if len(doc) == 1 else [f'"""{doc[0]}', *doc[1:], '"""']
             shape = "_polyline" if curve.kind == "linear" else "_bezier"
             pieces = [f"({', '.join(f'({_number(u)}, {_number(v)})' for u, v in piece)})" for piece in _pieces(curve)]
             lines = [f"    return {shape}(x, [{', '.join(pieces)}])"]

@@ -22,7 +22,7 @@ from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_lo
 from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal, LovaszSoftmax
 from autosegloss.loss.curve import Curve, points_from_theta
 from autosegloss.loss.python import source
-from autosegloss.metric import METRICS, class_sum, image_mean, interpret, total
+from autosegloss.metric import METRICS, Expr, class_sum, erode, image_mean, interpret, metric, pred, target, total
 from tests import strategies
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
@@ -50,7 +50,7 @@ def losses() -> dict[str, Loss]:
         "mix of boundaries": MixedLoss(load_loss("asl/voc/bf1"), 0.1),
         "boundary_iou": SurrogateLoss("boundary_iou", logic="godel", classes="all"),
         "worst": SurrogateLoss("miou_i(worst=0.5)", classes="present"),
-        "disk": SurrogateLoss("bf1_i"),
+        "disk": SurrogateLoss(metric("bf1_i", radius=2, shape="disk")),
         "linear": SurrogateLoss.from_theta("0.5 * miou + 0.5 * miou_c", [0.3, 0.6] * 4, 3, curve="linear"),
     }
 
@@ -274,7 +274,7 @@ def test_the_text_of_a_module() -> None:
         '"""Segmentation loss: 1 - metric, over a batch.\n\n'
         "    metric = class_mean(total(pred & target) / (x1 := total(pred | target)), where=x1)\n\n"
         "Made differentiable: pred is the softmax of the logits, a & b is a b, a | b is a + b - a b, where a and b go "
-        "through\nmonotone curves. Classes in the target count in a class mean.\n\n"
+        "through\nmonotone curves. A class mean counts the classes in the target.\n\n"
     )
     assert '"""\n\n# Provenance\n#\n# name: mine\n# Also in the loss file: rewards.\n\nimport torch\n' in text
     assert (
@@ -395,6 +395,15 @@ def test_any_expression_becomes_a_module(expr: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         function_of(SurrogateLoss(expr, curve="identity"))(*BATCHES["labels"])
+
+
+def test_a_long_name_of_a_slot_stays_in_its_docstring() -> None:
+    eroded: Expr = target
+    for _ in range(25):
+        eroded = erode(eroded)
+        loss = SurrogateLoss(class_sum(total(pred & eroded)) / class_sum(total(target)), [[(0.3, 0.6)]])
+        expected = call(loss, *BATCHES["soft"], torch.float64, False)
+        assert_near(call(function_of(loss), *BATCHES["soft"], torch.float64, False), expected, 1e-9)
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
