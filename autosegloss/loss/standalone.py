@@ -199,6 +199,9 @@ def _label_maps(logits: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Te
     valid = labels != IGNORE_INDEX
     if mask is not None:
         valid = valid & _one_channel(mask, logits, "mask").bool()
+    unknown = valid & ((labels < 0) | (labels >= logits.shape[1]))
+    if not torch.compiler.is_compiling() and bool(unknown.any()):
+        raise ValueError(f"target has labels that are neither 0 to {logits.shape[1] - 1} nor {IGNORE_INDEX}")
     classes = torch.arange(logits.shape[1], device=logits.device).view(-1, *[1] * (logits.ndim - 2))
     return ((labels == classes) & valid).to(logits.dtype), valid
 

@@ -61,7 +61,7 @@ COMPILED_BATCHES = ["labels", "soft, mask"]
 
 
 def batches() -> dict[str, Batch]:
-    """Logits in float64, a target, and a mask; class 2 is in no target of labels."""
+    """Logits in float64, a target, and a mask; labels have class 2 nowhere, and 3 not in the first image."""
     generator = torch.Generator().manual_seed(5)
 
     def logits(*sides: int) -> Tensor:
@@ -70,6 +70,7 @@ def batches() -> dict[str, Batch]:
     def labels(*sides: int) -> Tensor:
         x = torch.randint(0, 5, (3, *sides), generator=generator)
         x = x.masked_fill(x == 2, 1)
+        x[0] = x[0].masked_fill(x[0] == 3, 4)
         return x.masked_fill(torch.rand(x.shape, generator=generator) < 0.2, 255)
 
     def mask(*sides: int) -> Tensor:
@@ -343,6 +344,9 @@ def test_wrong_shapes_are_refused() -> None:
             loss(logits, wrong)
     with pytest.raises(ValueError, match="mask has shape"):
         loss(logits, labels, labels[:, 1:] == 0)
+    for label in (-1, logits.shape[1]):
+        with pytest.raises(ValueError, match="target has labels that are neither 0 to 4 nor 255"):
+            loss(logits, labels.masked_fill(labels == 0, label))
     with pytest.raises(TypeError, match="takes integer labels"):
         focal(logits, logits.softmax(1))
 
