@@ -32,7 +32,7 @@ from autosegloss.search.runners.base import Runner
 from autosegloss.search.runners.choice import choose_runner
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import StudyConfig, as_config, fingerprint
-from autosegloss.search.space import plain
+from autosegloss.search.space import bare
 from autosegloss.search.tables import Table
 
 
@@ -151,5 +151,5 @@ def _load(config: StudyConfig, losses: Sequence[str]) -> tuple[dict[str, Proxy],
             if not name:
                 raise
             raise type(error)(f"in the setting `{name}`: {error}") from error
-        definitions[name] = {loss: plain(module.content()) for loss, module in zip(losses, modules, strict=True)}
+        definitions[name] = {loss: bare(module.content()) for loss, module in zip(losses, modules, strict=True)}
     return proxies, definitions

@@ -48,7 +48,7 @@ from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import CompareConfig, RetrainConfig, StudyConfig, as_config, fingerprint
-from autosegloss.search.space import plain
+from autosegloss.search.space import bare
 from autosegloss.search.tables import Table
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -170,7 +170,7 @@ def _plan(
     config: StudyConfig, losses: Sequence[str], modules: Sequence[Loss], seeds: int, team: Team
 ) -> dict[str, Any]:
     """All that decides the numbers."""
-    definitions = {name: plain(module.content()) for name, module in zip(losses, modules, strict=True)}
+    definitions = {name: bare(module.content()) for name, module in zip(losses, modules, strict=True)}
     weights = config.proxy.start.weights
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
     return {
@@ -214,7 +214,7 @@ class Runs:
         """In the others: take part in what the first one runs."""
         while (word := self._tell([0, 0, 0, 0]))[0]:
             _, step, index, seed = word
-            self._run(Job("compare", step, index, plain(self.losses[index].content()), seed))
+            self._run(Job("compare", step, index, bare(self.losses[index].content()), seed))
 
     def _tell(self, words: list[int]) -> list[int]:
         """The words of the first process."""

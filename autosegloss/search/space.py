@@ -75,14 +75,14 @@ class LossFamily:
 
     def content(self, theta: Sequence[float]) -> LossContent:
         """The loss at a point, as the content of its file."""
-        return plain(self.loss(theta).content())
+        return bare(self.loss(theta).content())
 
 
-def plain(content: LossContent) -> LossContent:
-    """A content as it is read back from a file, with lists for tuples, so that equal losses compare equal."""
-    read: LossContent = json.loads(json.dumps(content))
+def bare(content: LossContent) -> LossContent:
+    """A content without its provenance, and with lists for tuples as in a file, so that equal losses compare equal."""
+    read: LossContent = json.loads(json.dumps(content | {"provenance": {}}))
     return read
 
 
-CROSS_ENTROPY: LossContent = plain(CrossEntropy().content())
+CROSS_ENTROPY: LossContent = bare(CrossEntropy().content())
 """What every search compares with, and a guard with every step."""

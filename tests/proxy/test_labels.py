@@ -22,6 +22,7 @@ from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
 from autosegloss.proxy.train import initial_network, train
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import SearchConfig, StudyConfig, as_config
+from autosegloss.search.space import CROSS_ENTROPY
 
 HALF = 5e-4  # what half precision leaves of a share
 
@@ -121,7 +122,7 @@ def test_a_teacher_of_the_study_is_its_proxy_trained_longer_with_cross_entropy(s
     settings = config(labels={"name": "distilled", "iterations": 20, "temperature": 1.5, "share": 1.0})
     proxy = replace(proxy_of(settings), dataset=shapes)
     prepared, again = proxy.prepare(), proxy.prepare()
-    plain = replace(proxy, config=config()).prepare()
+    plain = replace(proxy, settings=config().proxy).prepare()
     assert weights(prepared.pretrained) == weights(plain.pretrained)
     teacher = initial_network("unet_small", 6, "encoder", plain.pretrained, seed=0)
     train(teacher, shapes.train, nn.CrossEntropyLoss(ignore_index=255), seed=0, iterations=20, batch_size=4)
@@ -131,7 +132,7 @@ def test_a_teacher_of_the_study_is_its_proxy_trained_longer_with_cross_entropy(s
     assert soft is not None
     np.testing.assert_allclose(soft, (logits / 1.5).softmax(1).numpy(), atol=2 * HALF)
     np.testing.assert_array_equal(soft, again.dataset.train.soft)
-    other = replace(proxy, config=settings.model_copy(update={"search": SearchConfig(seed=1)})).prepare()
+    other = replace(proxy, seed=1).prepare()
     assert not np.array_equal(soft, other.dataset.train.soft)
 
 
@@ -203,7 +204,7 @@ def test_soft_labels_are_flipped_as_the_images_and_ignored_pixels_are_masked():
 def test_a_trial_learns_from_the_soft_labels_and_repeats(annotated, labels):
     # The whole way from the configuration, with fewer images.
     proxy = replace(proxy_of(config(labels=labels, data={"name": "shapes", "annotators": 3})), dataset=annotated)
-    plain = replace(proxy, config=config()).prepare()
+    plain = replace(proxy, settings=config().proxy).prepare()
     prepared = proxy.prepare()
     assert prepared.dataset.train.soft is not None
     assert plain.dataset.train.soft is None
@@ -252,7 +253,7 @@ def test_held_back_labels_are_never_seen(monkeypatch):
     monkeypatch.setattr("autosegloss.proxy.trial.load_dataset", corrupted)
     after = proxy_of(settings).prepare()
     assert weights(before.pretrained) == weights(after.pretrained)
-    assert before(None, 1) == after(None, 1)
+    assert before(CROSS_ENTROPY, 1) == after(CROSS_ENTROPY, 1)
     other = proxy_of(settings.model_copy(update={"search": SearchConfig(seed=1)}))
     assert {image.tobytes() for image in other.dataset.train.images} != kept  # the study's seed draws them
 

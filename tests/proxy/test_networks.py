@@ -21,6 +21,7 @@ from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.train import initial_network, pretrain, train
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config
+from autosegloss.search.space import CROSS_ENTROPY
 
 # A backbone whose deepest map is 1/8 of the image, so that the tests' images have pixels left there.
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "layer_type": "basic"}
@@ -219,7 +220,7 @@ def test_a_network_of_ones_own_takes_options_through_the_configuration(shapes):
     config = {"metric": "miou", "proxy": {"network": {"name": OWN, "width": 7}, "train": {"iterations": 2}}}
     proxy = proxy_of(as_config(config), shapes).prepare()
     assert proxy.trained(CrossEntropy(), seed=0).head.in_channels == 7
-    assert 0 <= proxy(None, seed=0).reward <= 1
+    assert 0 <= proxy(CROSS_ENTROPY, seed=0).reward <= 1
 
 
 def test_a_network_without_an_encoder_trains_from_scratch_only(shapes):

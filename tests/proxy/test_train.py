@@ -173,7 +173,7 @@ def test_images_and_labels_stay_together_flipped_half_of_the_time_each_once_an_e
         return 0 * logits.sum()
 
     images = np.repeat(labels[:, None], 3, axis=1)
-    train(identity(), Split(images, labels), record, seed=0, iterations=30, batch_size=4, learning_rate=0.0)
+    train(identity(), Split(images, labels), record, seed=0, iterations=30, batch_size=4)
     assert (labels[:, None].repeat(3, axis=1) == images).all()  # flips do not write into the split
     plain = [[bool((label == shown).all()) for label in labels] for shown in seen]
     turned = [[bool((label[:, ::-1] == shown).all()) for label in labels] for shown in seen]

@@ -435,7 +435,7 @@ def test_the_latex_is_well_formed_and_has_the_numbers_of_the_markdown(table: Tab
 def test_a_comparison_takes_outcomes_in_any_order_and_each_once(tmp_path: Path) -> None:
     outcome = Outcome(0.5, {}, {"miou": 0.5}, None, 0.1)
     with Journal(tmp_path / "trials.jsonl") as journal:
-        comparison = Comparison([""], ["a", "b"], [7, 8], journal)
+        comparison = Comparison({"": {"a": {}, "b": {}}}, [7, 8], journal)
         jobs: list[Job] = []
         while (job := comparison.next_job()) is not None:
             jobs.append(job)
@@ -516,7 +516,7 @@ def test_another_comparison_in_the_folder_is_refused_and_kept(done: Path, config
     assert "holds a comparison already, with 4 finished trials" in capsys.readouterr().err
     assert run(config, done, "--resume", losses=["cross_entropy", "asl/voc/bf1"]) == 2
     error = capsys.readouterr().err
-    assert f"{done} holds another comparison:\n  definitions..asl/voc/bf1.control_points: not set there" in error
+    assert f"{done} holds another comparison:\n  definitions..asl/voc/bf1.classes: not set there" in error
     assert run(config, done, "--resume", losses=LOSSES[:1]) == 2
     assert 'losses: ["cross_entropy", "asl/voc/miou"] there, ["cross_entropy"] now' in capsys.readouterr().err
     assert run(config, done, "--resume", losses=LOSSES[::-1]) == 2
@@ -535,7 +535,7 @@ def test_a_loss_file_that_has_changed_is_another_comparison(config: Path, tmp_pa
     path.write_text(json.dumps(content))
     capsys.readouterr()
     assert run(config, folder, "--resume", losses=[str(path)]) == 2
-    assert "control_points: " in capsys.readouterr().err
+    assert ".slots.and[0] of pred & target: [[0.0005" in capsys.readouterr().err
 
 
 def test_results_without_their_journal_and_other_folders_are_kept(done: Path, config: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from autosegloss import load_loss, search
 from autosegloss.cli import main
+from autosegloss.errors import InputError
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy
@@ -288,7 +289,7 @@ def test_the_pictures_are_what_the_networks_of_the_record_say(searched: Path) ->
     proxy = proxy_of(config).prepare()
     record = json.loads((searched / "loss.json").read_text())["provenance"]
     validation = proxy.dataset.validation
-    losses = CrossEntropy(), proxy.loss(tuple(record["theta"]))
+    losses = CrossEntropy(), load_loss(searched / "loss.json")
     maps = [predict(proxy.trained(loss, record["seeds"][0]), validation) for loss in losses]
     pictures = Pictures(text).all
     shown = [int(each) for each in re.findall(r"<h4>Validation image (\d+)", text)]
@@ -351,15 +352,18 @@ def test_without_images_nothing_is_loaded_or_trained(searched: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("plain_surfaces")
-def test_a_loss_whose_file_is_another_one_now_is_not_shown(compared: Path, tmp_path: Path) -> None:
+def test_a_comparison_shows_the_losses_that_it_trained_with(compared: Path, tmp_path: Path) -> None:
+    """Those in its plan, whatever their names stand for by now."""
     shutil.copytree(compared, tmp_path / "x")
     table = json.loads((compared / "table.json").read_text())
-    table["plan"]["definitions"][""]["asl/voc/miou"]["control_points"][0][0][0][0] += 0.01
+    slots = table["plan"]["definitions"][""]["asl/voc/miou"]["slots"]
+    slots["and[0] of pred & target"][0] = [0.0123, 0.0456]
     (tmp_path / "x/table.json").write_text(json.dumps(table))
-    text = report_page(tmp_path / "x")
-    assert "asl/voc/miou: not shown. The file of this name holds another loss" in section(text, "curves")
-    assert "Loss surface of asl/voc/miou" not in text
-    assert "Loss surface of asl/voc/miou" in text_of(compared)
+    assert section(report_page(tmp_path / "x", images=False), "curves") != section(text_of(compared), "curves")
+    slots["and[0] of pred & target"][0] = [0.5, -1]
+    (tmp_path / "x/table.json").write_text(json.dumps(table))
+    with pytest.raises(InputError, match="this file is damaged"):
+        report_page(tmp_path / "x", images=False)
 
 
 def test_provenance_tells_seeds_versions_sums_and_configuration(searched: Path, compared: Path) -> None:

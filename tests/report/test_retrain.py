@@ -148,7 +148,7 @@ def test_it_trains_from_nothing_on_all_training_images_and_writes_all_there_is_t
         np.concatenate([nuclei.train.images, nuclei.heldout.images]),
         np.concatenate([nuclei.train.labels, nuclei.heldout.labels]),
     )
-    loss = read_loss(json.dumps(plan["definitions"][""][MIX]["file"]).encode(), "the file of the plan")
+    loss = read_loss(json.dumps(plan["definitions"][""][MIX]).encode(), "the file of the plan")
     network = initial_network("tests.networks:Drawing", 3, "scratch", None, seed=seed)
     train(network, whole, loss, seed=seed, iterations=ITERATIONS, batch_size=4, head_multiplier=2.0)
     written = torch.load(undisturbed / f"0-{seed}.pt", weights_only=True)

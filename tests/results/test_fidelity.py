@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config
+from autosegloss.search.space import LossFamily
 from results.algorithms.algorithms import crops
 from results.fidelity.fidelity import (
     NAMED,
@@ -66,14 +67,14 @@ def test_arms_train_what_they_say() -> None:
     assert len(arms()) == len({arm.name for arm in arms()}) == 4 * 2 * 3 + 2
     proxy = proxy_of(as_config(CONFIG))
     half = Arm("checkpoint", True, 25).of(proxy)
-    assert half.config.proxy.start.regime == "checkpoint"
+    assert half.settings.start.regime == "checkpoint"
     assert half.dataset.train.images.shape == (4 * 12, 3, 32, 32)
     assert half.dataset.heldout.labels.shape == (4 * 6, 32, 32)
     whole = proxy.dataset.train.labels[7]
     parts = half.dataset.train.labels[7::12]  # the quarters of image 7, row by row
     assert (np.block([[parts[0], parts[1]], [parts[2], parts[3]]]) == whole).all()
     full = Arm("scratch", False, 600, full=True).of(proxy)
-    assert full.config.proxy.start.regime == "scratch"
+    assert full.settings.start.regime == "scratch"
     assert full.dataset.heldout is proxy.dataset.validation
     assert full.dataset.train is proxy.dataset.train
     assert crops(proxy.dataset.train, 40, 30).labels.shape == (12 * 2, 40, 30)
@@ -108,9 +109,9 @@ def test_a_reward_is_that_of_a_trial(done: Done) -> None:
     _, _, rows = done
     proxy = proxy_of(as_config(CONFIG)).prepare()
     (row,) = [row for row in rows if (row["loss"], row["seed"]) == ("first step 1", 2)]
-    network = proxy.trained(proxy.loss(tuple(row["theta"])), 2, iterations=2)
-    assert row["rewards"]["encoder, full, 2"] == proxy.target(network)
-    network = proxy.trained(proxy.loss(tuple(row["theta"])), 4, iterations=3)
+    network = proxy.trained(proxy.loss(LossFamily.of(as_config(CONFIG)).content(row["theta"])), 2, iterations=2)
+    assert row["rewards"]["encoder, full, 2"] == proxy.reward(network)
+    network = proxy.trained(proxy.loss(LossFamily.of(as_config(CONFIG)).content(row["theta"])), 4, iterations=3)
     scores = proxy.evaluation(network, validate=True).validation
     assert row["rewards"]["encoder, full, 3, validation"] == scores["target"]
 

@@ -15,6 +15,7 @@ from autosegloss.errors import DataError
 from autosegloss.proxy.data import nuclei
 from autosegloss.search.api import as_config
 from autosegloss.search.objective import proxy_of
+from autosegloss.search.space import CROSS_ENTROPY
 from tests import layouts
 from tests.proxy.data.test_readers import MAKE, OPTIONS, needs_nilearn
 from tests.proxy.test_data import needs_samples
@@ -98,6 +99,6 @@ def test_rewards_do_without_the_validation_set(tmp_path):
     root, cache = layouts.folder(tmp_path / "mine"), tmp_path / "cache"
     data = {"name": "folder", "root": str(root), "validation": str(other), "cache": str(cache), **OPTIONS["folder"]}
     proxy = proxy_of(as_config(config(data))).prepare()
-    assert 0 <= proxy(None, seed=0).reward <= 1
+    assert 0 <= proxy(CROSS_ENTROPY, seed=0).reward <= 1
     with pytest.raises(DataError, match=r"files that can't be used \(10\)"):
-        proxy(None, seed=0, validate=True)
+        proxy(CROSS_ENTROPY, seed=0, validate=True)
