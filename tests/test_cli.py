@@ -84,10 +84,7 @@ def test_status_of_a_search_finished_stopped_or_running(
         assert run("status", str(out), capsys=capsys)[1].startswith("miou: running\n")
     code, _, error = run("status", str(tmp_path), capsys=capsys)
     assert code == 2
-    assert (
-        error
-        == f"InputError: {tmp_path}: no trials.jsonl and config.yaml in this folder; it is not that of a search.\n"
-    )
+    assert error == f"InputError: {tmp_path}: not the folder of a search: trials.jsonl or config.yaml is missing.\n"
 
 
 def test_export_and_show(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +194,7 @@ def test_a_folder_that_holds_a_search_is_refused_and_kept(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     status, _, error = run(*arguments, capsys=capsys)
     assert status == 2
-    assert "holds a search already" in error
+    assert "already holds a search" in error
     assert "--resume" in error
     status, _, error = run(*arguments, "--resume", "--set", "search.seed=1", capsys=capsys)
     assert status == 2

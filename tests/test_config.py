@@ -138,7 +138,7 @@ def test_as_config_takes_every_form(study: Any) -> None:
     assert as_config("study.yaml") == as_config(Path("study.yaml")) == config
     assert as_config({"metric": "miou", "search": {"steps": 3}}) == config
     assert message(as_config, {"metric": "miou", "search": {"steps": 0}}) == (
-        "configuration: search.steps: must be at least 1, not `0`"
+        "configuration: search.steps: must be at least 1, got `0`"
     )
 
 
@@ -223,7 +223,7 @@ compare:
     [
         (
             "search: {steps: 3}",
-            "study.yaml: metric: missing; give the metric to search a loss for, e.g. `metric: miou`",
+            "study.yaml: metric: missing; give the target metric, e.g. `metric: miou`",
         ),
         (
             "metric: miou\nsearch:\n  update_epoch: 3",
@@ -237,44 +237,44 @@ compare:
         ),
         (
             "metric: miou\nfinalists: {zzz: 3}",
-            "study.yaml:2: finalists.zzz: unknown key; the keys here are candidates, seeds",
+            "study.yaml:2: finalists.zzz: unknown key; allowed: candidates, seeds",
         ),
         (
             "metric: miou\nrelaxation:\n  curve: besier",
-            "study.yaml:3: relaxation.curve: must be one of bezier, linear, not `besier`",
+            "study.yaml:3: relaxation.curve: must be one of bezier, linear, got `besier`",
         ),
-        ("metric: miou\nsearch: {steps: 1.5}", "study.yaml:2: search.steps: must be an integer, not `1.5`"),
-        ("metric: miou\nsearch: {steps: '12'}", "study.yaml:2: search.steps: must be an integer, not `'12'`"),
-        ("metric: miou\nsearch: {steps: true}", "study.yaml:2: search.steps: must be an integer, not `true`"),
-        ("metric: miou\nsearch: {std: wide}", "study.yaml:2: search.std: must be a number, not `wide`"),
-        ("metric: miou\nsearch: {std: .inf}", "study.yaml:2: search.std: must be a finite number, not `.inf`"),
-        ("metric: miou\nsearch: {std: 0}", "study.yaml:2: search.std: must be greater than 0, not `0`"),
-        ("metric: miou\nsearch: {clip: 1}", "study.yaml:2: search.clip: must be less than 1, not `1`"),
-        ("metric: miou\nsearch: {samples: 1}", "study.yaml:2: search.samples: must be at least 2, not `1`"),
+        ("metric: miou\nsearch: {steps: 1.5}", "study.yaml:2: search.steps: must be an integer, got `1.5`"),
+        ("metric: miou\nsearch: {steps: '12'}", "study.yaml:2: search.steps: must be an integer, got `'12'`"),
+        ("metric: miou\nsearch: {steps: true}", "study.yaml:2: search.steps: must be an integer, got `true`"),
+        ("metric: miou\nsearch: {std: wide}", "study.yaml:2: search.std: must be a number, got `wide`"),
+        ("metric: miou\nsearch: {std: .inf}", "study.yaml:2: search.std: must be a finite number, got `.inf`"),
+        ("metric: miou\nsearch: {std: 0}", "study.yaml:2: search.std: must be greater than 0, got `0`"),
+        ("metric: miou\nsearch: {clip: 1}", "study.yaml:2: search.clip: must be less than 1, got `1`"),
+        ("metric: miou\nsearch: {samples: 1}", "study.yaml:2: search.samples: must be at least 2, got `1`"),
         (
             "metric: miou\nrelaxation: {share_curves: yes}",
-            "study.yaml:2: relaxation.share_curves: must be true or false, not `'yes'`",
+            "study.yaml:2: relaxation.share_curves: must be true or false, got `'yes'`",
         ),
-        ("metric: miou\nproxy: {data: {name: 3}}", "study.yaml:2: proxy.data.name: must be text, not `3`"),
+        ("metric: miou\nproxy: {data: {name: 3}}", "study.yaml:2: proxy.data.name: must be text, got `3`"),
         (
             "metric: miou\nproxy: {data: {option: {deep: [.inf]}}}",
-            "study.yaml:2: proxy.data.option: must be a finite number, not `.inf`",
+            "study.yaml:2: proxy.data.option: must be a finite number, got `.inf`",
         ),
-        ("metric: miou\nproxy:\n  train:", "study.yaml:3: proxy.train: must be a mapping with keys, not `null`"),
+        ("metric: miou\nproxy:\n  train:", "study.yaml:3: proxy.train: must be a mapping, got `null`"),
         (
             "metric: miou\nrelaxation: {cross_entropy: 1.5}",
-            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, not `1.5`",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, got `1.5`",
         ),
         (
             "metric: miou\nrelaxation: {cross_entropy: search}",
-            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, not `search`",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, got `search`",
         ),
         (
             "metric: miou\nrelaxation: {cross_entropy: true}",
-            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, not `true`",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, got `true`",
         ),
-        ("metric: miou\nguard: [1]", "study.yaml:2: guard: must be a mapping with keys, not `[1]`"),
-        ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, not `1.5`"),
+        ("metric: miou\nguard: [1]", "study.yaml:2: guard: must be a mapping, got `[1]`"),
+        ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, got `1.5`"),
         (
             "metric: miou\nguard: {gac: 0.9}",
             "study.yaml:2: guard.gac: is not a metric of the catalogue (did you mean `gacc`?)",
@@ -286,18 +286,18 @@ compare:
         ),
         (
             "metric: miou\nsearch: {steps: " + "[" * 3000,
-            "study.yaml: holds lists or mappings within each other more often than can be read",
+            "study.yaml: lists or mappings are nested too deeply",
         ),
         (
             "metric: 3",
             "study.yaml:1: metric: must be a name, a mapping such as {name: biou, radius: 3}, "
-            "or a text expression, not `3`",
+            "or a text expression, got `3`",
         ),
-        ("metric: miou\ncompare: {losses: jml}", "study.yaml:2: compare.losses: must be a list, not `jml`"),
+        ("metric: miou\ncompare: {losses: jml}", "study.yaml:2: compare.losses: must be a list, got `jml`"),
         (
             "metric: miou\ncompare: {settings: {}}",
-            "study.yaml:2: compare.settings: there is no setting; give one, or leave `settings` out to compare as the "
-            "configuration says",
+            "study.yaml:2: compare.settings: must name at least one setting; omit `settings` to compare in the "
+            "configuration as it is",
         ),
         (
             "metric: miou\ncompare:\n  settings:\n    a, b:\n      proxy:\n        trian: {iterations: 3}",
@@ -310,20 +310,20 @@ compare:
         ),
         (
             "metric: miou\ncompare:\n  settings:\n    a: {search: {steps: 3}}",
-            "study.yaml:4: compare.settings.a.search: unknown key; the keys here are proxy",
+            "study.yaml:4: compare.settings.a.search: unknown key; allowed: proxy",
         ),
         (
             "metric: miou\ncompare:\n  settings:\n    a: {proxy: {train: {optimizer: adam}}}",
-            "study.yaml:4: compare.settings.a.proxy.train.optimizer: must be one of sgd, adamw, not `adam`",
+            "study.yaml:4: compare.settings.a.proxy.train.optimizer: must be one of sgd, adamw, got `adam`",
         ),
         (
             "metric: miou\ncompare:\n  settings:\n    a:",
-            "study.yaml:4: compare.settings.a: must be a mapping with keys, not `null`",
+            "study.yaml:4: compare.settings.a: must be a mapping, got `null`",
         ),
         (  # each is right by itself
             "metric: miou\nproxy: {start: {weights: w.pt}}\n"
             "compare:\n  settings:\n    a: {}\n    b: {proxy: {start: {regime: scratch}}}",
-            "study.yaml:6: compare.settings.b.proxy.start: regime `scratch` reads no `weights`; take `encoder` or "
+            "study.yaml:6: compare.settings.b.proxy.start: regime `scratch` does not use `weights`; use `encoder` or "
             "`checkpoint`",
         ),
         (
@@ -341,14 +341,14 @@ compare:
             "study.yaml:2: proxy.data.option: "
             "the tag `tag:yaml.org,2002:python/name:os.system` is not allowed here; write a plain value",
         ),
-        ("metric: miou\n? [a]\n: 3", "study.yaml:2: has a key that is not plain text"),
-        ("metric: &name miou\nsearch: *name", "study.yaml:2: is not YAML: aliases (`*name`) are not allowed"),
+        ("metric: miou\n? [a]\n: 3", "study.yaml:2: keys must be plain text"),
+        ("metric: &name miou\nsearch: *name", "study.yaml:2: invalid YAML: aliases (`*name`) are not allowed"),
         (
             "metric: miou\nsearch: {\n  steps: 3",
-            "study.yaml:3: is not YAML: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'",
+            "study.yaml:3: invalid YAML: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'",
         ),
         ("# nothing\n", "study.yaml: is empty; it needs at least a metric, e.g. `metric: miou`"),
-        ("\n- metric\n", "study.yaml:2: must be a mapping with keys, e.g. `metric: miou`"),
+        ("\n- metric\n", "study.yaml:2: must be a mapping, e.g. `metric: miou`"),
     ],
 )
 def test_a_mistake_in_the_file(study: Any, text: str, expected: str) -> None:
@@ -376,13 +376,13 @@ def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("search.steps=x", "--set search.steps=x: search.steps: must be an integer, not `x`"),
-        ("search.steps=", "--set search.steps=: search.steps: must be an integer, not `null`"),
+        ("search.steps=x", "--set search.steps=x: search.steps: must be an integer, got `x`"),
+        ("search.steps=", "--set search.steps=: search.steps: must be an integer, got `null`"),
         ("search.stepps=3", "--set search.stepps=3: search.stepps: unknown key (did you mean `steps`?)"),
         (
             "bar.x=3",
             "--set bar.x=3: bar: unknown key; "
-            "the keys here are metric, relaxation, proxy, search, guard, finalists, resources, retrain, compare",
+            "allowed: metric, relaxation, proxy, search, guard, finalists, resources, retrain, compare",
         ),
         (
             "metric.name.deeper=3",
@@ -393,13 +393,13 @@ def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
             "--set metric.radius=-1: metric: dilate: radius is -1; it is a whole number of pixels, 0 or more, "
             "or a share of the image's diagonal in (0, 1).",
         ),
-        ("search={std: 0}", "--set search={std: 0}: search.std: must be greater than 0, not `0`"),
+        ("search={std: 0}", "--set search={std: 0}: search.std: must be greater than 0, got `0`"),
         ("search={std: 1, std: 1}", "--set search={std: 1, std: 1}: search.std: given twice"),
         ("search.steps", "--set search.steps: must read key.sub=value, e.g. `--set search.steps=4`"),
         ("search..steps=3", "--set search..steps=3: must read key.sub=value, e.g. `--set search.steps=4`"),
         (
             "search.steps=[",
-            "--set search.steps=[: search.steps: the value is not YAML: while parsing a flow node, "
+            "--set search.steps=[: search.steps: invalid YAML: while parsing a flow node, "
             "expected the node content, but found '<stream end>'",
         ),
     ],
@@ -422,16 +422,15 @@ compare:
 """
     assert message(study, text, "compare.settings.c.proxy.train=3") == "\n".join(
         [
-            "6 mistakes in the configuration:",
-            "study.yaml:3: compare.seeds: must be at least 2, not `1`",
+            "6 errors in the configuration:",
+            "study.yaml:3: compare.seeds: must be at least 2, got `1`",
             "study.yaml:6: compare.metrics.1: must be a name, a mapping such as {name: biou, radius: 3}, "
-            "or a text expression, not `3`",
-            "study.yaml:8: compare.settings.a.proxy.train.iterations: must be at least 1, not `0`",
-            "study.yaml:8: compare.settings.a.proxy.train.steps: unknown key; the keys here are iterations, "
+            "or a text expression, got `3`",
+            "study.yaml:8: compare.settings.a.proxy.train.iterations: must be at least 1, got `0`",
+            "study.yaml:8: compare.settings.a.proxy.train.steps: unknown key; allowed: iterations, "
             "batch_size, optimizer, learning_rate, head_multiplier, auxiliary_weight, precision, augment",
-            "study.yaml:9: compare.settings.b.proxy.data.option: must be a finite number, not `.inf`",
-            "--set compare.settings.c.proxy.train=3: compare.settings.c.proxy.train: must be a mapping with keys, "
-            "not `3`",
+            "study.yaml:9: compare.settings.b.proxy.data.option: must be a finite number, got `.inf`",
+            "--set compare.settings.c.proxy.train=3: compare.settings.c.proxy.train: must be a mapping, got `3`",
         ]
     )
 
@@ -451,35 +450,35 @@ search:
 """
     assert message(study, text, "finalists.seeds=1", "resources.workers=none", "search") == "\n".join(
         [
-            "10 mistakes in the configuration:",
-            "study.yaml:1: relaxation.pieces: must be at least 1, not `0`",
+            "10 errors in the configuration:",
+            "study.yaml:1: relaxation.pieces: must be at least 1, got `0`",
             "study.yaml:2: metric: must be a name, a mapping such as {name: biou, radius: 3}, "
-            "or a text expression, not `7`",
-            "study.yaml:5: proxy.train.optimizer: must be one of sgd, adamw, not `adam`",
+            "or a text expression, got `7`",
+            "study.yaml:5: proxy.train.optimizer: must be one of sgd, adamw, got `adam`",
             "study.yaml:7: proxy.train.batch_size: given twice, first on line 6",
-            "study.yaml:7: proxy.train.batch_size: must be at least 1, not `0`",
+            "study.yaml:7: proxy.train.batch_size: must be at least 1, got `0`",
             "study.yaml:8: seed: unknown key (did you mean `search.seed`?)",
             "study.yaml:10: search.update_epoch: unknown key (did you mean `updates`?)",
-            "--set finalists.seeds=1: finalists.seeds: must be at least 2, not `1`",
-            "--set resources.workers=none: resources.workers: must be an integer, not `none`",
+            "--set finalists.seeds=1: finalists.seeds: must be at least 2, got `1`",
+            "--set resources.workers=none: resources.workers: must be an integer, got `none`",
             "--set search: must read key.sub=value, e.g. `--set search.steps=4`",
         ]
     )
 
 
 def test_files_that_cannot_be_read(study: Any, tmp_path: Path) -> None:
-    assert message(load_config, "absent.yaml") == "absent.yaml: cannot be read: No such file or directory"
+    assert message(load_config, "absent.yaml") == "absent.yaml: can't be read: No such file or directory"
     Path("folder").mkdir()
-    assert message(load_config, "folder") == "folder: cannot be read: Is a directory"
+    assert message(load_config, "folder") == "folder: can't be read: Is a directory"
     Path("binary.yaml").write_bytes(b"metric: \xff")
     assert message(load_config, "binary.yaml") == "binary.yaml: is not UTF-8 text (byte 8)"
     Path("control.yaml").write_bytes(b"metric: \x01")
-    assert message(load_config, "control.yaml").startswith("control.yaml: is not YAML: unacceptable character #x0001")
+    assert message(load_config, "control.yaml").startswith("control.yaml: invalid YAML: unacceptable character #x0001")
 
 
 def test_long_values_are_cut(study: Any) -> None:
     assert message(study, f"metric: miou\nsearch: {{steps: {'x' * 100}}}") == (
-        f"study.yaml:2: search.steps: must be an integer, not `{'x' * 57}...`"
+        f"study.yaml:2: search.steps: must be an integer, got `{'x' * 57}...`"
     )
 
 
@@ -621,21 +620,21 @@ def test_all_mistakes_of_a_guard_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert str(caught.value).splitlines() == [
-        "3 mistakes in the configuration:",
+        "3 errors in the configuration:",
         f"{path}:3: guard.mio: is not a metric of the catalogue (did you mean `miou`?)",
-        f"{path}:4: guard.gacc: must be at most 1, not `2`",
+        f"{path}:4: guard.gacc: must be at most 1, got `2`",
         f"{path}:5: guard.dicee: is not a metric of the catalogue (did you mean `dice`?)",
     ]
 
 
 @pytest.mark.parametrize("given", [None, [], 3])
 def test_what_is_no_configuration_at_all(given: Any) -> None:
-    with pytest.raises(ConfigError, match="the path of a file, a mapping with its keys, or a StudyConfig is wanted"):
+    with pytest.raises(ConfigError, match="config must be a path, a mapping or a StudyConfig, got"):
         as_config(given)
 
 
 def test_an_override_that_is_nested_too_deeply_is_a_mistake(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("metric: miou")
-    with pytest.raises(ConfigError, match="more often than can be read"):
+    with pytest.raises(ConfigError, match="nested too deeply"):
         load_config(path, ["search.steps=" + "[" * 3000])

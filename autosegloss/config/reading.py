@@ -17,7 +17,7 @@ from autosegloss.config.yaml12 import CONSTRUCT, TAG, Loader, show, syntax_error
 from autosegloss.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
-_TOO_DEEP = "holds lists or mappings within each other more often than can be read"
+_TOO_DEEP = "lists or mappings are nested too deeply"
 
 
 def read_file(root: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
@@ -37,7 +37,7 @@ def read_file(root: type[S], path: str | Path, overrides: Sequence[str] = ()) ->
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     draft = _Draft(str(path))
@@ -81,14 +81,14 @@ class _Draft:
             root = yaml.compose(text, Loader=Loader)
         except yaml.YAMLError as error:
             line, problem = syntax_error(error)
-            raise ConfigError(f"{self._at(line).text}: is not YAML: {problem}") from error
+            raise ConfigError(f"{self._at(line).text}: invalid YAML: {problem}") from error
         except RecursionError:
             raise ConfigError(f"{self.source}: {_TOO_DEEP}") from None
         if root is None:
             raise ConfigError(f"{self.source}: is empty; it needs at least a metric, e.g. `metric: miou`")
         if not isinstance(root, yaml.MappingNode):
             line = root.start_mark.line + 1
-            raise ConfigError(f"{self._at(line).text}: must be a mapping with keys, e.g. `metric: miou`")
+            raise ConfigError(f"{self._at(line).text}: must be a mapping, e.g. `metric: miou`")
         self.data = self._plain(root, (), None)
 
     def override(self, text: str) -> None:
@@ -103,7 +103,7 @@ class _Draft:
         try:
             node = yaml.compose(value, Loader=Loader)
         except yaml.YAMLError as error:
-            self._mistake(origin, keys, f"the value is not YAML: {syntax_error(error)[1]}")
+            self._mistake(origin, keys, f"invalid YAML: {syntax_error(error)[1]}")
             return
         except RecursionError:
             self._mistake(origin, keys, _TOO_DEEP)
@@ -132,7 +132,7 @@ class _Draft:
             return section
         lines = [line for _, line in sorted(self.mistakes)]
         if len(lines) > 1:
-            lines.insert(0, f"{len(lines)} mistakes in the configuration:")
+            lines.insert(0, f"{len(lines)} errors in the configuration:")
         raise ConfigError("\n".join(lines))
 
     def _refused(self, root: type[BaseModel], error: ValidationError, above: Keys = ()) -> None:
@@ -165,7 +165,7 @@ class _Draft:
                 at = (*keys, str(key.value))
                 origin = override or self._at(key.start_mark.line + 1)
                 if not isinstance(key, yaml.ScalarNode):
-                    self._mistake(origin, keys, "has a key that is not plain text")
+                    self._mistake(origin, keys, "keys must be plain text")
                     continue
                 if key.value in section:
                     first = self.origins[at]
@@ -185,19 +185,19 @@ class _Draft:
 
 
 _PROBLEMS = {
-    "missing": "missing; give the metric to search a loss for, e.g. `metric: miou`",
-    "model_type": "must be a mapping with keys, not {given}",
-    "dict_type": "must be a mapping with keys, not {given}",
-    "string_type": "must be text, not {given}",
-    "list_type": "must be a list, not {given}",
-    "bool_type": "must be true or false, not {given}",
-    "int_type": "must be an integer, not {given}",
-    "float_type": "must be a number, not {given}",
-    "finite_number": "must be a finite number, not {given}",
-    "greater_than": "must be greater than {gt:g}, not {given}",
-    "greater_than_equal": "must be at least {ge:g}, not {given}",
-    "less_than": "must be less than {lt:g}, not {given}",
-    "less_than_equal": "must be at most {le:g}, not {given}",
+    "missing": "missing; give the target metric, e.g. `metric: miou`",
+    "model_type": "must be a mapping, got {given}",
+    "dict_type": "must be a mapping, got {given}",
+    "string_type": "must be text, got {given}",
+    "list_type": "must be a list, got {given}",
+    "bool_type": "must be true or false, got {given}",
+    "int_type": "must be an integer, got {given}",
+    "float_type": "must be a number, got {given}",
+    "finite_number": "must be a finite number, got {given}",
+    "greater_than": "must be greater than {gt:g}, got {given}",
+    "greater_than_equal": "must be at least {ge:g}, got {given}",
+    "less_than": "must be less than {lt:g}, got {given}",
+    "less_than_equal": "must be at most {le:g}, got {given}",
     "value_error": "{error}",
     "misplaced": "{problem}",
 }
@@ -210,10 +210,10 @@ def _explain(root: type[BaseModel], details: ErrorDetails, keys: Keys) -> str:
     given = show(details["input"])
     if details["type"] == "literal_error":
         allowed = get_args(_section_of(root, keys).model_fields[keys[-1]].annotation)
-        return f"must be one of {', '.join(allowed)}, not {given}"
+        return f"must be one of {', '.join(allowed)}, got {given}"
     if details["type"] in _PROBLEMS:
         return _PROBLEMS[details["type"]].format(given=given, **details.get("ctx", {}))
-    return f"{details['msg']}, not {given}"
+    return f"{details['msg']}, got {given}"
 
 
 def _written(root: type[BaseModel], keys: Keys) -> Keys:
@@ -264,7 +264,7 @@ def _suggest_key(root: type[BaseModel], keys: Keys) -> str:
     elsewhere = [".".join(path) for path in _all_keys(_innermost(root, keys)[0]) if path[-1] == keys[-1]]
     if guess := (alike or elsewhere):
         return f" (did you mean {' or '.join(f'`{name}`' for name in guess)}?)"
-    return f"; the keys here are {', '.join(known)}"
+    return f"; allowed: {', '.join(known)}"
 
 
 def _all_keys(section: type[BaseModel], above: Keys = ()) -> Iterator[Keys]:

@@ -15,7 +15,7 @@ def _weight(value: object) -> float | Literal["searched"]:
     if value == "searched":
         return "searched"
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"must be a number from 0 to 1 or `searched`, not {show(value)}")
+        raise ValueError(f"must be a number from 0 to 1 or `searched`, got {show(value)}")
     return float(value)
 
 

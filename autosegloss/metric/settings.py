@@ -22,7 +22,7 @@ def _metric(value: object) -> str | dict[str, Any]:
     """Refuse what is no metric; keep what was written, so that a name stays a name."""
     if not isinstance(value, str | Mapping | Expr):
         raise ValueError(
-            f"must be a name, a mapping such as {{name: biou, radius: 3}}, or a text expression, not {show(value)}"
+            f"must be a name, a mapping such as {{name: biou, radius: 3}}, or a text expression, got {show(value)}"
         )
     try:
         build_metric(value)

@@ -92,7 +92,7 @@ class Smoothed(LabelSource):
     def __post_init__(self) -> None:
         _check("smoothed", "amount", self.amount, 0, 1)
         if self.where not in ("everywhere", "boundary"):
-            raise DataError(f"labels `smoothed`: where is {self.where!r}; allowed: everywhere, boundary.")
+            raise DataError(f"labels `smoothed`: where must be everywhere or boundary, got {self.where!r}.")
         _check("smoothed", "radius", self.radius, 1, whole=True)
 
     def soften(self, task: Task, teach: Teach) -> Soft:
@@ -129,7 +129,7 @@ class Distilled(LabelSource):
 
     def __post_init__(self) -> None:
         if not isinstance(self.teacher, str | None):
-            raise DataError(f"labels `distilled`: teacher is {self.teacher!r}; it is the path of a file.")
+            raise DataError(f"labels `distilled`: teacher must be the path of a file, got {self.teacher!r}.")
         _check("distilled", "iterations", self.iterations, 1, whole=True)
         _check("distilled", "temperature", self.temperature, 0.01)  # below, it is the teacher's best class
         _check("distilled", "share", self.share, 0, 1)
@@ -169,8 +169,8 @@ class Distilled(LabelSource):
             raise DataError(f"labels `distilled`: {error}") from None
         if _shapes(state) != _shapes(network.state_dict()):
             raise DataError(
-                f"labels `distilled`: {self.teacher} does not hold the weights of the study's network, for its "
-                "classes; write it with torch.save(network.state_dict(), path)."
+                f"labels `distilled`: {self.teacher} must hold all weights of the study's network, as "
+                "torch.save(network.state_dict(), path) writes them."
             )
         return state
 
@@ -204,8 +204,8 @@ class Pseudo(LabelSource):
         number = round(self.labelled * len(split.images))
         if not 0 < number < len(split.images):
             raise DataError(
-                f"labels `pseudo`: labelled is {self.labelled:g}, which leaves {number} of {len(split.images)} images "
-                "with labels; at least one with and one without are wanted."
+                f"labels `pseudo`: labelled must leave images with and without labels, got {self.labelled:g}: "
+                f"{number} of {len(split.images)} images with labels."
             )
         drawn = np.random.default_rng((task.seed, 2)).permutation(len(split.images))
         kept, others = np.sort(drawn[:number]), np.sort(drawn[number:])
@@ -291,6 +291,6 @@ def _check(name: str, option: str, value: object, least: float, most: float = ma
     """Raise DataError unless the value of an option is a number in a range."""
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        kind = "a whole number" if whole else "a number"
+        kind = "an integer" if whole else "a number"
         limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise DataError(f"labels `{name}`: {option} is {value!r}; {kind} {limits} is wanted.")
+        raise DataError(f"labels `{name}`: {option} must be {kind} {limits}, got {value!r}.")

@@ -49,7 +49,7 @@ class StartConfig(Section):
     def _used(self) -> StartConfig:
         """Refuse a file that nothing would read."""
         if self.weights is not None and self.regime == "scratch":
-            raise ValueError("regime `scratch` reads no `weights`; take `encoder` or `checkpoint`")
+            raise ValueError("regime `scratch` does not use `weights`; use `encoder` or `checkpoint`")
         return self
 
 

@@ -80,12 +80,14 @@ class Training:
         self._loss = partial(_with_auxiliary, loss, settings.auxiliary_weight)
         self._optimizer = _optimizer(network, settings)
         if settings.precision == "float16" and self._device.type == "cpu":
-            raise InputError("precision float16 is for GPUs; on the CPU take bfloat16 or float32.")
+            raise InputError("precision must be float32 or bfloat16 on the CPU, got float16.")
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=settings.precision == "float16")
         if settings.batch_size % self._ranks:
-            raise InputError(f"{self._ranks} processes can't share a batch of {settings.batch_size} images evenly.")
+            raise InputError(
+                f"batch_size must be a multiple of the number of processes, {self._ranks}, got {settings.batch_size}."
+            )
         if self._ranks > 1 and unlabelled is not None:
-            raise InputError("a network learns from images without labels in one process only.")
+            raise InputError("training on unlabelled images supports one process only.")
         plan = BatchPlan.draw(
             np.random.default_rng(seed), len(split.images), settings.iterations, settings.batch_size, settings.augment
         )
@@ -161,7 +163,7 @@ class Training:
                     raise
                 raise InputError(
                     f"the network normalises over the batch, and {len(images)} image(s) of {images.shape[-2]}x"
-                    f"{images.shape[-1]} are too few for that: {error}. Give train.batch_size a larger value."
+                    f"{images.shape[-1]} are too few for that: {error}. Increase train.batch_size."
                 ) from error
             if self._teacher is not None:
                 value = value + self._teacher.loss(self._forward, self._loss, iteration)
@@ -385,7 +387,7 @@ def initial_network(
     if regime == "scratch":
         return network
     if pretrained is None:
-        raise InputError(f"regime `{regime}` starts from pretrained weights and none were given; call pretrain first.")
+        raise InputError(f"regime `{regime}` needs pretrained weights; call pretrain first.")
     if regime == "encoder":
         prefix = encoder_prefix(network)
         pretrained = network.state_dict() | {k: v for k, v in pretrained.items() if k.startswith(prefix)}

@@ -304,7 +304,7 @@ def device_of(gpus: float) -> torch.device:
     if gpus and not torch.cuda.is_available():
         raise RefusedError(
             f"resources.gpus is {gpus:g}, but torch {torch.__version__} finds no CUDA device in this process. Set "
-            "resources.gpus=0, or run where there is a GPU and a torch built for it."
+            "resources.gpus=0, or run on a machine with a GPU and a CUDA build of torch."
         )
     return torch.device("cuda" if gpus else "cpu")
 

@@ -118,7 +118,7 @@ def status(folder: str | os.PathLike[str]) -> Status:
     """
     path = Path(folder, JOURNAL_FILE)
     if not path.exists() or not Path(folder, CONFIG_FILE).exists():
-        raise InputError(f"{folder}: no {JOURNAL_FILE} and {CONFIG_FILE} in this folder; it is not that of a search.")
+        raise InputError(f"{folder}: not the folder of a search: {JOURNAL_FILE} or {CONFIG_FILE} is missing.")
     config = load_config(Path(folder, CONFIG_FILE))
     running = in_use(path)
     with tempfile.TemporaryDirectory(prefix="autosegloss-status-") as draft:
@@ -186,7 +186,7 @@ def _folder(config: object, out: str | os.PathLike[str] | None) -> Path:
     if out is not None:
         return Path(out).absolute()
     if isinstance(config, StudyConfig | Mapping):
-        raise InputError("a configuration that is no file has no name: say where to write with out=.")
+        raise InputError("out is required when the configuration is not a file.")
     return Path("results", Path(str(config)).stem).absolute()
 
 

@@ -66,7 +66,7 @@ class Comparison:
         """The trial recorded last; None before the first one."""
         for line, (job, outcome) in enumerate(journal.trials, start=1):
             if job not in self._jobs:
-                raise RefusedError(f"{journal.path}:{line}: this trial is not one of this comparison's.")
+                raise RefusedError(f"{journal.path}:{line}: this trial does not belong to this comparison.")
             self._outcomes[job] = outcome
         self._waiting = iter([job for job in self._jobs if job not in self._outcomes])
 
@@ -97,7 +97,7 @@ class Comparison:
             SearchError: The journal cannot be written.
         """
         if job not in self._jobs or job in self._outcomes:
-            raise InputError(f"{job} is not due; record the jobs that next_job hands out, each once.")
+            raise InputError(f"{job} is not due; record each job that next_job returns once.")
         outcome = outcome.checked()
         self._journal.append(job, outcome)
         self._outcomes[job] = outcome
@@ -173,13 +173,12 @@ def losses_of(names: Sequence[str], dataset: Dataset, reduce_over_ranks: bool = 
 def check_losses(losses: Sequence[str], seeds: int, least: int = 2) -> None:
     """Raise InputError for losses or a number of seeds that can't be compared."""
     if not losses:
-        raise InputError("there is nothing to compare: name at least one loss.")
+        raise InputError("losses must name at least one loss.")
     twice = [name for name in dict.fromkeys(losses) if list(losses).count(name) > 1]
     if twice:
-        raise InputError(f"given twice: {', '.join(twice)}; each loss is compared once.")
+        raise InputError(f"losses must be distinct, got {', '.join(twice)} more than once.")
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < least:
-        why = "a spread needs a whole number of at least 2" if least > 1 else "a whole number of at least 1 is wanted"
-        raise InputError(f"seeds is {seeds!r}; {why}.")
+        raise InputError(f"seeds must be an integer of at least {least}, got {seeds!r}.")
 
 
 def columns_of(
@@ -207,7 +206,7 @@ def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
     except (OSError, ValueError):
         raise RefusedError(f"{folder} holds trials, but no {PLAN_FILE} of a {what}. Choose another folder.") from None
     if not isinstance(there, dict) or there.get("version") != PLAN_VERSION:
-        raise RefusedError(f"{folder} holds a {what} of another version of autosegloss. Choose another folder.")
+        raise RefusedError(f"{folder} holds a {what} written by another version of autosegloss. Choose another folder.")
     refuse_differences(f"{folder} holds another {what}", there, _first_part(json.loads(json.dumps(plan)), there))
 
 

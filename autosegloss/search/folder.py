@@ -32,7 +32,7 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except (LossFileError, WriteError) as error:
-        raise SearchError(f"{error} Finished trials are safe; mend this and continue with --resume.") from error
+        raise SearchError(f"{error} Finished trials are safe; fix this and continue with --resume.") from error
 
 
 def refuse_differences(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -58,4 +58,4 @@ def refuse_to_overwrite(folder: Path, names: Sequence[str], what: str) -> None:
     """Stop if files of these names are there without the journal of a search, which else decides what may be done."""
     found = [name for name in names if (folder / name).exists()]
     if found and not (folder / JOURNAL_FILE).exists():
-        raise RefusedError(f"{folder} holds {' and '.join(found)} already, and no {what}. Choose another folder.")
+        raise RefusedError(f"{folder} already holds {' and '.join(found)}, but no {what}. Choose another folder.")

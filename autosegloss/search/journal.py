@@ -49,7 +49,7 @@ class Journal:
             # Unbuffered: what a full disk did not take must not come up again when the file is closed.
             self._file: FileIO = path.open("a+b", buffering=0)
         except OSError as error:
-            raise RefusedError(f"{path}: cannot be written ({error.strerror}). Choose another folder.") from None
+            raise RefusedError(f"{path}: can't be written: {error.strerror}. Choose another folder.") from None
         try:
             self._lock()
             self.trials = self._open(resume)
@@ -74,7 +74,7 @@ class Journal:
             lines.pop()  # by a kill; what else is no JSON is not ours to cut
         if lines and not resume:
             raise RefusedError(
-                f"{self.path.parent} holds a {self._what} already, with {len(lines)} finished trials. "
+                f"{self.path.parent} already holds a {self._what} with {len(lines)} finished trials. "
                 "Continue it with --resume, or choose another folder."
             )
         trials = [self._parse(number, line) for number, line in enumerate(lines, start=1)]
@@ -86,13 +86,13 @@ class Journal:
         record = json.loads(line) if _is_json(line) else None
         if isinstance(record, dict) and record.keys() == LINE_KEYS - {"loss"}:
             raise RefusedError(
-                f"{self.path}:{number}: this journal is of an older version of autosegloss, whose trials do not hold "
-                "their losses. Continue it with that version, or choose another folder."
+                f"{self.path}:{number}: this journal was written by an older version of autosegloss, which did not "
+                "record losses. Continue it with that version, or choose another folder."
             )
         if not isinstance(record, dict) or not _is_trial(record):
             raise RefusedError(
                 f"{self.path}:{number}: this line is damaged, and later lines build on it. Restore the file from a "
-                f"copy, or cut it before line {number} to run the trials from there again."
+                f"copy, or delete line {number} and all later lines to run their trials again."
             )
         job, outcome = ({field.name: record[field.name] for field in fields(kind)} for kind in (Job, Outcome))
         if job["theta"] is not None:
@@ -119,7 +119,7 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise SearchError(
-                f"{self.path}: cannot be written ({error.strerror}). Finished trials are safe; mend this and continue "
+                f"{self.path}: can't be written: {error.strerror}. Finished trials are safe; fix this and continue "
                 "with --resume."
             ) from error
 

@@ -21,7 +21,7 @@ from autosegloss.proxy.settings import ProxyConfig, TrainConfig
 def _settings(value: dict[str, SettingConfig]) -> dict[str, SettingConfig]:
     """Refuse a comparison in no setting."""
     if not value:
-        raise ValueError("there is no setting; give one, or leave `settings` out to compare as the configuration says")
+        raise ValueError("must name at least one setting; omit `settings` to compare in the configuration as it is")
     return value
 
 
@@ -81,7 +81,7 @@ class SearchConfig(Section):
                 owners = " and ".join(f"`{owner}`" for owner, names in _OPTIONS.items() if name in names)
                 problems[name] = f"`{name}` is an option of {owners}, not of `{self.algorithm}`"
         if self.algorithm == "tune" and self.lag:
-            problems["lag"] = "`tune` takes no `lag`: a searcher of Ray Tune is told of a step before it is asked again"
+            problems["lag"] = "`tune` does not support `lag`: Ray Tune needs the rewards of a step before the next one"
         if self.algorithm == "tune" and self.searcher is None:
             problems["algorithm"] = "`tune` needs the option `searcher`, e.g. `searcher: my_module:my_function`"
         if problems:
@@ -212,10 +212,7 @@ def as_config(source: StudyConfig | Mapping[str, Any] | str | Path) -> StudyConf
     if isinstance(source, Mapping):
         return read_mapping(StudyConfig, source)
     if not isinstance(source, str | Path):
-        raise ConfigError(
-            f"the configuration is a {type(source).__name__}; the path of a file, a mapping with its keys, or a "
-            "StudyConfig is wanted."
-        )
+        raise ConfigError(f"config must be a path, a mapping or a StudyConfig, got {type(source).__name__}.")
     return load_config(source)
 
 

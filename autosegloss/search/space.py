@@ -46,7 +46,7 @@ class LossFamily:
         if not self.space.dimension:
             raise InputError(
                 f"there is nothing to search: {self.relaxation.curve} curves of {self.relaxation.pieces} piece(s) on "
-                f"{len(self.space.curves)} slot(s) have no coordinates. Give relaxation.pieces a larger value."
+                f"{len(self.space.curves)} slot(s) have no coordinates. Increase relaxation.pieces."
             )
 
     @cached_property

@@ -157,7 +157,7 @@ class Study:
         """
         batch = self._batch_of(job.place)
         if batch is None or job.place not in self._running or batch.jobs[job.place] != job:
-            raise InputError(f"{job} is not due; record the jobs that next_job hands out, each once.")
+            raise InputError(f"{job} is not due; record each job that next_job returns once.")
         outcome = outcome.checked()
         self._journal.append(job, outcome)
         self._running.remove(job.place)

@@ -359,33 +359,33 @@ def test_unlabelled_images_change_a_run_but_not_its_labelled_batches(shapes):
         ({"name": "smothed"}, "unknown labels `smothed` (did you mean `smoothed`?); known: " + ", ".join(LABELS) + "."),
         (
             {"name": "smoothed", "amonut": 0.1},
-            "labels `smoothed`: unknown option `amonut` (did you mean `amount`?); its options: amount, where, radius.",
+            "labels `smoothed`: unknown option `amonut` (did you mean `amount`?); allowed: amount, where, radius.",
         ),
-        ({"name": "hard", "amount": 0.1}, "labels `hard`: unknown option `amount`; it has no options."),
+        ({"name": "hard", "amount": 0.1}, "labels `hard`: unknown option `amount`; allowed: none."),
         (
             {"name": "smoothed", "amount": 1.5},
-            "labels `smoothed`: amount is 1.5; a number from 0 to 1 is wanted.",
+            "labels `smoothed`: amount must be a number from 0 to 1, got 1.5.",
         ),
-        ({"name": "smoothed", "where": "edge"}, "labels `smoothed`: where is 'edge'; allowed: everywhere, boundary."),
+        ({"name": "smoothed", "where": "edge"}, "labels `smoothed`: where must be everywhere or boundary, got 'edge'."),
         (
             {"name": "smoothed", "radius": 0.5},
-            "labels `smoothed`: radius is 0.5; a whole number of at least 1 is wanted.",
+            "labels `smoothed`: radius must be an integer of at least 1, got 0.5.",
         ),
         (
             {"name": "distilled", "temperature": "hot"},
-            "labels `distilled`: temperature is 'hot'; a number of at least 0.01 is wanted.",
+            "labels `distilled`: temperature must be a number of at least 0.01, got 'hot'.",
         ),
         (
             {"name": "distilled", "teacher": "absent.pt"},
             "labels `distilled`: absent.pt: can't be read: No such file or directory.",
         ),
-        ({"name": "distilled", "teacher": 3}, "labels `distilled`: teacher is 3; it is the path of a file."),
+        ({"name": "distilled", "teacher": 3}, "labels `distilled`: teacher must be the path of a file, got 3."),
         (
             {"name": "pseudo", "labelled": 0.001},
-            "labels `pseudo`: labelled is 0.001, which leaves 0 of 256 images with labels; "
-            "at least one with and one without are wanted.",
+            "labels `pseudo`: labelled must leave images with and without labels, got 0.001: "
+            "0 of 256 images with labels.",
         ),
-        ({"name": "pseudo", "weight": True}, "labels `pseudo`: weight is True; a number of at least 0 is wanted."),
+        ({"name": "pseudo", "weight": True}, "labels `pseudo`: weight must be a number of at least 0, got True."),
         (
             {"name": "averaged"},
             "labels `averaged`: data set `shapes` has no annotators; for `shapes`, set proxy.data.annotators.",
@@ -402,12 +402,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(labels, message
 def test_a_file_that_is_no_teacher_is_refused(tmp_path):
     path = tmp_path / "teacher.pt"
     path.write_bytes(b"no weights")
-    with pytest.raises(DataError, match=r"labels `distilled`: .*teacher\.pt: not a file of weights: "):
+    with pytest.raises(DataError, match=r"labels `distilled`: .*teacher\.pt: not a weights file: "):
         proxy_of(config(labels={"name": "distilled", "teacher": str(path)}))
     for content, problem in (
-        (build_network("unet_small", 3, 5).state_dict(), " does not hold the weights of the study's network"),
-        ({"weight": 3}, ": not a file of weights: "),
-        ([1], ": not a file of weights: "),
+        (build_network("unet_small", 3, 5).state_dict(), " must hold all weights of the study's network"),
+        ({"weight": 3}, ": must hold a mapping from names to tensors"),
+        ([1], ": must hold a mapping from names to tensors"),
     ):
         torch.save(content, path)
         with pytest.raises(DataError, match=rf"labels `distilled`: .*teacher\.pt{problem}"):

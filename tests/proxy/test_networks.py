@@ -169,11 +169,11 @@ def test_a_librarys_network_trains_with_a_searched_loss_in_every_regime(shapes, 
             "unknown network `unet_smal` (did you mean `unet_small`?); known: unet_small, transformers:segformer, "
             "transformers:upernet, smp:ARCHITECTURE/ENCODER, and module:function.",
         ),
-        ("unet_small", {"width": 3}, "network `unet_small`: unknown option `width`; it has no options."),
+        ("unet_small", {"width": 3}, "network `unet_small`: unknown option `width`; allowed: none."),
         (
             "transformers:segformer",
             {"depth": [1]},
-            "network `transformers:segformer`: unknown option `depth` (did you mean `depths`?); its options: ",
+            "network `transformers:segformer`: unknown option `depth` (did you mean `depths`?); allowed: ",
         ),
         (
             "transformers:upernet",
@@ -183,7 +183,7 @@ def test_a_librarys_network_trains_with_a_searched_loss_in_every_regime(shapes, 
         (
             "transformers:upernet",
             {"backbone_config": {"model_type": "resnett"}},
-            "network `transformers:upernet`: transformers has no model_type `resnett` for a backbone.",
+            "network `transformers:upernet`: unknown backbone model_type `resnett`.",
         ),
         (
             "transformers:upernet",
@@ -193,18 +193,18 @@ def test_a_librarys_network_trains_with_a_searched_loss_in_every_regime(shapes, 
         (
             "transformers:segformer",
             {"depths": "x"},
-            "network `transformers:segformer` with depths='x' can't be built: ",
+            "network `transformers:segformer` can't be built with depths='x': ",
         ),
         ("nowhere:build", {}, "network `nowhere:build`: No module named 'nowhere'."),
         (f"{__name__}:nothing", {}, f"network `{__name__}:nothing`: module '{__name__}' has no attribute 'nothing'."),
-        (f"{__name__}:LIBRARY", {}, f"network `{__name__}:LIBRARY` is no function; `module:function` is wanted."),
-        (f"{__name__}:no_network", {}, f"network `{__name__}:no_network` is a list; a torch.nn.Module is wanted."),
+        (f"{__name__}:LIBRARY", {}, f"network `{__name__}:LIBRARY` must be a function, got {type(LIBRARY).__name__}."),
+        (f"{__name__}:no_network", {}, f"network `{__name__}:no_network` must be a torch.nn.Module, got list."),
         (
             f"{__name__}:broken",
             {"width": 3},
-            f"network `{__name__}:broken` with width=3 can't be built: KeyError: 'no such width'",
+            f"network `{__name__}:broken` can't be built with width=3: KeyError: 'no such width'",
         ),
-        (OWN, {"stages": 3}, f"network `{OWN}`: unknown option `stages`; its options: width, auxiliary."),
+        (OWN, {"stages": 3}, f"network `{OWN}`: unknown option `stages`; allowed: width, auxiliary."),
     ],
 )
 def test_a_network_that_is_not_to_be_had_is_refused(name, options, message):
@@ -231,7 +231,7 @@ def test_a_network_without_an_encoder_trains_from_scratch_only(shapes):
     }
     proxy = proxy_of(as_config(scratch), shapes).prepare()
     proxy.trained(CrossEntropy(), seed=0)
-    with pytest.raises(InputError, match="the network has no part called encoder or backbone or segformer, only none"):
+    with pytest.raises(InputError, match="named encoder or backbone or segformer, got no child modules"):
         proxy_of(as_config({"metric": "miou", "proxy": {"network": network}}), shapes)
 
 
@@ -290,7 +290,7 @@ def test_the_head_learns_at_a_multiple_of_the_encoders_rate():
     for name, step in moved[0].items():
         expected = step * (10 if name.startswith("head.") else 1)
         torch.testing.assert_close(moved[1][name], expected, rtol=1e-2, atol=1e-6)
-    with pytest.raises(InputError, match="no encoder to keep, nor to tell a head from"):
+    with pytest.raises(InputError, match="the encoder of the network must be a child module"):
         train(nn.Conv2d(3, 3, 1), split, loss, seed=0, iterations=1, head_multiplier=2.0)
 
 
@@ -308,7 +308,7 @@ def test_a_batch_that_is_too_small_for_the_network_is_refused():
     assert str(error.value).startswith(
         "the network normalises over the batch, and 1 image(s) of 8x8 are too few for that: Expected more than 1 value"
     )
-    assert str(error.value).endswith("Give train.batch_size a larger value.")
+    assert str(error.value).endswith("Increase train.batch_size.")
 
 
 # Weights from files
@@ -338,8 +338,8 @@ def test_a_proxy_starts_from_a_file_in_place_of_the_pretraining(shapes, tmp_path
     with pytest.raises(InputError) as error:
         proxy_of(as_config(config), shapes)
     assert str(error.value) == (
-        f"{path}: `head.weight` has the shape (21, 16, 1, 1) in the file and (6, 16, 1, 1) in the network. "
-        "Of a network for other classes, take the encoder: regime: encoder."
+        f"{path}: `head.weight` must have the shape of the network, (6, 16, 1, 1), got (21, 16, 1, 1). "
+        "For other classes, use the regime encoder."
     )
     state = build_network("unet_small", 3, 6).state_dict()
     save(state, path)
@@ -380,17 +380,17 @@ def test_weights_that_do_not_fit_are_refused_by_name():
     with pytest.raises(InputError) as error:
         matching_weights(short, network, "encoder.", "file")
     assert str(error.value) == (
-        "file: 5 of the 15 weights of the network's encoder are not in this file, the first is "
-        "`encoder.levels.2.0.weight`; in the file there are `encoder.levels.0.0.weight` and so on."
+        "file: 5 of the 15 weights of the network's encoder are missing, e.g. `encoder.levels.2.0.weight`; "
+        "the file holds e.g. `encoder.levels.0.0.weight`."
     )
-    with pytest.raises(InputError, match="15 of the 15 weights of the network's encoder are not in this file"):
+    with pytest.raises(InputError, match="15 of the 15 weights of the network's encoder are missing"):
         matching_weights({}, network, "encoder.", "file")
     state["encoder.levels.0.0.weight"] = torch.zeros(8, 3, 3, 3)
     with pytest.raises(InputError) as error:
         matching_weights(state, network, "encoder.", "file")
     assert str(error.value) == (
-        "file: `encoder.levels.0.0.weight` has the shape (8, 3, 3, 3) in the file and (16, 3, 3, 3) in the network's "
-        "encoder."
+        "file: `encoder.levels.0.0.weight` must have the shape of the network's encoder, (16, 3, 3, 3), got "
+        "(8, 3, 3, 3)."
     )
 
 
@@ -404,9 +404,9 @@ class Payload:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"weight": torch.zeros(1), "code": Payload()}, "not a file of weights: Weights only load failed"),
-        ([torch.zeros(1)], "not a file of weights: tensors by name are wanted, as torch.save("),
-        ({"weight": 3}, "not a file of weights: tensors by name are wanted, as torch.save("),
+        ({"weight": torch.zeros(1), "code": Payload()}, "not a weights file: Weights only load failed"),
+        ([torch.zeros(1)], "must hold a mapping from names to tensors, as torch.save("),
+        ({"weight": 3}, "must hold a mapping from names to tensors, as torch.save("),
         (None, "can't be read: No such file or directory."),
     ],
 )
@@ -423,10 +423,10 @@ def test_what_is_no_file_of_weights_is_refused_and_nothing_is_run(tmp_path, caps
 def test_a_damaged_safetensors_file_is_refused(tmp_path):
     path = save(build_network("unet_small", 3, 6).state_dict(), tmp_path / "weights.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"weights\.safetensors: not a file of weights: "):
+    with pytest.raises(InputError, match=r"weights\.safetensors: not a weights file: "):
         read_weights(path)
 
 
 def test_weights_that_nothing_would_read_are_refused():
-    with pytest.raises(ConfigError, match="regime `scratch` reads no `weights`; take `encoder` or `checkpoint`"):
+    with pytest.raises(ConfigError, match="regime `scratch` does not use `weights`; use `encoder` or `checkpoint`"):
         as_config({"metric": "miou", "proxy": {"start": {"regime": "scratch", "weights": "file.pt"}}})

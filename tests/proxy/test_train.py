@@ -151,9 +151,7 @@ def test_a_regime_keeps_what_it_says(few, pretrained):
 def test_a_regime_without_its_weights_is_refused(regime):
     with pytest.raises(InputError) as error:
         initial_network("unet_small", 6, regime, None, seed=0)
-    assert str(error.value) == (
-        f"regime `{regime}` starts from pretrained weights and none were given; call pretrain first."
-    )
+    assert str(error.value) == (f"regime `{regime}` needs pretrained weights; call pretrain first.")
 
 
 def identity() -> nn.Conv2d:
@@ -358,10 +356,10 @@ def test_processes_together_are_one_process(tmp_path):
         np.testing.assert_array_equal(value, seen[1]["drawing"][key], err_msg=key)  # running statistics too
     for of_rank in seen:
         assert of_rank["diverged"].startswith("training diverged: the loss is nan at iteration 1 of 100")
-        assert of_rank["uneven"] == "2 processes can't share a batch of 3 images evenly."
+        assert of_rank["uneven"] == "batch_size must be a multiple of the number of processes, 2, got 3."
 
 
 def test_float16_is_for_gpus(few):
     with pytest.raises(InputError) as error:
         scratch(few, seed=0, precision="float16")
-    assert str(error.value) == "precision float16 is for GPUs; on the CPU take bfloat16 or float32."
+    assert str(error.value) == "precision must be float32 or bfloat16 on the CPU, got float16."

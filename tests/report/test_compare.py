@@ -233,7 +233,7 @@ def test_another_setting_and_the_journal_of_an_earlier_version_are_refused(
     (tmp_path / "trials.jsonl").write_bytes((crossed / "trials.jsonl").read_bytes())
     (tmp_path / "plan.json").write_text(json.dumps({"losses": [], "definitions": {}, "seeds": [], "configuration": {}}))
     assert main([*arguments, "--out", str(tmp_path)]) == 2
-    assert "holds a comparison of another version of autosegloss." in capsys.readouterr().err
+    assert "holds a comparison written by another version of autosegloss." in capsys.readouterr().err
 
 
 def test_what_the_command_line_says_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,10 +478,13 @@ def test_a_comparison_as_lines_of_json(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "there is nothing to compare: name at least one loss."),
-        (["--loss", "cross_entropy", "--loss", "cross_entropy"], "given twice: cross_entropy; each loss is compared"),
+        ([], "losses must name at least one loss."),
+        (
+            ["--loss", "cross_entropy", "--loss", "cross_entropy"],
+            "got cross_entropy more than once.",
+        ),
         (["--loss", "cross_entropy", "--loss", "asl/voc/mio"], "asl/voc/mio"),
-        (["--loss", "cross_entropy", "--seeds", "1"], "seeds is 1; a spread needs a whole number of at least 2."),
+        (["--loss", "cross_entropy", "--seeds", "1"], "seeds must be an integer of at least 2, got 1."),
         (["--loss", "cross_entropy", "--set", "proxy.labels.name=averaged"], "has no annotators"),
         (["--loss", "cross_entropy", "--set", "proxy.labels.amonut=1"], "unknown option `amonut`"),
         (
@@ -513,7 +516,7 @@ def test_bad_input_is_refused_before_any_training(
 def test_another_comparison_in_the_folder_is_refused_and_kept(done: Path, config: Path, capsys: Any) -> None:
     before = files(done)
     assert run(config, done) == 2
-    assert "holds a comparison already, with 4 finished trials" in capsys.readouterr().err
+    assert "already holds a comparison with 4 finished trials" in capsys.readouterr().err
     assert run(config, done, "--resume", losses=["cross_entropy", "asl/voc/bf1"]) == 2
     error = capsys.readouterr().err
     assert f"{done} holds another comparison:\n  definitions..asl/voc/bf1.classes: not set there" in error
@@ -540,7 +543,7 @@ def test_a_loss_file_that_has_changed_is_another_comparison(config: Path, tmp_pa
 
 def test_results_without_their_journal_and_other_folders_are_kept(done: Path, config: Path, tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text("mine")
-    with pytest.raises(RefusedError, match=r"holds table\.json already, and no comparison"):
+    with pytest.raises(RefusedError, match=r"already holds table\.json, but no comparison"):
         compare(config, LOSSES, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
     search = tmp_path / "search"
@@ -551,5 +554,5 @@ def test_results_without_their_journal_and_other_folders_are_kept(done: Path, co
     with pytest.raises(RefusedError, match=r"no plan\.json of a comparison"):
         compare(config, LOSSES, search, resume=True)
     (search / "plan.json").write_bytes((done / "plan.json").read_bytes())
-    with pytest.raises(RefusedError, match=r"trials\.jsonl:1: this trial is not one of this comparison's"):
+    with pytest.raises(RefusedError, match=r"trials\.jsonl:1: this trial does not belong to this comparison"):
         compare(config, LOSSES, search, seeds=2, resume=True)

@@ -72,7 +72,10 @@ def test_workers_that_have_no_memory_are_refused(monkeypatch: pytest.MonkeyPatch
             {"proxy": {"network": {"name": "torch.nn:Conv2d", "kernel_size": 3}, "start": {"regime": "scratch"}}},
             "InputError: target must have shape (8, 62, 62) or (8, 1, 62, 62), got (8, 64, 64).",
         ),
-        ({"proxy": {"train": {"precision": "float16"}}}, "InputError: precision float16 is for GPUs"),
+        (
+            {"proxy": {"train": {"precision": "float16"}}},
+            "InputError: precision must be float32 or bfloat16 on the CPU",
+        ),
     ],
 )
 def test_what_would_stop_the_search_stops_here(

@@ -322,7 +322,7 @@ def colours(folder: Path) -> str:
     path = folder / "target/void.png"
     Image.new("RGB", (4, 4)).save(path)
     return (
-        f"files that can't be read (1):\n  {path}: its channels are R, G, B; "
+        f"files that can't be read (1):\n  {path}: a label map must have one channel, "
         "a label map has one, grey (1 to 16 bits) or palette\n"
     )
 
@@ -436,7 +436,7 @@ def test_a_name_that_is_no_text(maps, tmp_path: Path, capsys) -> None:
     status, text, error = run(command(tmp_path, *outputs(tmp_path)), capsys)
     assert (status, text) == (2, "")
     path = f"{tmp_path}/pred/\\udcff.png"
-    assert error == f"DataError: '{path}': the name is no text in UTF-8; rename the file.\n"
+    assert error == f"DataError: '{path}': the name is not valid UTF-8; rename the file.\n"
 
 
 def test_a_folder_with_the_name_of_a_file_is_no_map(maps, tmp_path: Path, capsys) -> None:
@@ -493,7 +493,7 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
             "DataError: nothing to evaluate: none of the 1 predictions has the name of one of the 6 labels. Files are "
             "paired by path without ending, and the first are `a_pred` in other and `a` in target.\n",
         ),
-        (["--pred", "twice"], "DataError: twice/a.png and twice/a.PNG have one name; files are paired by it.\n"),
+        (["--pred", "twice"], "DataError: twice/a.png and twice/a.PNG have the same name; files are paired by name.\n"),
         (["--metric", "mIoU"], "InputError: unknown metric `mIoU` (did you mean `miou`?); known: "),
         (["--metric", "miou,"], "InputError: --metric 'miou,': a metric is missing; "),
         (["--metric", "bf1(radius=1"], "ParseError: "),

@@ -412,7 +412,7 @@ def another_loss(folder: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "14 of 21 trials are done. Continue": cut_journal,
     "--resume": lambda folder: (folder / "loss.json").unlink(),
-    "not that of a search": lambda folder: (folder / "config.yaml").unlink(),
+    "not the folder of a search": lambda folder: (folder / "config.yaml").unlink(),
     "nothing to report": lambda folder: [each.unlink() for each in folder.iterdir()],
     "trials.jsonl:1: this line is damaged": lambda folder: (folder / "trials.jsonl").write_text("rubbish\nrubbish\n"),
     "loss.json": lambda folder: (folder / "loss.json").write_text("{"),

@@ -224,9 +224,15 @@ def test_a_diverged_run_is_told(tmp_path: Path) -> None:
     ("losses", "seeds", "changes", "kind", "message"),
     [
         (["cross_entropi"], 1, {}, InputError, "`cross_entropi` is not a loss (did you mean cross_entropy?)"),
-        ([], 1, {}, InputError, "there is nothing to compare: name at least one loss."),
-        (["jml"], 0, {}, InputError, "seeds is 0; a whole number of at least 1 is wanted."),
-        (["jml"], 1, {"retrain": {"precision": "float16"}}, InputError, "precision float16 is for GPUs"),
+        ([], 1, {}, InputError, "losses must name at least one loss."),
+        (["jml"], 0, {}, InputError, "seeds must be an integer of at least 1, got 0."),
+        (
+            ["jml"],
+            1,
+            {"retrain": {"precision": "float16"}},
+            InputError,
+            "must be float32 or bfloat16 on the CPU",
+        ),
         (["jml"], 1, {"proxy": {"network": {"name": "nope"}}}, InputError, "unknown network `nope`"),
     ],
 )

@@ -109,7 +109,7 @@ def lose_nodes(folder: Path, undisturbed: str) -> None:
     survivor = notes[-1][0]
     assert len({pid for node, pid, *_ in notes if node == survivor}) == 2
 
-    with pytest.raises(SearchError, match="all workers are lost, and Ray has no node left with 1 CPUs and 0 GPUs"):
+    with pytest.raises(SearchError, match="all workers are lost, and no node of Ray has 1 CPUs and 0 GPUs"):
         run("two", 2)
     done = lines_of(folder / "study of two" / "trials.jsonl")
     assert 8 <= len(done) < 32
@@ -200,9 +200,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tiny_config: Path, tmp_path: Pa
         "status 0",
     ]
     journal = f"{tmp_path}/disk/out/trials.jsonl"
-    assert (
-        f"SearchError: {journal}: cannot be written (No space left on device). Finished trials are safe" in done.stderr
-    )
+    assert f"SearchError: {journal}: can't be written: No space left on device. Finished trials are safe" in done.stderr
     assert f"error {tmp_path}/disk/out/loss.json: can't be written: No space left on device. Finished" in done.stdout
     assert 0 < len(lines_of(tmp_path / "torn")) < TRIALS
     assert not (tmp_path / "torn").read_bytes().endswith(b"\n")
@@ -229,7 +227,7 @@ def test_a_journal_that_may_not_grow_is_as_a_full_disk(
     journal = tmp_path / "out" / "trials.jsonl"
     assert limited.returncode == 1
     assert limited.stderr == (
-        f"SearchError: {journal}: cannot be written (File too large). Finished trials are safe; mend this and continue "
+        f"SearchError: {journal}: can't be written: File too large. Finished trials are safe; fix this and continue "
         "with --resume.\n"
     )
     assert journal.stat().st_size == 4000
@@ -275,7 +273,7 @@ def test_the_memory_monitor_ends_a_trial(tmp_path: Path) -> None:
     assert (tmp_path / "met").exists()
     (failed,) = (trial for trial in lines_of(tmp_path / "study" / "trials.jsonl") if trial["error"])
     assert re.match(
-        r"out of memory, and again when tried once more with no other trial beside it: "
+        r"out of memory twice, the second time with no other trial running: "
         r"\d worker\(s\) were killed due to the node running low on memory\.",
         failed["error"],
     )

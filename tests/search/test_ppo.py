@@ -114,11 +114,13 @@ def test_mu_stays_inside_and_can_come_back() -> None:
 @pytest.mark.parametrize("rewards", [[], [1.0] * 31, [1.0] * 31 + [float("nan")]])
 def test_tell_refuses_what_it_did_not_ask_for(rewards: list[float]) -> None:
     algorithm = PPO2(start=(0.5,))
-    with pytest.raises(InputError, match="a finite reward for each of the 32 points asked"):
+    with pytest.raises(InputError, match="rewards must be 32 finite numbers"):
         algorithm.tell(algorithm.init(), rewards)
 
 
-@pytest.mark.parametrize(("start", "message"), [((), "nothing to search"), ((0.5, 1.0), "strictly between 0 and 1")])
+@pytest.mark.parametrize(
+    ("start", "message"), [((), "at least one coordinate"), ((0.5, 1.0), "strictly between 0 and 1")]
+)
 def test_a_start_that_cannot_be_searched_from_is_refused(start: Theta, message: str) -> None:
     with pytest.raises(InputError, match=message):
         PPO2(start=start)

@@ -76,7 +76,9 @@ def test_mu_and_std_stay_in_their_bounds() -> None:
     assert state.std[1] == pytest.approx(NARROWEST, rel=0.5)
 
 
-@pytest.mark.parametrize(("start", "message"), [((), "nothing to search"), ((0.5, 1.0), "strictly between 0 and 1")])
+@pytest.mark.parametrize(
+    ("start", "message"), [((), "at least one coordinate"), ((0.5, 1.0), "strictly between 0 and 1")]
+)
 def test_a_start_that_cannot_be_searched_from_is_refused(start: tuple[float, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SNES(start=start)

@@ -495,9 +495,7 @@ def test_without_resume_a_journal_is_not_touched(halfway: Path) -> None:
     path = halfway / JOURNAL
     path.write_bytes(path.read_bytes() + b"torn")
     before = path.read_bytes()
-    with pytest.raises(
-        RefusedError, match=f"{re.escape(str(halfway))} holds a search already, with 11 finished trials"
-    ):
+    with pytest.raises(RefusedError, match=f"{re.escape(str(halfway))} already holds a search with 11 finished trials"):
         run_toy(halfway, SerialRunner())
     assert path.read_bytes() == before
 
@@ -554,5 +552,5 @@ def test_a_file_that_is_no_journal_is_kept(tmp_path: Path, content: bytes) -> No
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RefusedError, match="cannot be written"):
+    with pytest.raises(RefusedError, match="can't be written"):
         Journal(tmp_path / "file" / "trials.jsonl")

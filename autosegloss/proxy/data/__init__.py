@@ -65,8 +65,8 @@ def open_array(path: Path) -> NDArray[Any]:
         array: NDArray[Any] = np.load(path, mmap_mode="c")
     except OSError as error:
         raise DataError(
-            f"{path}: can't be read: {error.strerror}. This is decoded data, which is shared by file: all machines of "
-            "a cluster need one cache folder (proxy.data.cache), and it stays for as long as a search runs."
+            f"{path}: can't be read: {error.strerror}. Decoded images are shared as files: all machines of a "
+            "cluster need the same cache folder (proxy.data.cache), and it must stay there while a search runs."
         ) from None
     return array
 
@@ -153,7 +153,7 @@ def load_dataset(name: str, **options: object) -> Dataset:
     check_options(f"data set `{name}`", load, options)
     for option, parameter in inspect.signature(load).parameters.items():
         if parameter.default is parameter.empty and option not in options:
-            raise DataError(f"data set `{name}`: needs the option `{option}`, proxy.data.{option}.")
+            raise DataError(f"data set `{name}`: missing option `{option}`; set proxy.data.{option}.")
     return load(**options)
 
 
@@ -174,8 +174,8 @@ def check_options(
     known = list(inspect.signature(takes).parameters) if callable(takes) else list(takes)
     for option in options:
         if option not in known:
-            allowed = f"its options: {', '.join(known)}" if known else "it has no options"
-            raise error(f"{owner}: unknown option `{option}`{did_you_mean(option, known)}; {allowed}.")
+            allowed = ", ".join(known) or "none"
+            raise error(f"{owner}: unknown option `{option}`{did_you_mean(option, known)}; allowed: {allowed}.")
 
 
 def class_names(owner: str, classes: object) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ def class_names(owner: str, classes: object) -> tuple[str, ...]:
         and len(set(names)) == len(names)
     ):
         return tuple(names)
-    raise DataError(f"{owner}: classes is {classes!r}; 2 to {IGNORE_INDEX} different names are wanted, or how many.")
+    raise DataError(f"{owner}: classes must be 2 to {IGNORE_INDEX} distinct names or their number, got {classes!r}.")
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -132,19 +132,8 @@ class Source:
         )
 
     def draw(self, pairs: Sequence[Pair], option: str, amount: object, seed: object) -> tuple[list[Pair], list[Pair]]:
-        """Divide a list by a seed into the rest and a part of so many, or of such a share; both keep their order.
-
-        Raises:
-            DataError: The amount or the seed is none, or nothing would be left on one side.
-        """
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise self.error(f"seed is {seed!r}; it is an integer of at least 0.")
-        rest, part = drawn(len(pairs), amount, seed)
-        if not len(rest) or not len(part):
-            raise self.error(
-                f"{option} is {amount!r}, of {len(pairs)} images in the list; a number of images is wanted, or a share "
-                "below 1, that leaves some on either side."
-            )
+        """Split a list at random; see `random_split`."""
+        rest, part = random_split(f"data set `{self.name}`", option, len(pairs), amount, seed)
         return [pairs[i] for i in rest], [pairs[i] for i in part]
 
     def _check_classes(self, split: Split) -> None:
@@ -154,11 +143,11 @@ class Source:
             seen |= {*np.unique(labels).tolist()} - {IGNORE_INDEX}
             if len(seen) > 1:
                 return
-        all_are = f"all are of class `{self.classes[seen.pop()]}`" if seen else "all are ignored"
+        all_are = f"all pixels are `{self.classes[seen.pop()]}`" if seen else "all pixels are ignored"
         ignored = ", ".join(str(value) for value, label in sorted(self.labels.items()) if label == IGNORE_INDEX)
         raise self.error(
-            f"there is nothing to tell apart in the labels of the training images: {all_are}. The values "
-            f"of the masks are the numbers of the classes, 0, 1, 2, ...; ignored: {ignored}."
+            f"the training labels must hold at least two classes, but {all_are}. The values of the masks are "
+            f"class numbers 0, 1, 2, ...; ignored: {ignored}."
         )
 
     def _size(self, size: object) -> tuple[int, int] | None:
@@ -167,7 +156,7 @@ class Source:
             return None
         if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int] and min(sides) > 0:
             return sides[0], sides[1]
-        raise self.error(f"size is {size!r}; pixels are wanted, one number or [height, width].")
+        raise self.error(f"size must be positive integers, one side or [height, width], got {size!r}.")
 
     def _one_size(self, pairs: Sequence[Pair]) -> tuple[int, int]:
         """The size that all pictures of a list have; those that can't be opened are left to be listed later."""
@@ -176,23 +165,38 @@ class Source:
             with suppress(Exception), Image.open(path) as picture:  # Pillow raises many kinds
                 sizes.setdefault(picture.size[::-1], path)
         if len(sizes) > 1:
-            examples = "".join(f"\n  {_shape(size)}, as {path}" for size, path in sorted(sizes.items()))
+            examples = "".join(f"\n  {_shape(size)}, e.g. {path}" for size, path in sorted(sizes.items()))
             raise self.error(
-                f"the pictures are of {len(sizes)} sizes; say by the option `size` to which they are brought:{examples}"
+                f"the pictures have {len(sizes)} different sizes; set the option `size` to resize them:{examples}"
             )
         return next(iter(sizes), (1, 1))
 
 
-def drawn(total: int, amount: object, seed: int) -> tuple[list[int], list[int]]:
-    """Divide the numbers below a total by a seed: the rest, and so many or such a share of them; both ascend.
+def random_split(owner: str, option: str, total: int, amount: object, seed: object) -> tuple[list[int], list[int]]:
+    """Split the numbers below `total` at random into two ascending lists, the second with `amount` of them.
 
-    What is no amount gives an empty part.
+    Args:
+        owner: What the option belongs to, for messages.
+        option: The name of the option that gives the amount, for messages.
+        total: Number of images.
+        amount: The size of the second list, or its share of `total` below 1.
+        seed: Non-negative.
+
+    Raises:
+        DataError: The amount or the seed is invalid, or one of the lists would be empty.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise DataError(f"{owner}: seed must be a non-negative integer, got {seed!r}.")
     number = 0
     if isinstance(amount, float) and 0 < amount < 1:
         number = round(amount * total)
     elif isinstance(amount, int) and not isinstance(amount, bool):
-        number = min(max(amount, 0), total)
+        number = amount
+    if not 0 < number < total:
+        raise DataError(
+            f"{owner}: {option} must leave images on both sides, as a number of the {total} images or a share below 1, "
+            f"got {amount!r}."
+        )
     order = np.random.default_rng(seed).permutation(total)
     rest, part = np.sort(order[number:]).tolist(), np.sort(order[:number]).tolist()
     return rest, part
@@ -255,7 +259,7 @@ class Files:
                 return [] if folder.is_dir() else self._make(folder)
         except OSError as error:
             raise self.source.error(
-                f"the cache {self.cache} can't be written: {error.strerror}. Choose another by the option `cache`."
+                f"the cache {self.cache} can't be written: {error.strerror}. Choose another with the option `cache`."
             ) from None
 
     def _make(self, folder: Path) -> list[str]:
@@ -319,12 +323,14 @@ class Files:
         except DataError as error:
             return [*mistakes, f"{mask}: {error}"]
         if not mistakes and values.shape != picture.size[::-1]:
-            mistakes.append(f"{mask}: is {_shape(values.shape)}, its picture {_shape(picture.size[::-1])}")
+            mistakes.append(
+                f"{mask}: must be {_shape(picture.size[::-1])}, like its picture, got {_shape(values.shape)}"
+            )
         mapped = self._known[values]
         if (mapped == _WRONG).any():
             wrong = np.unique(values[mapped == _WRONG]).tolist()
             some = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
-            mistakes.append(f"{mask}: has the values {some}; allowed: {self._allowed()}")
+            mistakes.append(f"{mask}: values must be {self._allowed()}, got {some}")
         return mistakes or (picture, mapped.astype(np.uint8))
 
     @cached_property
@@ -355,7 +361,7 @@ def path_of(option: str, value: object) -> Path:
         DataError: It is no text.
     """
     if not isinstance(value, str | Path):
-        raise DataError(f"proxy.data.{option} is {value!r}; the path of a folder is wanted.")
+        raise DataError(f"proxy.data.{option} must be the path of a folder, got {value!r}.")
     return Path(value).expanduser().absolute()
 
 

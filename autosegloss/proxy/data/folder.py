@@ -46,13 +46,13 @@ def load(
     labels = {number: number for number in range(len(names))} | {ignore_index: IGNORE_INDEX}
     source = Source("folder", ADVICE, names, labels)
     if type(ignore_index) is not int or not 0 <= ignore_index < 2**16:
-        raise source.error(f"ignore_index is {ignore_index!r}; a value in the masks is wanted, 0 to 65535.")
+        raise source.error(f"ignore_index must be an integer from 0 to 65535, got {ignore_index!r}.")
     if root is not None and images is None and masks is None:
         folders = [(path_of("root", root) / "images", path_of("root", root) / "masks")]
     elif root is None and images is not None and masks is not None:
         folders = [(path_of("images", images), path_of("masks", masks))]
     else:
-        raise source.missing("either `root` is wanted, or `images` and `masks`.")
+        raise source.missing("give either `root`, or both `images` and `masks`.")
     if isinstance(validation, str):
         folder = path_of("validation", validation)
         training, unseen = source.pairs([*folders, (folder / "images", folder / "masks")], PICTURES)

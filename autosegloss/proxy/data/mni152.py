@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 from numpy.typing import NDArray
 
+from autosegloss.errors import DataError
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
-from autosegloss.proxy.data.shipped import not_installed, shipped
+from autosegloss.proxy.data.package_files import package_file
+from autosegloss.proxy.imports import import_extra
 
 FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 # Of the grid of 197 x 233 x 189 mm: one hemisphere up to its midline, and the height of the brain.
@@ -50,11 +50,8 @@ def load() -> Dataset:
 
 
 def _read(name: str) -> NDArray[np.uint8]:
-    path = shipped("mni152", "nilearn", f"datasets/data/{name}", "the template")
-    try:
-        nibabel = importlib.import_module("nibabel")
-    except ImportError:
-        raise not_installed("mni152", "the nibabel package, which reads the template, is not installed") from None
+    path = package_file("mni152", "nilearn", f"datasets/data/{name}", "the template")
+    nibabel = import_extra("nibabel", "slices of data set `mni152`", "samples", DataError)
     return np.asarray(nibabel.load(path).dataobj, dtype=np.uint8)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
-from autosegloss.proxy.data.shipped import shipped
+from autosegloss.proxy.data.package_files import package_file
 
 TILE = 64
 # 480 of the 512 columns, in whole tiles for the two splits that are scored, with 16 columns between any two.
@@ -40,7 +40,7 @@ def load() -> Dataset:
 
 
 def _read(name: str) -> NDArray[np.uint16]:
-    with Image.open(shipped("nuclei", "stardist", f"data/images/{name}", "the image")) as file:
+    with Image.open(package_file("nuclei", "stardist", f"data/images/{name}", "the image")) as file:
         return np.asarray(file, dtype=np.uint16)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from autosegloss.errors import DataError
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, class_names
-from autosegloss.proxy.data.files import drawn
-from autosegloss.proxy.plugins import function_of
+from autosegloss.proxy.data.files import random_split
+from autosegloss.proxy.imports import import_function
 
 REQUIRED = ("classes", "train", "validation")
 OPTIONAL = ("heldout", "ignore_index")
@@ -51,9 +51,7 @@ def load(name: str, options: Mapping[str, Any]) -> Dataset:
     train, heldout = given["train"], given.get("heldout", 0.2)
     kept: Sequence[int] = range(len(train))
     if isinstance(heldout, int | float):
-        kept, apart = drawn(len(train), heldout, seed=0)
-        if not kept or not apart:
-            raise DataError(f"{owner}: heldout is {heldout!r}, of {len(train)} images; some are wanted on either side.")
+        kept, apart = random_split(owner, "heldout", len(train), heldout, seed=0)
         heldout = [train[number] for number in apart]
     reading = _Reading(owner, len(classes), ignored)
     return Dataset(
@@ -69,15 +67,15 @@ def load(name: str, options: Mapping[str, Any]) -> Dataset:
 def _given(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the function returns."""
     owner = f"data set `{name}`"
-    function = function_of(name, "data set")
+    function = import_function(name, "data set")
     check_options(owner, function, options)
     given: Mapping[str, Any] = function(**options)
     keys = set(given) if isinstance(given, Mapping) else set()
     if not set(REQUIRED) <= keys <= {*REQUIRED, *OPTIONAL}:
-        what = f"the keys {', '.join(map(str, given))}" if isinstance(given, Mapping) else f"a {type(given).__name__}"
+        what = f"the keys {', '.join(map(str, given))}" if isinstance(given, Mapping) else type(given).__name__
         raise DataError(
-            f"{owner}: the function returned {what}; a mapping with the keys {', '.join(REQUIRED)} is wanted, and "
-            f"perhaps {' and '.join(OPTIONAL)}."
+            f"{owner}: the function must return a mapping with the keys {', '.join(REQUIRED)}, optionally "
+            f"{' and '.join(OPTIONAL)}, got {what}."
         )
     return given
 
@@ -104,7 +102,7 @@ class _Reading:
                 first, last = pairs[0], pairs[-1]
                 if not last[0].shape[1:] == last[1].shape == first[1].shape:
                     sizes = f"image {last[0].shape[1:]}, labels {last[1].shape}, the first labels {first[1].shape}"
-                    raise DataError(f"all are to be of one size, (height, width): {sizes}")
+                    raise DataError(f"all must have one size (height, width), got {sizes}")
             except (DataError, TypeError, ValueError) as error:
                 mistakes.append(f"\n  {part}[{number}]: {error}")
         if mistakes or not pairs:
@@ -117,12 +115,12 @@ class _Reading:
         array = _array(value)
         labels = array[0] if array.ndim == 3 and len(array) == 1 else array
         if labels.ndim != 2 or labels.dtype.kind not in "iub":
-            raise DataError(f"labels are whole numbers of shape (H, W), not {array.dtype} of shape {array.shape}")
+            raise DataError(f"labels must be integers of shape (H, W), got {array.dtype} of shape {array.shape}")
         ignored = labels == self.ignored
         wrong = np.unique(labels[~ignored & ((labels < 0) | (labels >= self.classes))])
         if len(wrong):
             found = ", ".join(map(str, wrong[:8].tolist()))
-            raise DataError(f"labels {found}; allowed: 0..{self.classes - 1}, and {self.ignored} (ignored)")
+            raise DataError(f"labels must be 0..{self.classes - 1}, and {self.ignored} (ignored), got {found}")
         return np.where(ignored, IGNORE_INDEX, labels).astype(np.uint8)
 
 
@@ -131,14 +129,14 @@ def _pixels(value: Any) -> NDArray[np.uint8]:
     array = _array(value.convert("RGB")).transpose(2, 0, 1) if isinstance(value, Image.Image) else _array(value)
     image = array[None] if array.ndim == 2 else array
     if image.ndim != 3 or len(image) not in (1, 3):
-        raise DataError(f"an image is of shape (3, H, W), (1, H, W) or (H, W), not {array.shape}")
+        raise DataError(f"an image must have shape (3, H, W), (1, H, W) or (H, W), got {array.shape}")
     if image.dtype.kind == "f":
         if not 0 <= image.min() <= image.max() <= 1:
             limits = f"{image.min():g} to {image.max():g}"
-            raise DataError(f"floats of an image lie in [0, 1], not {limits}; leave normalisation to the proxy")
+            raise DataError(f"a floating image must lie in [0, 1], got {limits}; leave normalisation to the proxy")
         image = np.rint(255 * image).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise DataError(f"an image is of uint8 or floats, not {image.dtype}")
+        raise DataError(f"an image must be uint8 or floating, got {image.dtype}")
     return np.broadcast_to(image, (3, *image.shape[1:]))
 
 

@@ -35,9 +35,9 @@ def files_by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
             continue
         name = unicodedata.normalize("NFC", place.as_posix()[: -len(ending)])
         if any("\ud800" <= character <= "\udfff" for character in name):
-            raise DataError(f"{str(path)!a}: the name is no text in UTF-8; rename the file.")
+            raise DataError(f"{str(path)!a}: the name is not valid UTF-8; rename the file.")
         if name in found:
-            raise DataError(f"{path} and {found[name]} have one name; files are paired by it.")
+            raise DataError(f"{path} and {found[name]} have the same name; files are paired by name.")
         found[name] = path
     if not found:
         raise DataError(f"{folder}: no {', '.join(endings)} file in this folder or below it.")
@@ -57,7 +57,7 @@ def read_labels(path: Path) -> LabelMap:
             image.load()
             if image.mode not in _ONE_CHANNEL:
                 bands = ", ".join(image.getbands())
-                raise DataError(f"its channels are {bands}; a label map has one, grey (1 to 16 bits) or palette")
+                raise DataError(f"a label map must have one channel, grey (1 to 16 bits) or palette, got {bands}")
             labels = np.asarray(image).astype(np.int64)
     except DataError:
         raise
@@ -78,7 +78,7 @@ def read_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             if image.mode not in _EIGHT_BITS:
-                raise DataError(f"its pixels are of Pillow's mode {image.mode}; save it with 8 bits a channel")
+                raise DataError(f"a picture must have 8 bits per channel, got Pillow's mode {image.mode}")
             picture: Image.Image = image.convert("RGB")
     except DataError:
         raise

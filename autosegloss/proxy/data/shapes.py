@@ -48,7 +48,7 @@ def load(seed: int = 0, annotators: int = 0) -> Dataset:
     """
     for option, value in (("seed", seed), ("annotators", annotators)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise DataError(f"data set `shapes`: {option} is {value!r}; it is an integer of at least 0.")
+            raise DataError(f"data set `shapes`: {option} must be a non-negative integer, got {value!r}.")
     train, heldout, validation = (
         _draw(np.random.default_rng((seed, number)), count) for number, count in enumerate(IMAGES.values())
     )

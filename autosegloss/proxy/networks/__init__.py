@@ -14,9 +14,9 @@ from torch import nn
 
 from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.proxy.data import check_options, did_you_mean
+from autosegloss.proxy.imports import import_function
 from autosegloss.proxy.networks import hugging_face, smp
 from autosegloss.proxy.networks.unet import UNetSmall
-from autosegloss.proxy.plugins import function_of
 
 Builder = Callable[..., nn.Module]
 """From in_channels, num_classes and options, which are keyword arguments, to a network."""
@@ -58,9 +58,9 @@ def build_network(name: str, in_channels: int, num_classes: int, **options: obje
         raise
     except Exception as error:  # whatever the libraries and functions raise on options they can't use
         given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-        raise InputError(f"network `{name}` with {given} can't be built: {type(error).__name__}: {error}") from error
+        raise InputError(f"network `{name}` can't be built with {given}: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
-        raise InputError(f"network `{name}` is a {type(network).__name__}; a torch.nn.Module is wanted.")
+        raise InputError(f"network `{name}` must be a torch.nn.Module, got {type(network).__name__}.")
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in torch's types
     return network
 
@@ -76,8 +76,8 @@ def encoder_prefix(network: nn.Module) -> str:
         if name in children:
             return f"{name}."
     raise InputError(
-        f"the network has no part called {' or '.join(ENCODERS)}, only {', '.join(children) or 'none'}: there is no "
-        "encoder to keep, nor to tell a head from. Take the regime scratch or checkpoint, and no head_multiplier."
+        f"the encoder of the network must be a child module named {' or '.join(ENCODERS)}, got "
+        f"{', '.join(children) or 'no child modules'}. Use the regime scratch or checkpoint, and no head_multiplier."
     )
 
 
@@ -87,8 +87,7 @@ def _builder(name: str) -> Builder:
     if name.startswith("smp:"):
         return smp.builder(name.removeprefix("smp:"))
     if ":" in name and not name.startswith("transformers:"):
-        build: Builder = function_of(name, "network")
-        return build
+        return import_function(name, "network")
     raise InputError(
         f"unknown network `{name}`{did_you_mean(name, NETWORKS)}; known: {', '.join(NETWORKS)}, "
         "smp:ARCHITECTURE/ENCODER, and module:function."

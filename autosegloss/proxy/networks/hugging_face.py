@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from autosegloss.errors import InputError
 from autosegloss.proxy.data import check_options
+from autosegloss.proxy.imports import import_extra
 from autosegloss.proxy.networks.unet import resize
 
 
@@ -70,7 +70,7 @@ def upernet(in_channels: int, num_classes: int, **options: Any) -> nn.Module:
     backbone = {"model_type": "resnet", **options.pop("backbone_config", {})}
     kind = backbone.pop("model_type")
     if kind not in library.CONFIG_MAPPING:
-        raise InputError(f"network `transformers:upernet`: transformers has no model_type `{kind}` for a backbone.")
+        raise InputError(f"network `transformers:upernet`: unknown backbone model_type `{kind}`.")
     stages = {"out_features": [f"stage{stage}" for stage in range(1, 5)]}
     encoder = _config(
         f"network `transformers:upernet`, backbone `{kind}`",
@@ -94,9 +94,4 @@ def _config(owner: str, kind: Any, options: Mapping[str, Any], *more: str) -> Ca
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise InputError(
-            f'networks transformers:... need transformers ({error}): pip install "autosegloss[networks]".'
-        ) from error
+    return import_extra("transformers", "networks transformers:...", "networks")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from autosegloss.errors import InputError
 from autosegloss.proxy.data import check_options, did_you_mean
+from autosegloss.proxy.imports import import_extra
 from autosegloss.proxy.networks.unet import resize
 
 _OURS = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "kwargs")
@@ -70,7 +70,7 @@ def builder(name: str) -> Callable[..., nn.Module]:
     architecture, _, encoder = name.partition("/")
 
     def build(in_channels: int, num_classes: int, *, auxiliary: bool = False, **options: Any) -> nn.Module:
-        library = _library()
+        library = import_extra("segmentation_models_pytorch", "networks smp:...", "networks")
         known = {each.__name__: each for each in library.MODEL_ARCHITECTURES_MAPPING.values()}
         if architecture not in known:
             raise InputError(
@@ -93,12 +93,3 @@ def builder(name: str) -> Callable[..., nn.Module]:
         return Segmenter(model, num_classes, auxiliary)
 
     return build
-
-
-def _library() -> Any:
-    try:
-        return importlib.import_module("segmentation_models_pytorch")
-    except ImportError as error:
-        raise InputError(
-            f'networks smp:... need segmentation_models_pytorch ({error}): pip install "autosegloss[networks]".'
-        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping
 from itertools import accumulate
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autosegloss.errors import InputError
+from autosegloss.proxy.imports import import_extra
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -24,7 +24,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     try:
         if str(path).endswith(".safetensors"):
-            content: Any = _safetensors().load_file(path)
+            content: Any = import_extra("safetensors.torch", ".safetensors files", "networks").load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
@@ -33,14 +33,13 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise InputError(f"{path}: can't be read: {error.strerror or error}.") from None
     except Exception as error:  # both libraries raise many kinds on files that are no weights
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a file of weights: {reason}") from None
+        raise InputError(f"{path}: not a weights file: {reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise InputError(
-            f"{path}: not a file of weights: tensors by name are wanted, as torch.save(network.state_dict(), path) "
-            "writes them."
+            f"{path}: must hold a mapping from names to tensors, as torch.save(network.state_dict(), path) writes it."
         )
     return dict(content)
 
@@ -71,22 +70,13 @@ def matching_weights(file: Mapping[str, Tensor], network: nn.Module, part: str, 
     what = f"the network's {part.removesuffix('.')}" if part else "the network"
     if missing := [name for name in wanted if name not in found]:
         raise InputError(
-            f"{source}: {len(missing)} of the {len(wanted)} weights of {what} are not in this file, the first is "
-            f"`{missing[0]}`; in the file there are `{next(iter(file), 'none')}` and so on."
+            f"{source}: {len(missing)} of the {len(wanted)} weights of {what} are missing, e.g. `{missing[0]}`; the "
+            f"file holds e.g. `{next(iter(file), 'none')}`."
         )
     for name, weight in found.items():
         if weight.shape != state[name].shape:
             raise InputError(
-                f"{source}: `{name}` has the shape {tuple(weight.shape)} in the file and {tuple(state[name].shape)} in "
-                f"{what}." + ("" if part else " Of a network for other classes, take the encoder: regime: encoder.")
+                f"{source}: `{name}` must have the shape of {what}, {tuple(state[name].shape)}, got "
+                f"{tuple(weight.shape)}." + ("" if part else " For other classes, use the regime encoder.")
             )
     return found
-
-
-def _safetensors() -> Any:
-    try:
-        return importlib.import_module("safetensors.torch")
-    except ImportError as error:
-        raise InputError(
-            f'.safetensors files need safetensors ({error}): pip install "autosegloss[networks]".'
-        ) from error

@@ -7,8 +7,6 @@ milliseconds, and any state can be stopped, written down and gone on with.
 
 from __future__ import annotations
 
-import importlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,29 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autosegloss.errors import InputError, RefusedError
+from autosegloss.errors import RefusedError
+from autosegloss.proxy.imports import import_extra, import_function
+from autosegloss.search.algorithms.state import JsonState, check_rewards
 from autosegloss.search.seeds import draws_of_step
 
 Theta = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class History:
-    """The points of every step done, and their rewards; a step that was skipped has none."""
+class History(JsonState):
+    """The points of every finished step and their rewards; a skipped step has none."""
 
     points: tuple[tuple[Theta, ...], ...] = ()
     rewards: tuple[tuple[float, ...], ...] = ()
-
-    def to_json(self) -> str:
-        """Write the state as JSON; every float survives exactly."""
-        return json.dumps({"points": self.points, "rewards": self.rewards}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> History:
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        points = tuple(tuple(tuple(theta) for theta in step) for step in fields["points"])
-        return cls(points, tuple(tuple(step) for step in fields["rewards"]))
 
 
 @dataclass(frozen=True)
@@ -81,10 +70,7 @@ class _Replayed(ABC):
             InputError: The number of rewards is wrong, or one is not finite.
         """
         points = tuple(self.ask(state if asked is None else asked))
-        if len(rewards) != len(points) or not np.isfinite(rewards).all():
-            raise InputError(
-                f"tell needs a finite reward for each of the {len(points)} points asked; it got {list(rewards)}."
-            )
+        check_rewards(rewards, len(points))
         return History((*state.points, points), (*state.rewards, tuple(map(float, rewards))))
 
     def answer(self, state: History) -> Theta | None:
@@ -131,7 +117,7 @@ class CMAES(_Replayed):
         return _thetas(self._at(state).mean[None])[0]
 
     def _at(self, state: History) -> Any:
-        optimizer = _package("cmaes").CMA(
+        optimizer = import_extra("cmaes", "searches with cma_es", "algorithms", RefusedError).CMA(
             mean=np.array(self.start),
             sigma=self.std,
             bounds=np.tile([0.0, 1.0], (len(self.start), 1)),
@@ -155,7 +141,7 @@ class TPE(_Replayed):
 
     @lru_cache(maxsize=4)  # noqa: B019  # seconds of work, which `tell` asks for again; a few states are small
     def _asked(self, state: History) -> list[Theta]:
-        optuna = _package("optuna")
+        optuna = import_extra("optuna", "searches with tpe", "algorithms", RefusedError)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         names = [f"x{i}" for i in range(len(self.start))]
         space = {name: optuna.distributions.FloatDistribution(0, 1) for name in names}
@@ -190,19 +176,11 @@ class TuneSearch(_Replayed):
     searcher: str = ""
 
     def __post_init__(self) -> None:
-        """See that there is such a function."""
-        module, colon, name = self.searcher.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), name) if module and colon else None
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"searcher is {self.searcher!r}: {error}.") from error
-        if not callable(found):
-            raise InputError(f"searcher is {self.searcher!r}; `module:function` is wanted.")
-        object.__setattr__(self, "_build", found)
+        object.__setattr__(self, "_build", import_function(self.searcher, "searcher"))
 
     def skip(self, state: History) -> History:
         """Refuse: a searcher is replayed with every reward it was given before it is asked again."""
-        raise RefusedError(f"{self.searcher}: a searcher of Ray Tune waits for all rewards of a step before the next.")
+        raise RefusedError(f"{self.searcher}: Ray Tune needs all rewards of a step before the next one.")
 
     def ask(self, state: History) -> list[Theta]:
         from autosegloss.search.runners.ray import tune_space  # Ray is imported when it is asked for, not before
@@ -210,10 +188,10 @@ class TuneSearch(_Replayed):
         searcher = self._build(self.seed)  # type: ignore[attr-defined]
         space = tune_space(len(self.start))
         if not searcher.set_search_properties("reward", "max", space):
-            raise RefusedError(f"{self.searcher}: the searcher has a space, metric or mode already; leave them out.")
+            raise RefusedError(f"{self.searcher}: the searcher must have no space, metric or mode of its own.")
         for step, (points, rewards) in enumerate(zip(state.points, state.rewards, strict=True)):
             if self._suggested(searcher, step, list(space)) != list(points):
-                raise RefusedError(f"{self.searcher}: the searcher does not repeat itself; give it the seed.")
+                raise RefusedError(f"{self.searcher}: the searcher must give the same points for the same seed.")
             for index, reward in enumerate(rewards):
                 searcher.on_trial_complete(f"{step}-{index}", {"reward": reward})
         return self._suggested(searcher, len(state.points), list(space))
@@ -221,17 +199,8 @@ class TuneSearch(_Replayed):
     def _suggested(self, searcher: Any, step: int, names: list[str]) -> list[Theta]:
         asked = [searcher.suggest(f"{step}-{index}") for index in range(self.samples)]
         if not all(isinstance(config, dict) for config in asked):
-            raise RefusedError(f"{self.searcher}: the searcher has nothing to ask for in step {step}; it gave {asked}.")
+            raise RefusedError(f"{self.searcher}: the searcher suggested too few points in step {step}: {asked}.")
         return _thetas(np.array([[config[name] for name in names] for config in asked]))
-
-
-def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise RefusedError(
-            f'the package {name} is not installed; install it with: pip install "autosegloss[algorithms]"'
-        ) from error
 
 
 def _thetas(points: NDArray[np.float64]) -> list[Theta]:

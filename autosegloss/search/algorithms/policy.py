@@ -25,9 +25,9 @@ def check_start(start: Sequence[float]) -> None:
         InputError: There is no coordinate, or the start is not inside (0, 1).
     """
     if not start:
-        raise InputError("start is empty: a loss whose curves have no parameters has nothing to search.")
+        raise InputError("start must have at least one coordinate, got none.")
     if not all(0 < x < 1 for x in start):
-        raise InputError(f"start is {start}; each coordinate must lie strictly between 0 and 1.")
+        raise InputError(f"each coordinate of start must lie strictly between 0 and 1, got {start}.")
 
 
 def sample(

@@ -13,16 +13,15 @@ Optimization Algorithms, 2017, equation 7.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from autosegloss.errors import InputError
 from autosegloss.proxy.optimizers import undecorated
 from autosegloss.search.algorithms import policy
+from autosegloss.search.algorithms.state import JsonState, check_rewards
 from autosegloss.search.seeds import draws_of_step
 
 # mu stays this far from 0 and 1, so that its logit is finite and can come back within one step of updates. It is a
@@ -31,21 +30,11 @@ MARGIN = 1e-3
 
 
 @dataclass(frozen=True)
-class State:
-    """Where the search stands: the steps done, and the centre of the policy."""
+class State(JsonState):
+    """The number of finished steps and the centre of the policy."""
 
     step: int
     mu: tuple[float, ...]
-
-    def to_json(self) -> str:
-        """Write the state as JSON; every float survives exactly."""
-        return json.dumps(asdict(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> State:
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        return cls(step=fields["step"], mu=tuple(fields["mu"]))
 
 
 @dataclass(frozen=True)
@@ -127,11 +116,7 @@ class PPO2:
         asked = state if asked is None else asked
         theta = torch.tensor(self.ask(asked), dtype=torch.float64)
         reward = torch.tensor(list(rewards), dtype=torch.float64)
-        if reward.shape != theta.shape[:1] or not reward.isfinite().all():
-            raise InputError(
-                f"tell needs a finite reward for each of the {len(theta)} points asked; it got {list(rewards)}."
-            )
-
+        check_rewards(rewards, len(theta))
         if self.baseline == "mu":
             theta, advantage = theta[1:], reward[1:] - reward[0]
         else:

@@ -9,16 +9,15 @@ Reference: Wierstra et al., Natural Evolution Strategies, JMLR 15, 2014, algorit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from autosegloss.errors import InputError
 from autosegloss.search.algorithms import policy
+from autosegloss.search.algorithms.state import JsonState, check_rewards
 from autosegloss.search.seeds import draws_of_step
 
 # mu stays inside (0, 1), and no std collapses or outgrows the cube.
@@ -26,22 +25,12 @@ MARGIN, NARROWEST, WIDEST = 1e-3, 0.02, 0.5
 
 
 @dataclass(frozen=True)
-class State:
-    """Where the search stands: the steps done, and the centre and the spread of the policy."""
+class State(JsonState):
+    """The number of finished steps, and the centre and standard deviations of the policy."""
 
     step: int
     mu: tuple[float, ...]
     std: tuple[float, ...]
-
-    def to_json(self) -> str:
-        """Write the state as JSON; every float survives exactly."""
-        return json.dumps(asdict(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> State:
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        return cls(step=fields["step"], mu=tuple(fields["mu"]), std=tuple(fields["std"]))
 
 
 @dataclass(frozen=True)
@@ -102,10 +91,7 @@ class SNES:
         """
         asked = state if asked is None else asked
         theta = np.array(self.ask(asked))
-        if len(rewards) != len(theta) or not np.isfinite(rewards).all():
-            raise InputError(
-                f"tell needs a finite reward for each of the {len(theta)} points asked; it got {list(rewards)}."
-            )
+        check_rewards(rewards, len(theta))
         utility = _utilities(rewards)
         std, dimensions = np.array(asked.std), len(self.start)
         s = (theta - np.array(asked.mu)) / std

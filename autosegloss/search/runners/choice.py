@@ -15,7 +15,7 @@ def choose_runner(runner: Runner | str, resources: ResourcesConfig, address: str
         InputError: There is no such runner, or it has no use for an address.
     """
     if address is not None and runner != "ray":
-        raise InputError(f"address is {address!r}, of a Ray cluster, but runner is {runner!r}; leave one of them out.")
+        raise InputError(f"address needs the runner ray, got {runner!r}.")
     if runner == "serial":
         return SerialRunner(resources.workers if resources.gpus else 1)
     if runner == "ray":
@@ -23,5 +23,5 @@ def choose_runner(runner: Runner | str, resources: ResourcesConfig, address: str
 
         return RayRunner(resources.workers, resources.cpus, resources.gpus, resources.time_limit, address)
     if isinstance(runner, str):
-        raise InputError(f"runner is {runner!r}; allowed: ray, serial.")
+        raise InputError(f"runner must be ray or serial, got {runner!r}.")
     return runner

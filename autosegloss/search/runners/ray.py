@@ -130,10 +130,10 @@ class RayRunner:
 
     def _why(self, error: RayError) -> str:
         if isinstance(error, GetTimeoutError):
-            return f"the trial did not end within {self.time_limit:g} s, nor when tried once more"
+            return f"the trial exceeded {self.time_limit:g} s twice"
         if isinstance(error, OutOfMemoryError):
-            return f"out of memory, and again when tried once more with no other trial beside it: {_gist(error)}"
-        return f"the worker failed, and again when tried once more: {_gist(error)}"
+            return f"out of memory twice, the second time with no other trial running: {_gist(error)}"
+        return f"the worker failed twice: {_gist(error)}"
 
     def _check_room(self) -> None:
         """Refuse what would wait for ever."""
@@ -152,8 +152,8 @@ class RayRunner:
         nodes = _nodes()
         if not any(self._slots(node) for node in nodes):
             raise SearchError(
-                f"all workers are lost, and Ray has no node left with {self.cpus:g} CPUs and {self.gpus:g} GPUs for "
-                f"another one (nodes left: {len(nodes)}).\nThe journal is safe; continue with --resume."
+                f"all workers are lost, and no node of Ray has {self.cpus:g} CPUs and {self.gpus:g} GPUs for another "
+                f"(nodes left: {len(nodes)}).\nThe journal is safe; continue with --resume."
             )
 
     def _slots(self, node: Mapping[str, float]) -> int:
@@ -329,7 +329,7 @@ def _join(address: str) -> None:
     if address != "auto":
         host, _, port = address.rpartition(":")
         if not host or "/" in host or not port.isdigit():
-            raise _unreachable(address, "that is no host:port")
+            raise _unreachable(address, "the address must be host:port")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
@@ -342,9 +342,9 @@ def _join(address: str) -> None:
 
 def _unreachable(address: str, why: str) -> RefusedError:
     return RefusedError(
-        f"no Ray cluster can be joined at {address}: {why.rstrip('.')}. Give the host:port that `ray start --head` "
-        "printed as --address or RAY_ADDRESS, with RAY_AUTH_MODE=token if it asks for a token; or none of them to run "
-        "on this machine alone."
+        f"can't join a Ray cluster at {address}: {why.rstrip('.')}. Give the host:port that `ray start --head` "
+        "printed as --address or RAY_ADDRESS, with RAY_AUTH_MODE=token if it asks for a token; or neither, to run on "
+        "this machine."
     )
 
 

@@ -65,14 +65,14 @@ def test_all_items_that_cannot_be_used_are_listed(monkeypatch):
     assert first == "data set `tests.layouts:squares`: items that can't be used (8):"
     for number, why in enumerate(
         (
-            "an image is of shape (3, H, W), (1, H, W) or (H, W), not (2, 8, 8)",
-            "an image is of uint8 or floats, not int64",
-            "labels 3; allowed: 0..2, and 7 (ignored)",
-            "labels are whole numbers of shape (H, W), not float64 of shape (8, 8)",
-            "all are to be of one size, (height, width): image (8, 8), labels (4, 8), the first labels (8, 8)",
-            "all are to be of one size, (height, width): image (4, 8), labels (4, 8), the first labels (8, 8)",
+            "an image must have shape (3, H, W), (1, H, W) or (H, W), got (2, 8, 8)",
+            "an image must be uint8 or floating, got int64",
+            "labels must be 0..2, and 7 (ignored), got 3",
+            "labels must be integers of shape (H, W), got float64 of shape (8, 8)",
+            "all must have one size (height, width), got image (8, 8), labels (4, 8), the first labels (8, 8)",
+            "all must have one size (height, width), got image (4, 8), labels (4, 8), the first labels (8, 8)",
             "not enough values to unpack (expected 2, got 1)",
-            "floats of an image lie in [0, 1], not -0.5 to -0.5; leave normalisation to the proxy",
+            "a floating image must lie in [0, 1], got -0.5 to -0.5; leave normalisation to the proxy",
         ),
         start=1,
     ):
@@ -85,16 +85,17 @@ def test_a_function_that_is_none_or_returns_something_else_is_refused(monkeypatc
     with pytest.raises(DataError, match=r"unknown option `image` \(did you mean `images`\?\)"):
         load_dataset(NAME, image=3)
     with pytest.raises(
-        DataError, match="returned the keys classes, train; a mapping with the keys classes, train, val"
+        DataError,
+        match=r"must return a mapping with the keys classes, train, val.*, got the keys classes, train",
     ):
         load_dataset("tests.layouts:incomplete")
     monkeypatch.setattr(layouts, "squares", lambda: (Squares(3), Squares(3)))
-    with pytest.raises(DataError, match="the function returned a tuple; a mapping"):
+    with pytest.raises(DataError, match=r"the function must return a mapping .*, got tuple"):
         load_dataset(NAME)
 
 
 @pytest.mark.parametrize(("heldout", "images"), [(0, 10), (10, 10), (0.01, 10), (True, 10)])
 def test_nothing_held_out_is_refused(monkeypatch, heldout, images):
     given(monkeypatch, heldout=heldout, train=Squares(images))
-    with pytest.raises(DataError, match=f"heldout is {heldout}, of {images} images"):
+    with pytest.raises(DataError, match=f"heldout must leave .* number of the {images} images .* got {heldout}"):
         load_dataset(NAME)

@@ -260,13 +260,13 @@ def test_all_files_that_cannot_be_used_are_listed_at_once(tmp_path, read):
     for path, why in (
         (images[0], "damaged: "),
         (images[1], "not a picture"),
-        (images[2], "its pixels are of Pillow's mode I;16; save it with 8 bits a channel"),
-        (masks[3], "is 32 x 32 (width x height), its picture 32 x 16 (width x height)"),
+        (images[2], "a picture must have 8 bits per channel, got Pillow's mode I;16"),
+        (masks[3], "must be 32 x 16 (width x height), like its picture, got 32 x 32 (width x height)"),
         (masks[4], "damaged: "),
-        (masks[5], "its channels are R, G, B; a label map has one"),
-        (masks[6], "has the values 4; allowed: 0..2, and 9 (ignored)"),
-        (masks[7], "has the values 3000; allowed"),
-        (masks[8], "is 30 x 32 (width x height), its picture 32 x 32"),
+        (masks[5], "a label map must have one channel, grey (1 to 16 bits) or palette, got R, G, B"),
+        (masks[6], "values must be 0..2, and 9 (ignored), got 4"),
+        (masks[7], "values must be 0..2, and 9 (ignored), got 3000"),
+        (masks[8], "must be 32 x 32 (width x height), like its picture, got 30 x 32"),
     ):
         assert f"  {path}: {why}" in whole
     assert len(lines) == 9
@@ -278,9 +278,9 @@ def test_pictures_of_several_sizes_want_a_size(tmp_path, read):
     odd = sorted((root / "images").rglob("*.jpg"))[0]
     shutil.copy(layouts.folder(tmp_path / "other", size=(48, 32)) / "images/00.jpg", odd)
     shutil.copy(tmp_path / "other/masks/00.png", root / "masks/00.png")
-    with pytest.raises(DataError, match=r"the pictures are of 2 sizes; say by the option `size`") as error:
+    with pytest.raises(DataError, match=r"the pictures have 2 different sizes; set the option `size`") as error:
         read("folder", root, heldout=1, validation=1, seed=1)
-    assert f"32 x 48 (width x height), as {odd}" in str(error.value)
+    assert f"32 x 48 (width x height), e.g. {odd}" in str(error.value)
     assert read("folder", root, size=16, heldout=1, validation=1, seed=1).train.images.shape == (8, 3, 16, 16)
 
 
@@ -291,28 +291,31 @@ def test_masks_of_black_and_white_are_not_taken_for_ignored_pixels(tmp_path, rea
     with pytest.raises(DataError) as error:
         read("folder", root, classes=["ground", "cell"], ignore_index=255)
     assert str(error.value) == (
-        "data set `folder`: there is nothing to tell apart in the labels of the training images: all are of class "
-        "`ground`. The values of the masks are the numbers of the classes, 0, 1, 2, ...; ignored: 255."
+        "data set `folder`: the training labels must hold at least two classes, but all pixels are `ground`. "
+        "The values of the masks are class numbers 0, 1, 2, ...; ignored: 255."
     )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heldout": 0}, "heldout is 0, of 8 images in the list; a number of images is wanted, or a share below 1"),
-        ({"heldout": 8}, "heldout is 8, of 8 images"),
-        ({"heldout": 1.5}, r"heldout is 1\.5"),
-        ({"heldout": "many"}, "heldout is 'many'"),
-        ({"validation": True}, "validation is True, of 10 images"),
-        ({"seed": -1}, "seed is -1; it is an integer of at least 0"),
-        ({"size": [32]}, r"size is \[32\]; pixels are wanted, one number or \[height, width\]"),
-        ({"size": 0}, "size is 0"),
-        ({"size": True}, "size is True"),
-        ({"classes": 1}, "classes is 1; 2 to 255 different names are wanted, or how many"),
-        ({"classes": ["a", "a"]}, r"classes is \['a', 'a'\]"),
-        ({"ignore_index": "none"}, "ignore_index is 'none'; a value in the masks is wanted"),
-        ({"images": "elsewhere"}, "either `root` is wanted, or `images` and `masks`"),
-        ({"cache": 3}, r"proxy\.data\.cache is 3; the path of a folder is wanted"),
+        (
+            {"heldout": 0},
+            "heldout must leave images on both sides, as a number of the 8 images or",
+        ),
+        ({"heldout": 8}, "heldout must .* got 8"),
+        ({"heldout": 1.5}, r"heldout must .* got 1\.5"),
+        ({"heldout": "many"}, "heldout must .* got 'many'"),
+        ({"validation": True}, "validation must .* of the 10 images .* got True"),
+        ({"seed": -1}, "seed must be a non-negative integer, got -1"),
+        ({"size": [32]}, r"size must be positive integers, one side or \[height, width\], got \[32\]"),
+        ({"size": 0}, "size must .* got 0"),
+        ({"size": True}, "size must .* got True"),
+        ({"classes": 1}, "classes must be 2 to 255 distinct names or their number, got 1"),
+        ({"classes": ["a", "a"]}, r"classes must .* got \['a', 'a'\]"),
+        ({"ignore_index": "none"}, "ignore_index must be an integer from 0 to 65535, got 'none'"),
+        ({"images": "elsewhere"}, "give either `root`, or both `images` and `masks`"),
+        ({"cache": 3}, r"proxy\.data\.cache must be the path of a folder, got 3"),
         ({"rot": "a"}, r"unknown option `rot` \(did you mean `root`\?\)"),
     ],
 )
@@ -322,7 +325,7 @@ def test_a_wrong_option_is_refused(tmp_path, read, options, message):
 
 
 def test_an_option_that_is_needed_is_named():
-    with pytest.raises(DataError, match=r"data set `voc`: needs the option `root`, proxy\.data\.root\."):
+    with pytest.raises(DataError, match=r"data set `voc`: missing option `root`; set proxy\.data\.root\."):
         load_dataset("voc")
 
 
