@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ S = TypeVar("S", bound=Section)
 _TOO_DEEP = "lists or mappings are nested too deeply"
 
 
-def read_file(root: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+def read_file(root: type[S], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S:
     """Read a section and all below it from a YAML file.
 
     Args:

@@ -23,7 +23,7 @@ SCALES = (0.5, 2.0)
 BRIGHTNESS = 32 / 127.5  # added to colours in [-1, 1], up to
 FACTORS = (0.5, 1.5)  # of contrast, and of saturation
 HUE = math.pi / 5  # turned by up to
-HELD = 2**32  # bytes of a split, up to which a GPU holds all of it; VOC at 128x128 has 0.6e9
+MAX_GPU_BYTES = 2**32  # bytes of a split, up to which a GPU holds all of it; VOC at 128x128 has 0.6e9
 _NUMBERS = 11  # scale and two places, four changes of colour and whether each is made
 # From red, green and blue to luminance and two axes of colour (YIQ, of the NTSC standard).
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -61,7 +61,7 @@ class BatchPlan:
 
 
 @dataclass(frozen=True)
-class Held:
+class TrainingArrays:
     """The arrays of a split that training reads, where batches are taken from them."""
 
     images: Maps
@@ -69,17 +69,17 @@ class Held:
     soft: Maps | None
 
     @classmethod
-    def on(cls, split: Split, device: torch.device) -> Held:
-        """On a GPU, if it is one and they are small enough (`HELD`); else where they are."""
+    def on(cls, split: Split, device: torch.device) -> TrainingArrays:
+        """On a GPU, if it is one and they are small enough (`MAX_GPU_BYTES`); else where they are."""
         images, labels, soft = split.images, split.labels, split.soft
         size = images.nbytes + labels.nbytes + (0 if soft is None else soft.nbytes)
-        if device.type == "cpu" or size > HELD:
+        if device.type == "cpu" or size > MAX_GPU_BYTES:
             return cls(images, labels, soft)
         put = partial(torch.tensor, device=device)
         return cls(put(images), put(labels), None if soft is None else put(soft))
 
 
-def batch(split: Split | Held, plan: BatchPlan, iteration: int, device: torch.device) -> tuple[Tensor, ...]:
+def batch(split: Split | TrainingArrays, plan: BatchPlan, iteration: int, device: torch.device) -> tuple[Tensor, ...]:
     """The images (N, 3, H, W) of an iteration, and what a loss takes besides the logits.
 
     That is the target: int64 labels (N, H, W), or float32 soft labels (N, C, H, W), which are followed by a boolean
@@ -87,11 +87,11 @@ def batch(split: Split | Held, plan: BatchPlan, iteration: int, device: torch.de
     """
     numbers = plan.numbers[iteration]
     chosen, flip = (torch.from_numpy(each[iteration]) for each in (plan.order, plan.flips))
-    images = to_input(_taken(split.images, chosen, flip, device), device)
-    labels = _taken(split.labels, chosen, flip, device).to(torch.int64)
-    soft = None if split.soft is None else _taken(split.soft, chosen, flip, device).to(torch.float32)
+    images = to_input(_take(split.images, chosen, flip, device), device)
+    labels = _take(split.labels, chosen, flip, device).to(torch.int64)
+    soft = None if split.soft is None else _take(split.soft, chosen, flip, device).to(torch.float32)
     if numbers.size:
-        images, labels, soft = _moved(_recoloured(images, numbers[:, 3:]), labels, soft, numbers[:, :3])
+        images, labels, soft = _scale_and_crop(_jitter_colours(images, numbers[:, 3:]), labels, soft, numbers[:, :3])
     if soft is None:
         return images, labels
     counts = labels != IGNORE_INDEX
@@ -106,7 +106,7 @@ def to_input(images: Maps, device: torch.device) -> Tensor:
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def _taken(maps: Maps, chosen: Tensor, flip: Tensor, device: torch.device) -> Tensor:
+def _take(maps: Maps, chosen: Tensor, flip: Tensor, device: torch.device) -> Tensor:
     """Some of the maps (N, ..., W), on a device, those flipped left to right that are to be."""
     if isinstance(maps, Tensor):
         taken = maps[chosen.to(maps.device)]
@@ -115,7 +115,7 @@ def _taken(maps: Maps, chosen: Tensor, flip: Tensor, device: torch.device) -> Te
     return torch.where(flip.to(device).view(-1, *[1] * (taken.ndim - 1)), taken.flip(-1), taken)
 
 
-def _recoloured(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
+def _jitter_colours(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
     """Change brightness, contrast, saturation and hue of images in [-1, 1] by numbers (N, 8), about half of each.
 
     Hue turns, and saturation stretches, the plane of the colours of one luminance: with contrast and brightness that is
@@ -138,7 +138,7 @@ def _recoloured(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
     return torch.baddbmm(shift[:, None, None], matrix, images.flatten(2)).clamp(-1, 1).view(images.shape)
 
 
-def _moved(
+def _scale_and_crop(
     images: Tensor, labels: Tensor, soft: Tensor | None, numbers: NDArray[np.float64]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Scale images and their labels by numbers (N, 3) and crop them to their size: scale, and where across and down.

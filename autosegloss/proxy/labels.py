@@ -18,9 +18,9 @@ from torch import nn
 
 from autosegloss.errors import DataError, InputError
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, did_you_mean
+from autosegloss.proxy.mean_teacher import Unlabelled
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.networks.weights import read_weights
-from autosegloss.proxy.pseudo import Unlabelled
 from autosegloss.proxy.train import State, logits_of, one_thread
 
 Soft = NDArray[np.float16]
@@ -28,7 +28,7 @@ Soft = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
-class Task:
+class LabelTask:
     """What labels are made for: a data set, of which only `train` changes, a network, and the seed of the study."""
 
     dataset: Dataset
@@ -38,14 +38,14 @@ class Task:
     """Those of the network."""
 
 
-Teach = Callable[[int], nn.Module]
+TrainTeacher = Callable[[int], nn.Module]
 """Trains a network as the study trains its proxies, but with cross-entropy, on hard labels, and for so many steps."""
 
 
 class LabelSource(ABC):
     """A way to label the training images."""
 
-    def divide(self, task: Task) -> tuple[Split, Unlabelled | None]:
+    def divide(self, task: LabelTask) -> tuple[Split, Unlabelled | None]:
         """The images whose labels may be seen, by the pretraining too, and those whose may not; trains nothing.
 
         Raises:
@@ -54,12 +54,12 @@ class LabelSource(ABC):
         return task.dataset.train, None
 
     @abstractmethod
-    def soften(self, task: Task, teach: Teach) -> Soft | None:
+    def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> Soft | None:
         """Soft labels of the images of `task.dataset.train`, or None to take the labels as they are.
 
         Args:
             task: With the split that `divide` gave.
-            teach: For labels that need a network.
+            train_teacher: For labels that need a network.
         """
 
 
@@ -67,7 +67,7 @@ class LabelSource(ABC):
 class Hard(LabelSource):
     """The labels as they are."""
 
-    def soften(self, task: Task, teach: Teach) -> None:
+    def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> None:
         return None
 
 
@@ -95,7 +95,7 @@ class Smoothed(LabelSource):
             raise DataError(f"labels `smoothed`: where must be everywhere or boundary, got {self.where!r}.")
         _check("smoothed", "radius", self.radius, 1, whole=True)
 
-    def soften(self, task: Task, teach: Teach) -> Soft:
+    def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> Soft:
         labels, classes = task.dataset.train.labels, len(task.dataset.classes)
         amount = np.full(labels.shape, self.amount)
         if self.where == "boundary":
@@ -134,13 +134,13 @@ class Distilled(LabelSource):
         _check("distilled", "temperature", self.temperature, 0.01)  # below, it is the teacher's best class
         _check("distilled", "share", self.share, 0, 1)
 
-    def divide(self, task: Task) -> tuple[Split, None]:
+    def divide(self, task: LabelTask) -> tuple[Split, None]:
         self._from_file(task)
         return task.dataset.train, None
 
-    def soften(self, task: Task, teach: Teach) -> Soft:
+    def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> Soft:
         split, classes = task.dataset.train, len(task.dataset.classes)
-        network = self._from_file(task) or teach(self.iterations)
+        network = self._from_file(task) or train_teacher(self.iterations)
         said = (
             image
             for logits in logits_of(network, split.images)
@@ -152,7 +152,7 @@ class Distilled(LabelSource):
                 for hard, soft in zip(_one_hot(split.labels, classes), said, strict=True)
             )
 
-    def _from_file(self, task: Task) -> nn.Module | None:
+    def _from_file(self, task: LabelTask) -> nn.Module | None:
         if self.teacher is None:
             return None
         network = build_network(
@@ -199,7 +199,7 @@ class Pseudo(LabelSource):
             _check("pseudo", option, getattr(self, option), 0, 1)
         _check("pseudo", "weight", self.weight, 0)
 
-    def divide(self, task: Task) -> tuple[Split, Unlabelled]:
+    def divide(self, task: LabelTask) -> tuple[Split, Unlabelled]:
         split = task.dataset.train
         number = round(self.labelled * len(split.images))
         if not 0 < number < len(split.images):
@@ -212,7 +212,7 @@ class Pseudo(LabelSource):
         without = Unlabelled(split.images[others], self.weight, self.threshold, self.momentum)
         return Split(split.images[kept], split.labels[kept]), without
 
-    def soften(self, task: Task, teach: Teach) -> None:
+    def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> None:
         return None
 
 
@@ -223,7 +223,7 @@ class Averaged(LabelSource):
     An annotator who ignores a pixel has no say in it.
     """
 
-    def divide(self, task: Task) -> tuple[Split, None]:
+    def divide(self, task: LabelTask) -> tuple[Split, None]:
         if task.dataset.train.annotations is None:
             raise DataError(
                 f"labels `averaged`: data set `{task.dataset.name}` has no annotators; "
@@ -231,7 +231,7 @@ class Averaged(LabelSource):
             )
         return task.dataset.train, None
 
-    def soften(self, task: Task, teach: Teach) -> Soft:
+    def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> Soft:
         annotations = task.dataset.train.annotations
         assert annotations is not None  # `divide` has seen to it
         votes = (np.sum([*_one_hot(maps, len(task.dataset.classes))], axis=0) for maps in annotations)

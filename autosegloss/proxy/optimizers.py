@@ -16,7 +16,7 @@ _Kind = TypeVar("_Kind", bound=Optimizer)
 _METHODS = "add_param_group", "load_state_dict", "state_dict", "zero_grad"
 
 
-def undecorated(optimizer: type[_Kind]) -> type[_Kind]:
+def without_dynamo(optimizer: type[_Kind]) -> type[_Kind]:
     """An optimizer that takes the same steps to the bit, and can't be compiled.
 
     Args:

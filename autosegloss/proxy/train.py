@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from autosegloss.errors import InputError, TrainingDiverged
-from autosegloss.proxy.batches import BatchPlan, Held, batch, to_input
+from autosegloss.proxy.batches import BatchPlan, TrainingArrays, batch, to_input
 from autosegloss.proxy.data import IGNORE_INDEX, Split
+from autosegloss.proxy.mean_teacher import MeanTeacher, Unlabelled
 from autosegloss.proxy.networks import build_network, encoder_prefix
-from autosegloss.proxy.optimizers import undecorated
-from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
+from autosegloss.proxy.optimizers import without_dynamo
 from autosegloss.proxy.settings import Regime, TrainConfig
 
 LossFunction = Callable[..., Tensor]
@@ -131,8 +131,8 @@ class Training:
             self._teacher.average.load_state_dict(state["teacher"])
 
     @cached_property
-    def _held(self) -> Held:
-        return Held.on(self._split, self._device)
+    def _arrays(self) -> TrainingArrays:
+        return TrainingArrays.on(self._split, self._device)
 
     def _attempt(self, batch: tuple[Tensor, ...], last: bool) -> Exception | None:
         """Take the next step, and look at the losses if it is the last for now; what ended the run, if that did."""
@@ -237,7 +237,7 @@ def advance_together(trainings: Sequence[Training], until: int | None = None) ->
         training.network.train()
     with _forked(device):
         for iteration in range(first.iteration, stop):
-            made = batch(first._held, first._plan, iteration, device)
+            made = batch(first._arrays, first._plan, iteration, device)
             for number, training in enumerate(trainings):
                 if errors[number] is None:
                     with _beside(streams[number], made):
@@ -424,8 +424,8 @@ def _optimizer(network: nn.Module, settings: TrainConfig) -> torch.optim.Optimiz
         ]
     options: dict[str, Any] = {"lr": settings.peak_learning_rate, "weight_decay": WEIGHT_DECAY}
     if settings.optimizer == "sgd":
-        return undecorated(torch.optim.SGD)(groups, momentum=0.9, nesterov=True, **options)
-    return undecorated(torch.optim.AdamW)(groups, **options)
+        return without_dynamo(torch.optim.SGD)(groups, momentum=0.9, nesterov=True, **options)
+    return without_dynamo(torch.optim.AdamW)(groups, **options)
 
 
 def _schedule(iteration: int, iterations: int) -> float:

@@ -16,10 +16,10 @@ from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.file import build_loss
 from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr
 from autosegloss.proxy.data import Dataset, Split, load_dataset
-from autosegloss.proxy.labels import LabelSource, Task, build_labels
+from autosegloss.proxy.labels import LabelSource, LabelTask, build_labels
+from autosegloss.proxy.mean_teacher import Unlabelled
 from autosegloss.proxy.networks import build_network, encoder_prefix
 from autosegloss.proxy.networks.weights import matching_weights, read_weights
-from autosegloss.proxy.pseudo import Unlabelled
 from autosegloss.proxy.settings import ProxyConfig
 from autosegloss.proxy.train import (
     LossFunction,
@@ -132,10 +132,10 @@ class Proxy:
             )
             begun = replace(self, pretrained=weights)
 
-        def teach(iterations: int) -> nn.Module:
+        def train_teacher(iterations: int) -> nn.Module:
             return begun.trained(CrossEntropy(ignore_index=self.dataset.ignore_index), self.seed, iterations)
 
-        soft = self._labels.soften(self._task, teach)
+        soft = self._labels.soften(self._task, train_teacher)
         return replace(begun, dataset=replace(self.dataset, train=replace(split, soft=soft)))
 
     def __call__(self, loss: LossContent, seed: int, validate: bool = False) -> Evaluation:
@@ -149,12 +149,12 @@ class Proxy:
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
         """
-        (found,) = self.together([loss], seed, validate)
+        (found,) = self.run_group([loss], seed, validate)
         if isinstance(found, Exception):
             raise found
         return found
 
-    def together(
+    def run_group(
         self, losses: Sequence[LossContent], seed: int, validate: bool = False
     ) -> list[Evaluation | Exception]:
         """Run several trials of one seed side by side in this process, each batch made once for all of them.
@@ -266,9 +266,9 @@ class Proxy:
         return build_labels(self.settings.labels.name, **self.settings.labels.options)
 
     @property
-    def _task(self) -> Task:
+    def _task(self) -> LabelTask:
         network = self.settings.network
-        return Task(self.dataset, network.name, self.seed, network.options)
+        return LabelTask(self.dataset, network.name, self.seed, network.options)
 
     def _evaluate(self, network: nn.Module, split: Split, metrics: Mapping[str, Expr]) -> Accumulators:
         accumulators = Accumulators(metrics, len(self.dataset.classes), self.dataset.ignore_index)

@@ -21,7 +21,7 @@ from autosegloss.search.api import study_of
 from autosegloss.search.folder import JOURNAL_FILE
 from autosegloss.search.journal import Journal
 from autosegloss.search.objective import proxy_of
-from autosegloss.search.runners.choice import choose_runner
+from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.space import LossFamily

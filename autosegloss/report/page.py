@@ -30,7 +30,7 @@ from autosegloss.search.objective import proxy_of
 from autosegloss.search.plan import Final as Member
 from autosegloss.search.plan import Findings
 from autosegloss.search.settings import StudyConfig, as_config
-from autosegloss.search.space import CROSS_ENTROPY, LossFamily, bare
+from autosegloss.search.space import CROSS_ENTROPY, LossFamily, bare_content
 
 READ: Final = (CONFIG_FILE, JOURNAL_FILE, LOSS_FILE, PLAN_FILE, TABLE_FILE)
 """What a page is made from."""
@@ -78,7 +78,7 @@ def _search_page(folder: Path, images: bool) -> str:
             f"stopped with: autosegloss search CONFIG --out {folder} --resume."
         )
     loss, findings = load_loss(folder / LOSS_FILE), study.findings()
-    if bare(loss.content()) != findings.loss:
+    if bare_content(loss) != findings.loss:
         raise InputError(
             f"{folder / LOSS_FILE}: this is not the loss that the journal beside it leads to. Restore it, or have it "
             f"written again with: autosegloss search CONFIG --out {folder} --resume."

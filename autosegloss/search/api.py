@@ -28,8 +28,8 @@ from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal, in_use
 from autosegloss.search.objective import ProxyObjective, proxy_of
 from autosegloss.search.plan import Final, Findings
+from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner
-from autosegloss.search.runners.choice import choose_runner
 from autosegloss.search.settings import StudyConfig, as_config, dump_config, fingerprint, load_config
 from autosegloss.search.space import CROSS_ENTROPY, LossFamily
 from autosegloss.search.statistics import Score
@@ -63,7 +63,7 @@ def search(
     address: str | None = None,
 ) -> Result:
     """See `autosegloss.search`."""
-    settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
+    settled = as_config(config)
     folder = _folder(config, out)
     LossFamily.of(settled).check()
     chosen = choose_runner(runner, settled.resources, address)

@@ -28,11 +28,11 @@ from autosegloss.search.comparison import (
 from autosegloss.search.folder import refuse_to_overwrite
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import proxy_of
+from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner
-from autosegloss.search.runners.choice import choose_runner
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import StudyConfig, as_config, fingerprint
-from autosegloss.search.space import bare
+from autosegloss.search.space import bare_content
 from autosegloss.search.tables import Table
 
 
@@ -96,7 +96,7 @@ def compare(
         InputError: A loss is unknown or given twice, or there are too few seeds; nothing has been trained then.
         RefusedError: The folder holds another comparison, or the resources are not there.
     """
-    settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
+    settled = as_config(config)
     losses = settled.compare.losses if losses is None else losses
     seeds = settled.compare.seeds if seeds is None else seeds
     check_losses(losses, seeds)
@@ -151,5 +151,5 @@ def _load(config: StudyConfig, losses: Sequence[str]) -> tuple[dict[str, Proxy],
             if not name:
                 raise
             raise type(error)(f"in the setting `{name}`: {error}") from error
-        definitions[name] = {loss: bare(module.content()) for loss, module in zip(losses, modules, strict=True)}
+        definitions[name] = {loss: bare_content(module) for loss, module in zip(losses, modules, strict=True)}
     return proxies, definitions

@@ -41,8 +41,8 @@ class ProxyObjective:
             raise found
         return _outcome(found, time.perf_counter() - start)
 
-    def together(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run trials side by side; see `Joint.together`.
+    def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run trials side by side; see `GroupObjective.run_group`.
 
         What fails other than by diverging is run once more alone: it may have lacked the memory that the others had.
         """
@@ -61,7 +61,7 @@ class ProxyObjective:
 
     def _found(self, jobs: Sequence[Job]) -> list[Evaluation | Exception]:
         first = jobs[0]
-        return self.proxy.together([job.loss for job in jobs], first.seed, first.stage == "final")
+        return self.proxy.run_group([job.loss for job in jobs], first.seed, first.stage == "final")
 
 
 def _outcome(evaluation: Evaluation, seconds: float) -> Outcome:

@@ -48,7 +48,7 @@ from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import CompareConfig, RetrainConfig, StudyConfig, as_config, fingerprint
-from autosegloss.search.space import bare
+from autosegloss.search.space import bare_content
 from autosegloss.search.tables import Table
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -93,24 +93,24 @@ def retrain(
         InputError: A loss is unknown or given twice, or the processes can't share a batch; nothing is trained then.
         RefusedError: The folder holds something else, or there is no GPU and the configuration asks for one.
     """
-    settled = as_config(config if isinstance(config, StudyConfig | Mapping) else Path(config))
+    settled = as_config(config)
     check_losses(losses, seeds, least=1)
     folder = Path(out).absolute()
-    with _processes(settled) as team:
-        if team.rank == 0:
+    with _processes(settled) as world:
+        if world.rank == 0:
             refuse_to_overwrite(folder, FILES, "retraining")
         proxy = _load(settled)
-        modules = losses_of(losses, proxy.dataset, reduce_over_ranks=team.ranks > 1)
-        proxy.training(modules[0], 0, device=team.device, over_ranks=team.ranks > 1)  # see that it can be done
-        runs = Runs(proxy.prepare(), settled.retrain, modules, folder, team, progress)
-        if team.rank > 0:
-            runs.follow()
+        modules = losses_of(losses, proxy.dataset, reduce_over_ranks=world.ranks > 1)
+        proxy.training(modules[0], 0, device=world.device, over_ranks=world.ranks > 1)  # see that it can be done
+        retraining = Retraining(proxy.prepare(), settled.retrain, modules, folder, world, progress)
+        if world.rank > 0:
+            retraining.follow()
             return None
-        plan = _plan(settled, losses, modules, seeds, team)
+        plan = _plan(settled, losses, modules, seeds, world)
         table = run_comparison(
             plan,
             folder,
-            runs.lead,
+            retraining.lead,
             target=spec_label(settled.metric),
             notes={"": proxy.dataset.note},
             what="retraining",
@@ -118,12 +118,12 @@ def retrain(
             command=command,
             observer=None,
         )
-        runs.dismiss()
+        retraining.dismiss()
         return table
 
 
 @dataclass(frozen=True)
-class Team:
+class World:
     """The processes of a run: which one this is, of how many, and the device it trains on."""
 
     rank: int
@@ -132,7 +132,7 @@ class Team:
 
 
 @contextmanager
-def _processes(config: StudyConfig) -> Iterator[Team]:
+def _processes(config: StudyConfig) -> Iterator[World]:
     """Join the processes that torchrun has started, if it has."""
     device = device_of(config.resources.gpus)
     gpu = device.type == "cuda"
@@ -140,13 +140,13 @@ def _processes(config: StudyConfig) -> Iterator[Team]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     ranks = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun's
     if ranks == 1:
-        yield Team(0, 1, device)
+        yield World(0, 1, device)
         return
     if gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo")
     try:
-        yield Team(dist.get_rank(), ranks, device)
+        yield World(dist.get_rank(), ranks, device)
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise
@@ -167,10 +167,10 @@ def _load(config: StudyConfig) -> Proxy:
 
 
 def _plan(
-    config: StudyConfig, losses: Sequence[str], modules: Sequence[Loss], seeds: int, team: Team
+    config: StudyConfig, losses: Sequence[str], modules: Sequence[Loss], seeds: int, world: World
 ) -> dict[str, Any]:
     """All that decides the numbers."""
-    definitions = {name: bare(module.content()) for name, module in zip(losses, modules, strict=True)}
+    definitions = {name: bare_content(module) for name, module in zip(losses, modules, strict=True)}
     weights = config.proxy.start.weights
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
     return {
@@ -182,45 +182,45 @@ def _plan(
         "configurations": {"": full},
         "definitions": {"": definitions},
         "weights": None if weights is None else hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
-        "processes": team.ranks,
-        "device": torch.cuda.get_device_name() if team.device.type == "cuda" else "cpu",
+        "processes": world.ranks,
+        "device": torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
     }
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The runs as the processes of a team go through them, one after the other, all of them at the same one."""
+class Retraining:
+    """The runs, which all processes go through together, one after another."""
 
     proxy: Proxy
     settings: RetrainConfig
     losses: tuple[Loss, ...]
     folder: Path
-    team: Team
+    world: World
     progress: Progress | None
 
     def lead(self, comparison: Comparison) -> None:
         """In the first process: run all jobs that are left, and record them."""
         while (job := comparison.next_job()) is not None:
-            self._tell([1, job.step, job.index, job.seed])
+            self._broadcast([1, job.step, job.index, job.seed])
             comparison.record(job, self._run(job))
 
     def dismiss(self) -> None:
         """In the first process: all is done; the others may go, and so may the last checkpoint."""
         (self.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-        self._tell([0, 0, 0, 0])
+        self._broadcast([0, 0, 0, 0])
 
     def follow(self) -> None:
         """In the others: take part in what the first one runs."""
-        while (word := self._tell([0, 0, 0, 0]))[0]:
+        while (word := self._broadcast([0, 0, 0, 0]))[0]:
             _, step, index, seed = word
-            self._run(Job("compare", step, index, bare(self.losses[index].content()), seed))
+            self._run(Job("compare", step, index, bare_content(self.losses[index]), seed))
 
-    def _tell(self, words: list[int]) -> list[int]:
+    def _broadcast(self, words: list[int]) -> list[int]:
         """The words of the first process."""
-        if self.team.ranks == 1:
+        if self.world.ranks == 1:
             return words
-        said = torch.tensor(words, device=self.team.device)
+        said = torch.tensor(words, device=self.world.device)
         dist.broadcast(said, 0)
         heard: list[int] = said.tolist()
         return heard
@@ -235,47 +235,47 @@ class Runs:
         return Outcome(validation[TARGET], {}, validation, error=None, seconds=time.perf_counter() - start)
 
     def _train(self, job: Job) -> nn.Module:
-        team, settings = self.team, self.settings
-        loss = self.losses[job.index].to(team.device)
-        training = self.proxy.training(loss, job.seed, device=team.device, over_ranks=team.ranks > 1)
+        world, settings = self.world, self.settings
+        loss = self.losses[job.index].to(world.device)
+        training = self.proxy.training(loss, job.seed, device=world.device, over_ranks=world.ranks > 1)
         path, run = self.folder / CHECKPOINT_FILE, [job.index, job.seed]
         if path.exists():
-            kept = torch.load(path, map_location=team.device, weights_only=True)
+            kept = torch.load(path, map_location=world.device, weights_only=True)
             if kept["run"] == run:  # not that of the one before
                 training.load_state_dict(kept["training"])
         while training.iteration < settings.iterations:
             training.advance(training.iteration + settings.checkpoint_every)
-            if team.rank == 0:
+            if world.rank == 0:
                 _save({"run": run, "training": training.state_dict()}, path)
                 if self.progress is not None:
                     self.progress(job, training.iteration)
-        if team.rank == 0:
+        if world.rank == 0:
             _save(training.network.state_dict(), self.folder / f"{job.index}-{job.seed}.pt")
         return training.network
 
     @torch.inference_mode()
     def _measure(self, network: nn.Module) -> dict[str, float]:
         """Every metric on the validation set at its full size, each process having its share of the images."""
-        team, dataset = self.team, self.proxy.dataset
+        world, dataset = self.world, self.proxy.dataset
         scores = Accumulators(measured(self.proxy.target), len(dataset.classes), dataset.ignore_index)
         error = CalibrationError(len(dataset.classes), ignore_index=dataset.ignore_index)
         network.eval()
-        for images, labels in _batches(dataset, team):
-            output: Tensor | tuple[Tensor, Tensor] = network(to_input(images, team.device))
-            target = torch.from_numpy(labels).to(team.device)
+        for images, labels in _batches(dataset, world):
+            output: Tensor | tuple[Tensor, Tensor] = network(to_input(images, world.device))
+            target = torch.from_numpy(labels).to(world.device)
             logits = output if isinstance(output, Tensor) else output[0]
             if logits.shape[-2:] != target.shape[-2:]:
                 logits = resize(logits, target[:, None])
             scores.update(logits, target)
             error.update(logits, target)
-        if team.ranks > 1:
+        if world.ranks > 1:
             scores, error = scores.reduce(), error.reduce()
         return validation_values(scores, dataset.classes) | {CALIBRATION: error.compute()}
 
 
-def _batches(dataset: Dataset, team: Team) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def _batches(dataset: Dataset, world: World) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """The images (N, 3, h, w) and labels (N, H, W) of this process's share of the validation set, of one size each."""
-    pairs = dataset.validation_images(team.rank, team.ranks)
+    pairs = dataset.validation_images(world.rank, world.ranks)
     for _, alike in groupby(pairs, lambda pair: (pair[0].shape, pair[1].shape)):
         while part := list(islice(alike, _EVALUATION_BATCH)):
             images, labels = zip(*part, strict=True)

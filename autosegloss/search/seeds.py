@@ -7,7 +7,7 @@ losses that are compared share a seed, so that they differ by themselves and not
 - `FINAL`: all members of the finals; the ordinals count up, and a seed that a step has had is passed over.
 - `COMPARISON`: all losses of a comparison or a retraining.
 
-An optimiser draws the points of a step from `draws_of_step`, so that what it asks for depends on nothing else.
+An optimiser draws the points of a step from `step_rng`, so that what it asks for depends on nothing else.
 What a training draws in an iteration follows from its own seed, rank and iteration (see `proxy.train`).
 """
 
@@ -45,7 +45,7 @@ def comparison_seeds(study_seed: int, number: int) -> list[int]:
     return [_seed(study_seed, COMPARISON, ordinal) for ordinal in range(number)]
 
 
-def draws_of_step(search_seed: int, step: int) -> np.random.Generator:
+def step_rng(search_seed: int, step: int) -> np.random.Generator:
     """What an optimiser draws the points of a step from."""
     return np.random.default_rng((search_seed, step))
 

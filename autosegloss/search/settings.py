@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -185,7 +185,7 @@ class StudyConfig(Section):
                 yield ("compare", "settings", name, "proxy"), error
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a configuration from a YAML file.
 
     Args:
@@ -201,7 +201,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     return read_file(StudyConfig, path, overrides)
 
 
-def as_config(source: StudyConfig | Mapping[str, Any] | str | Path) -> StudyConfig:
+def as_config(source: StudyConfig | Mapping[str, Any] | str | os.PathLike[str]) -> StudyConfig:
     """The configuration in any of its forms: built, as a mapping with the keys of the file, or the path of a file.
 
     Raises:
@@ -211,7 +211,7 @@ def as_config(source: StudyConfig | Mapping[str, Any] | str | Path) -> StudyConf
         return source
     if isinstance(source, Mapping):
         return read_mapping(StudyConfig, source)
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | os.PathLike):
         raise ConfigError(f"config must be a path, a mapping or a StudyConfig, got {type(source).__name__}.")
     return load_config(source)
 

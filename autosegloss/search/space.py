@@ -9,7 +9,7 @@ from functools import cached_property
 
 from autosegloss.errors import InputError
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss
-from autosegloss.loss.base import LossContent
+from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.settings import RelaxationConfig
 from autosegloss.metric import metric
@@ -75,14 +75,14 @@ class LossFamily:
 
     def content(self, theta: Sequence[float]) -> LossContent:
         """The loss at a point, as the content of its file."""
-        return bare(self.loss(theta).content())
+        return bare_content(self.loss(theta))
 
 
-def bare(content: LossContent) -> LossContent:
-    """A content without its provenance, and with lists for tuples as in a file, so that equal losses compare equal."""
-    read: LossContent = json.loads(json.dumps(content | {"provenance": {}}))
-    return read
+def bare_content(loss: Loss) -> LossContent:
+    """The content of a loss's file without its provenance, with lists for tuples, so that equal losses compare equal."""
+    content: LossContent = json.loads(json.dumps(loss.content() | {"provenance": {}}))
+    return content
 
 
-CROSS_ENTROPY: LossContent = bare(CrossEntropy().content())
+CROSS_ENTROPY: LossContent = bare_content(CrossEntropy())
 """What every search compares with, and a guard with every step."""

@@ -21,7 +21,7 @@ from autosegloss.report.machine import machine, packages
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
-from autosegloss.search.runners.base import Trials
+from autosegloss.search.runners.base import JobQueue
 from autosegloss.search.space import CROSS_ENTROPY
 from autosegloss.search.study import Study
 from results.algorithms.algorithms import Valley
@@ -95,7 +95,7 @@ class SimulatedRunner:
         self.handing: list[float] = []
         self.recording: list[float] = []
 
-    def run(self, study: Trials, objective: Objective) -> None:
+    def run(self, study: JobQueue, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
         running: list[tuple[float, int, Job, Outcome]] = []
         while not study.finished:

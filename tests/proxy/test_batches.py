@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autosegloss.proxy.batches import BatchPlan, Held, _moved, _recoloured, batch, to_input
+from autosegloss.proxy.batches import BatchPlan, TrainingArrays, _jitter_colours, _scale_and_crop, batch, to_input
 from autosegloss.proxy.data import Split
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_what_is_drawn_depends_on_the_seed_only_and_differs_between_images():
 def test_twice_as_large_is_a_window_of_repeated_labels(place, seed):
     split = task(seed, images=1, size=(16, 20))
     numbers = np.array([[1.0, place[1] / 20, place[0] / 16]])  # scale 2, the upper end; across, down
-    images, labels, soft = _moved(
+    images, labels, soft = _scale_and_crop(
         to_input(split.images, CPU),
         torch.from_numpy(split.labels).long(),
         torch.from_numpy(split.images).float(),
@@ -80,7 +80,7 @@ def test_images_and_labels_move_together_and_what_is_beside_them_does_not_count(
     labels = np.zeros((1, 32, 32), np.uint8)
     labels[0, : corner[0], : corner[1]] = 1
     images = np.repeat(np.where(labels == 1, 255, 32).astype(np.uint8)[:, None], 3, axis=1)
-    moved, there, _ = _moved(to_input(images, CPU), torch.from_numpy(labels).long(), None, np.array([numbers]))
+    moved, there, _ = _scale_and_crop(to_input(images, CPU), torch.from_numpy(labels).long(), None, np.array([numbers]))
     outside = there == 255
     assert (moved[:, 0][outside] == 0).all()
     shown = 127.5 * (moved[0, 0] + 1)
@@ -99,7 +99,7 @@ def recoloured(colour: tuple[float, float, float], **amounts: float) -> np.ndarr
         index = ("brightness", "contrast", "saturation", "hue").index(name)
         numbers[0, [index, 4 + index]] = 0, amount
     images = torch.tensor(colour, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 2, 2) * 2 - 1
-    result = _recoloured(images, numbers)
+    result = _jitter_colours(images, numbers)
     assert result.shape == (1, 3, 2, 2)
     return (result[0, :, 1, 1].numpy() + 1) / 2
 
@@ -150,9 +150,9 @@ def test_batches_of_tensors_are_those_of_arrays(augment):
     """As a GPU holds them; on the CPU the arrays stay where they are."""
     plain = task(2)
     split = Split(plain.images, plain.labels, soft=np.random.default_rng(2).random((6, 4, 8, 10)).astype(np.float16))
-    assert Held.on(split, CPU).images is split.images
+    assert TrainingArrays.on(split, CPU).images is split.images
     assert split.soft is not None
-    held = Held(torch.tensor(split.images), torch.tensor(split.labels), torch.tensor(split.soft))
+    held = TrainingArrays(torch.tensor(split.images), torch.tensor(split.labels), torch.tensor(split.soft))
     before = held.images.clone()
     draws = BatchPlan.draw(np.random.default_rng(0), 6, 3, 4, augment)
     for iteration in range(3):

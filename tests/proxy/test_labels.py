@@ -16,9 +16,9 @@ from autosegloss.errors import DataError
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.batches import BatchPlan, batch
 from autosegloss.proxy.data import Dataset, Split, load_dataset
-from autosegloss.proxy.labels import LABELS, Task, build_labels, near_boundary
+from autosegloss.proxy.labels import LABELS, LabelTask, build_labels, near_boundary
+from autosegloss.proxy.mean_teacher import MeanTeacher, Unlabelled
 from autosegloss.proxy.networks import build_network
-from autosegloss.proxy.pseudo import MeanTeacher, Unlabelled
 from autosegloss.proxy.train import initial_network, train
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import SearchConfig, StudyConfig, as_config
@@ -44,10 +44,10 @@ def annotated() -> Dataset:
 
 
 def soften(dataset: Dataset, name: str, seed: int = 0, **options: Any) -> np.ndarray:
-    def teach(iterations: int) -> nn.Module:
+    def train_teacher(iterations: int) -> nn.Module:
         raise AssertionError("these labels need no network")
 
-    soft = build_labels(name, **options).soften(Task(dataset, "unet_small", seed), teach)
+    soft = build_labels(name, **options).soften(LabelTask(dataset, "unet_small", seed), train_teacher)
     assert soft is not None
     assert soft.dtype == np.float16
     return soft.astype(np.float64)
@@ -221,7 +221,7 @@ def weights(state: dict[str, Tensor] | None) -> dict[str, bytes]:
 
 
 def test_hard_labels_are_the_labels(shapes):
-    assert build_labels("hard").divide(Task(shapes, "unet_small", 0)) == (shapes.train, None)
+    assert build_labels("hard").divide(LabelTask(shapes, "unet_small", 0)) == (shapes.train, None)
     prepared = replace(proxy_of(config()), dataset=with_void(shapes)).prepare()
     _, target, *rest = batch(
         prepared.dataset.train, BatchPlan.draw(np.random.default_rng(0), 16, 1, 2), 0, torch.device("cpu")

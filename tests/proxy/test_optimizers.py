@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from autosegloss.proxy.optimizers import undecorated
+from autosegloss.proxy.optimizers import without_dynamo
 from tests.faulty import TINY
 
 SGD = torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
@@ -43,7 +43,7 @@ def run(optimizer: type[torch.optim.Optimizer], options: dict[str, Any], change:
 def test_steps_and_states_are_those_of_pytorch(kind: Kind, first: bool, then: bool) -> None:
     optimizer, options = kind
     weights, state = run(
-        undecorated(optimizer) if first else optimizer, options, undecorated(optimizer) if then else optimizer
+        without_dynamo(optimizer) if first else optimizer, options, without_dynamo(optimizer) if then else optimizer
     )
     expected, expected_state = run(optimizer, options, optimizer)
     torch.testing.assert_close(weights, expected, rtol=0, atol=0)

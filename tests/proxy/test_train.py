@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from autosegloss.errors import AutoseglossError, InputError, TrainingDiverged
 from autosegloss.loss import SurrogateLoss
 from autosegloss.proxy.data import Dataset, Split, load_dataset
+from autosegloss.proxy.mean_teacher import Unlabelled
 from autosegloss.proxy.networks import build_network
-from autosegloss.proxy.pseudo import Unlabelled
 from autosegloss.proxy.settings import TrainConfig
 from autosegloss.proxy.train import Training, advance_together, initial_network, predict, pretrain, train
 from tests.processes import seen_by_ranks

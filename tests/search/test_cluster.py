@@ -19,7 +19,7 @@ import pytest
 import autosegloss
 from autosegloss.cli import main
 from autosegloss.errors import InputError, RefusedError
-from autosegloss.search.runners.ray import RayRunner, _code
+from autosegloss.search.runners.ray import RayRunner, _package_env
 from autosegloss.search.runners.serial import SerialRunner
 from tests.faulty import BOUND, TINY, Visible, in_a_process, lines_of
 from tests.toys import run_toy
@@ -171,8 +171,8 @@ def test_an_address_without_ray_is_refused(tmp_path: Path) -> None:
 
 def test_the_modules_of_a_job_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray refuses to start a driver that names modules for its workers when the job it is of has named some."""
-    assert _code() == {"py_modules": [str(ROOT / "autosegloss")]}
+    assert _package_env() == {"py_modules": [str(ROOT / "autosegloss")]}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://a.zip"}}')
-    assert _code() == {"py_modules": [str(ROOT / "autosegloss")]}
+    assert _package_env() == {"py_modules": [str(ROOT / "autosegloss")]}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"py_modules": ["gcs://b.zip"]}}')
-    assert _code() == {}
+    assert _package_env() == {}

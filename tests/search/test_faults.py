@@ -35,7 +35,7 @@ from autosegloss.proxy.networks import NETWORKS
 from autosegloss.report.display import Display
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.objective import ProxyObjective, proxy_of
-from autosegloss.search.runners.base import Trials
+from autosegloss.search.runners.base import JobQueue
 from autosegloss.search.runners.ray import RayRunner
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import StudyConfig, as_config
@@ -369,7 +369,7 @@ class Ill(SerialRunner):
 
     cases: dict[tuple[str, int, int], StudyConfig]
 
-    def run(self, study: Trials, objective: Objective) -> None:
+    def run(self, study: JobQueue, objective: Objective) -> None:
         assert isinstance(objective, ProxyObjective)
 
         def mixed(job: Job) -> Outcome:
@@ -414,7 +414,7 @@ def test_real_trainings_that_diverge_or_raise_are_failed_trials(
 
 
 class Shared(RayRunner):
-    def run(self, study: Trials, objective: Objective) -> None:
+    def run(self, study: JobQueue, objective: Objective) -> None:
         assert isinstance(objective, ProxyObjective)
         super().run(study, Sharing(objective))
 

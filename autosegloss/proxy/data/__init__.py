@@ -132,7 +132,7 @@ def load_dataset(name: str, **options: object) -> Dataset:
     """Load a data set by name.
 
     Args:
-        name: One of `READERS`, or `module:function` for data of your own, see `autosegloss.proxy.data.own`.
+        name: One of `READERS`, or `module:function` for data of your own, see `autosegloss.proxy.data.custom`.
         **options: What the reader's `load` takes, or the function.
 
     Returns:
@@ -142,7 +142,7 @@ def load_dataset(name: str, **options: object) -> Dataset:
         DataError: The name or an option is unknown, or files of the data set are missing or can't be used.
     """
     if ":" in name:
-        own: Callable[..., Dataset] = importlib.import_module("autosegloss.proxy.data.own").load
+        own: Callable[..., Dataset] = importlib.import_module("autosegloss.proxy.data.custom").load
         return own(name, options)
     if name not in READERS:
         raise DataError(

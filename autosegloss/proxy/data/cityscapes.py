@@ -5,28 +5,13 @@ from __future__ import annotations
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset
 from autosegloss.proxy.data.files import Source, path_of
 
-# The label ids that are trained and evaluated, in the order of their train ids.
-IDS = {
-    7: "road",
-    8: "sidewalk",
-    11: "building",
-    12: "wall",
-    13: "fence",
-    17: "pole",
-    19: "traffic light",
-    20: "traffic sign",
-    21: "vegetation",
-    22: "terrain",
-    23: "sky",
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
-}
+# The classes and their label ids that are trained and evaluated, in the order of their train ids.
+_NAMES = (
+    "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, "
+    "rider, car, truck, bus, train, motorcycle, bicycle"
+)
+CLASSES = tuple(_NAMES.split(", "))
+IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 LABELS = {number: IGNORE_INDEX for number in (*range(34), 255)} | {number: label for label, number in enumerate(IDS)}
 ADVICE = """\
 `root` is the folder with leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and
@@ -56,7 +41,7 @@ def load(
 
     Reference: Cordts et al., The Cityscapes dataset for semantic urban scene understanding, CVPR 2016.
     """
-    source = Source("cityscapes", ADVICE, tuple(IDS.values()), LABELS)
+    source = Source("cityscapes", ADVICE, CLASSES, LABELS)
     folder = path_of("root", root)
     train, validation = source.pairs(
         [(folder / "leftImg8bit" / part, folder / "gtFine" / part) for part in ("train", "val")],

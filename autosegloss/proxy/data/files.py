@@ -115,7 +115,7 @@ class Source:
         self.refuse("images in the training and in the validation list", map(str, both))
         parts = (*self.draw(train, "heldout", heldout, seed), validation, train)
         shape = wanted or self._one_size(train)
-        kept, apart, unseen, whole = (Files(self, tuple(pairs), shape, folder) for pairs in parts)
+        kept, apart, unseen, whole = (CachedSplit(self, tuple(pairs), shape, folder) for pairs in parts)
         self.refuse(UNUSABLE, [*kept.make(), *apart.make()])
         split = kept.split()
         self._check_classes(split)
@@ -203,7 +203,7 @@ def random_split(owner: str, option: str, total: int, amount: object, seed: obje
 
 
 @dataclass(frozen=True)
-class Files:
+class CachedSplit:
     """Pictures and label maps in files, and how they become the arrays of a split.
 
     A picture and its labels are scaled, sides in proportion, until they just cover `size`, and what stands out is cut

@@ -7,29 +7,11 @@ from pathlib import Path
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset
 from autosegloss.proxy.data.files import Pair, Source, path_of
 
-CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+_NAMES = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
+    "pottedplant sheep sofa train tvmonitor"
 )
+CLASSES = tuple(_NAMES.split())
 VOID = 255
 ADVICE = """\
 `root` is the folder VOC2012, with JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{train,val}.txt:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from autosegloss.errors import RefusedError
 from autosegloss.proxy.imports import import_extra, import_function
 from autosegloss.search.algorithms.state import JsonState, check_rewards
-from autosegloss.search.seeds import draws_of_step
+from autosegloss.search.seeds import step_rng
 
 Theta = tuple[float, ...]
 
@@ -89,7 +89,7 @@ class RandomSearch(_Replayed):
     """Uniform points: what every other algorithm has to beat."""
 
     def ask(self, state: History) -> list[Theta]:
-        rng = draws_of_step(self.seed, len(state.points))
+        rng = step_rng(self.seed, len(state.points))
         return _thetas(rng.random((self.samples, len(self.start))))
 
 

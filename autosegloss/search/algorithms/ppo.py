@@ -19,10 +19,10 @@ from typing import Literal
 
 import torch
 
-from autosegloss.proxy.optimizers import undecorated
+from autosegloss.proxy.optimizers import without_dynamo
 from autosegloss.search.algorithms import policy
 from autosegloss.search.algorithms.state import JsonState, check_rewards
-from autosegloss.search.seeds import draws_of_step
+from autosegloss.search.seeds import step_rng
 
 # mu stays this far from 0 and 1, so that its logit is finite and can come back within one step of updates. It is a
 # two-hundredth of the default std: the distribution does not feel it.
@@ -90,7 +90,7 @@ class PPO2:
 
     def ask(self, state: State) -> list[tuple[float, ...]]:
         """Points whose rewards `tell` wants: `samples` draws, after mu itself if it is the baseline."""
-        rng = draws_of_step(self.seed, state.step)
+        rng = step_rng(self.seed, state.step)
         points: list[list[float]] = policy.sample(state.mu, self.std, self.samples, rng).tolist()
         asked = [tuple(point) for point in points]
         return [state.mu, *asked] if self.baseline == "mu" else asked
@@ -126,7 +126,7 @@ class PPO2:
         old_log_prob = policy.log_prob(theta, torch.tensor(asked.mu, dtype=torch.float64), self.std)
         logit = torch.logit(torch.tensor(state.mu, dtype=torch.float64)).requires_grad_()
         # A fresh Adam: its moments belong to the old objective, and a state of mu alone is easier to trust.
-        adam = undecorated(torch.optim.Adam)([logit], lr=self.learning_rate)
+        adam = without_dynamo(torch.optim.Adam)([logit], lr=self.learning_rate)
         for _ in range(self.updates):
             log_ratio = policy.log_prob(theta, torch.sigmoid(logit), self.std) - old_log_prob
             if self.ratio == "joint":

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from autosegloss.search.algorithms import policy
 from autosegloss.search.algorithms.state import JsonState, check_rewards
-from autosegloss.search.seeds import draws_of_step
+from autosegloss.search.seeds import step_rng
 
 # mu stays inside (0, 1), and no std collapses or outgrows the cube.
 MARGIN, NARROWEST, WIDEST = 1e-3, 0.02, 0.5
@@ -70,7 +70,7 @@ class SNES:
 
     def ask(self, state: State) -> list[tuple[float, ...]]:
         """Points whose rewards `tell` wants."""
-        rng = draws_of_step(self.seed, state.step)
+        rng = step_rng(self.seed, state.step)
         points: list[list[float]] = policy.sample(state.mu, state.std, self.samples, rng).tolist()
         return [tuple(point) for point in points]
 

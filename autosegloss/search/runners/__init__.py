@@ -1,1 +1,32 @@
 """Who runs the trials of a search or a comparison: this process, or workers of Ray."""
+
+from __future__ import annotations
+
+from autosegloss.errors import InputError
+from autosegloss.search.runners.base import Runner
+from autosegloss.search.runners.serial import SerialRunner
+from autosegloss.search.settings import ResourcesConfig
+
+
+def choose_runner(runner: Runner | str, resources: ResourcesConfig, address: str | None = None) -> Runner:
+    """The runner of a name, with the resources of a configuration.
+
+    Args:
+        runner: "ray", "serial", or a runner, which is returned unchanged.
+        resources: Workers, and what each of them gets.
+        address: Of the Ray cluster to join; only with "ray".
+
+    Raises:
+        InputError: The runner is unknown, or is not "ray" and an address is given.
+    """
+    if address is not None and runner != "ray":
+        raise InputError(f"address needs the runner ray, got {runner!r}.")
+    if runner == "serial":
+        return SerialRunner(resources.workers if resources.gpus else 1)
+    if runner == "ray":
+        from autosegloss.search.runners.ray import RayRunner  # Ray is imported when it is asked for, not before
+
+        return RayRunner(resources.workers, resources.cpus, resources.gpus, resources.time_limit, address)
+    if isinstance(runner, str):
+        raise InputError(f"runner must be ray or serial, got {runner!r}.")
+    return runner

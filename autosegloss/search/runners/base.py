@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from autosegloss.search.jobs import Job, Objective, Outcome
 
 
-class Trials(Protocol):
+class JobQueue(Protocol):
     """What a runner works through: a study, or a comparison."""
 
     @property
@@ -34,7 +34,7 @@ class Runner(Protocol):
             RefusedError: There is nothing, or too little.
         """
 
-    def run(self, study: Trials, objective: Objective) -> None:
+    def run(self, study: JobQueue, objective: Objective) -> None:
         """Take jobs from the study, run the objective on each, and record the outcomes.
 
         Args:
@@ -48,13 +48,13 @@ class Runner(Protocol):
 
 
 @runtime_checkable
-class Joint(Protocol):
+class GroupObjective(Protocol):
     """An objective that can run several trials side by side in one process."""
 
     def __call__(self, job: Job) -> Outcome:
         """Run one trial."""
 
-    def together(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run trials of one stage and seed, with the outcomes that each would have alone."""
 
 

@@ -25,7 +25,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryEr
 
 from autosegloss.errors import RefusedError, SearchError
 from autosegloss.search.jobs import Job, Objective, Outcome
-from autosegloss.search.runners.base import Trials, attempt
+from autosegloss.search.runners.base import JobQueue, attempt
 
 OBJECT_STORE_BYTES = 256 * 2**20  # holds the objective with its data once; Ray spills more to disk
 TRIES = 2  # of a job whose worker died: the first death may be bad luck
@@ -80,60 +80,60 @@ class RayRunner:
             finally:
                 self._ready = False
 
-    def run(self, study: Trials, objective: Objective) -> None:
+    def run(self, study: JobQueue, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
         with self.ready():
-            crew = _Crew(self, objective)
+            pool = _WorkerPool(self, objective)
             try:
                 while not study.finished:
-                    while crew.idle and (task := crew.due(study)) is not None:
-                        crew.begin(task)
-                    self._take_news(crew, study)
+                    while pool.idle and (task := pool.due(study)) is not None:
+                        pool.begin(task)
+                    self._handle_event(pool, study)
             finally:
-                crew.dismiss()
+                pool.stop()
 
-    def _take_news(self, crew: _Crew, study: Trials) -> None:
+    def _handle_event(self, pool: _WorkerPool, study: JobQueue) -> None:
         """Wait for what happens next: a worker is there, a trial ends or exceeds its time, or a worker is lost."""
-        news = self._next(crew)
-        if news is None:
-            self._check_hope()
-        elif news in crew.coming:
-            worker = crew.coming.pop(news)
+        event = self._next_event(pool)
+        if event is None:
+            self._check_capacity()
+        elif event in pool.starting:
+            worker = pool.starting.pop(event)
             try:
-                ray.get(news)
-                crew.welcome(worker)
+                ray.get(event)
+                pool.add(worker)
             except RayError as error:
-                crew.replace(worker)
-                crew.note_failed_start(error)
+                pool.replace(worker)
+                pool.note_failed_start(error)
         else:
-            run = crew.running.pop(news)
+            run = pool.running.pop(event)
             try:
-                outcome = ray.get(news, timeout=0)  # it is there, or its time is up
-                crew.idle.append(run.worker)
+                outcome = ray.get(event, timeout=0)  # it is there, or its time is up
+                pool.idle.append(run.worker)
             except RayError as error:
-                crew.replace(run.worker)
+                pool.replace(run.worker)
                 task = run.task.after(error)
-                if task.worth_another_try:
-                    crew.again.append(task)
+                if task.retry:
+                    pool.retries.append(task)
                     return
-                outcome = Outcome.failed(self._why(error), 0.0)
+                outcome = Outcome.failed(self._failure_text(error), 0.0)
             study.record(run.task.job, outcome)
 
-    def _next(self, crew: _Crew) -> Any:
-        """The next worker to be there or run to end, or the run whose time is up first; None if there is no news."""
-        oldest = min(crew.running, key=lambda run: crew.running[run].start, default=None)
+    def _next_event(self, pool: _WorkerPool) -> Any:
+        """The next worker to be there or run to end, or the run whose time is up first; None if there is no event."""
+        oldest = min(pool.running, key=lambda run: pool.running[run].start, default=None)
         left = LOOK_SECONDS if oldest is None else None
         if oldest is not None and self.time_limit is not None:
-            left = max(0.0, crew.running[oldest].start + self.time_limit - time.monotonic())
-        news, _ = ray.wait([*crew.running, *crew.coming], timeout=left)
-        return news[0] if news else oldest
+            left = max(0.0, pool.running[oldest].start + self.time_limit - time.monotonic())
+        ready, _ = ray.wait([*pool.running, *pool.starting], timeout=left)
+        return ready[0] if ready else oldest
 
-    def _why(self, error: RayError) -> str:
+    def _failure_text(self, error: RayError) -> str:
         if isinstance(error, GetTimeoutError):
             return f"the trial exceeded {self.time_limit:g} s twice"
         if isinstance(error, OutOfMemoryError):
-            return f"out of memory twice, the second time with no other trial running: {_gist(error)}"
-        return f"the worker failed twice: {_gist(error)}"
+            return f"out of memory twice, the second time with no other trial running: {_summary(error)}"
+        return f"the worker failed twice: {_summary(error)}"
 
     def _check_room(self) -> None:
         """Refuse what would wait for ever."""
@@ -147,7 +147,7 @@ class RayRunner:
                 "resources.cpus or resources.gpus."
             )
 
-    def _check_hope(self) -> None:
+    def _check_capacity(self) -> None:
         """Give up when all workers are lost and no node that is left has room for one."""
         nodes = _nodes()
         if not any(self._slots(node) for node in nodes):
@@ -207,7 +207,7 @@ class _Task(NamedTuple):
         return self._replace(deaths=self.deaths + 1, alone=isinstance(error, OutOfMemoryError))
 
     @property
-    def worth_another_try(self) -> bool:
+    def retry(self) -> bool:
         return self.deaths < TRIES and self.lost < NODES
 
 
@@ -219,7 +219,7 @@ class _Run(NamedTuple):
     start: float
 
 
-class _Crew:
+class _WorkerPool:
     """The workers of a run: each is coming, idle or at work. Only one that has answered is given work.
 
     So a worker for which there is no room any more holds nothing up, nor does an idle one whose node is gone.
@@ -227,26 +227,26 @@ class _Crew:
 
     def __init__(self, runner: RayRunner, objective: Objective) -> None:
         worker_class: Any = ray.remote(_Worker)
-        self._start = worker_class.options(num_cpus=runner.cpus, num_gpus=runner.gpus).remote
-        self._shipped = ray.put(objective)  # once, not with every worker
+        self._create = worker_class.options(num_cpus=runner.cpus, num_gpus=runner.gpus).remote
+        self._objective_ref = ray.put(objective)  # once, not with every worker
         self._size = runner.workers
         self._failed_starts = 0
-        self.coming: dict[Any, Any] = {}
+        self.starting: dict[Any, Any] = {}
         """Workers by the answer that is waited for."""
         self.idle: list[Any] = []
         """Workers without work."""
         self.running: dict[Any, _Run] = {}
         """What is at work, by the outcome that is waited for."""
-        self.again: list[_Task] = []
+        self.retries: list[_Task] = []
         """Tasks whose worker is gone."""
         for _ in range(self._size):
-            self._hire()
+            self._start()
 
-    def _hire(self) -> None:
-        worker = self._start(self._shipped)
-        self.coming[worker.answer.remote()] = worker
+    def _start(self) -> None:
+        worker = self._create(self._objective_ref)
+        self.starting[worker.answer.remote()] = worker
 
-    def welcome(self, worker: Any) -> None:
+    def add(self, worker: Any) -> None:
         """Take in a worker that has answered."""
         self._failed_starts = 0
         self.idle.append(worker)
@@ -254,22 +254,22 @@ class _Crew:
     def replace(self, worker: Any) -> None:
         """Send for another worker; the idle ones must answer again, for they may be gone with the node of this one."""
         ray.kill(worker)  # it may be out of reach but alive
-        self.coming |= {other.answer.remote(): other for other in self.idle}
+        self.starting |= {other.answer.remote(): other for other in self.idle}
         self.idle.clear()
-        self._hire()
+        self._start()
 
     def note_failed_start(self, error: RayError) -> None:
         """Give up if no worker ever starts: one that raises will do so again, one that dies may have had bad luck."""
         self._failed_starts += 1
         if (isinstance(error, RayActorError) and error.actor_init_failed) or self._failed_starts > TRIES * self._size:
-            raise SearchError(f"workers do not start: {_gist(error)}\nThe journal is safe; continue with --resume.")
+            raise SearchError(f"workers do not start: {_summary(error)}\nThe journal is safe; continue with --resume.")
 
-    def due(self, study: Trials) -> _Task | None:
+    def due(self, study: JobQueue) -> _Task | None:
         """What to run now; None if there is nothing, or if a task is alone or is to be."""
         if any(run.task.alone for run in self.running.values()):
             return None
-        if self.again:
-            return None if self.again[0].alone and self.running else self.again.pop(0)
+        if self.retries:
+            return None if self.retries[0].alone and self.running else self.retries.pop(0)
         job = study.next_job()
         return None if job is None else _Task(job)
 
@@ -278,9 +278,9 @@ class _Crew:
         worker = self.idle.pop()
         self.running[worker.run.remote(task.job)] = _Run(worker, task, time.monotonic())
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """End all workers."""
-        for worker in (*self.coming.values(), *self.idle, *(run.worker for run in self.running.values())):
+        for worker in (*self.starting.values(), *self.idle, *(run.worker for run in self.running.values())):
             ray.kill(worker)
 
 
@@ -289,7 +289,7 @@ def _nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _gist(error: RayError) -> str:
+def _summary(error: RayError) -> str:
     """The line of what Ray says that says it; its advice on a dead process is a page."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0] if isinstance(error, OutOfMemoryError) else lines[-1]
@@ -335,7 +335,7 @@ def _join(address: str) -> None:
         except (OSError, OverflowError) as error:
             raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from None
     try:
-        ray.init(address=address, runtime_env=_code(), log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, runtime_env=_package_env(), log_to_driver=False, logging_level=logging.ERROR)
     except (ValueError, RuntimeError, OSError) as error:
         raise _unreachable(address, str(error).strip().partition("\n")[0]) from error
 
@@ -348,7 +348,7 @@ def _unreachable(address: str, why: str) -> RefusedError:
     )
 
 
-def _code() -> dict[str, Any]:
+def _package_env() -> dict[str, Any]:
     """The runtime environment that brings this package, as the driver runs it, to every node.
 
     A job that was submitted with modules of its own keeps them: Ray refuses two such lists.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from autosegloss.search.jobs import Job, Objective, Outcome
-from autosegloss.search.runners.base import Joint, Trials, attempt
+from autosegloss.search.runners.base import GroupObjective, JobQueue, attempt
 
 
 class SerialRunner:
@@ -15,7 +15,7 @@ class SerialRunner:
     Side by side they share the work of making batches, and a GPU has more to do at a time; a CPU gains little.
 
     Args:
-        trials: Side by side, where the objective is `Joint` and so many of a seed are due.
+        trials: Side by side, where the objective is a `GroupObjective` and so many of a seed are due.
     """
 
     def __init__(self, trials: int = 1) -> None:
@@ -25,14 +25,14 @@ class SerialRunner:
         """This process is there."""
         return nullcontext()
 
-    def run(self, study: Trials, objective: Objective) -> None:
+    def run(self, study: JobQueue, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
-        for jobs in _groups(study, self._trials if isinstance(objective, Joint) else 1):
+        for jobs in _groups(study, self._trials if isinstance(objective, GroupObjective) else 1):
             for job, outcome in zip(jobs, _attempts(objective, jobs), strict=True):
                 study.record(job, outcome)
 
 
-def _groups(study: Trials, size: int) -> Iterator[list[Job]]:
+def _groups(study: JobQueue, size: int) -> Iterator[list[Job]]:
     """The jobs of a study, in lists of at most so many whose stage and seed are the same."""
     group: list[Job] = []
     while (job := study.next_job()) is not None or group:
@@ -51,9 +51,9 @@ def _kind(job: Job) -> tuple[object, ...]:
 
 def _attempts(objective: Objective, jobs: Sequence[Job]) -> list[Outcome]:
     """The outcomes of a group of jobs; see `attempt`."""
-    if len(jobs) > 1 and isinstance(objective, Joint):
+    if len(jobs) > 1 and isinstance(objective, GroupObjective):
         try:
-            return objective.together(jobs)
+            return objective.run_group(jobs)
         except Exception as error:  # of what they share; who is to blame shows when each is alone
             error.with_traceback(None)
     return [attempt(objective, job) for job in jobs]

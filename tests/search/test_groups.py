@@ -91,7 +91,7 @@ def test_trials_side_by_side_are_trials_alone() -> None:
         NEVER,
     ]
     before = torch.get_rng_state()
-    found = odd.together(contents, 5)
+    found = odd.run_group(contents, 5)
     assert torch.equal(torch.get_rng_state(), before)
     assert [told(each) for each in found] == [told(alone(partial(odd, content, 5))) for content in contents]
     one, nan, plain, raised, late, other, never = found
@@ -112,7 +112,7 @@ def test_a_batch_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return whole(*arguments)
 
     monkeypatch.setattr(train, "batch", counted)
-    odd.together([CROSS_ENTROPY, NEVER, NAN], 1)
+    odd.run_group([CROSS_ENTROPY, NEVER, NAN], 1)
     assert made == list(range(STEPS))
 
 
@@ -133,7 +133,7 @@ def test_what_fails_beside_others_is_tried_alone() -> None:
             tried.append(job)
             return super().__call__(replace(job, loss=NEVER))  # there is memory now
 
-    outcomes = Noted(odd).together(jobs)
+    outcomes = Noted(odd).run_group(jobs)
     assert tried == [jobs[1]]
     assert outcomes[1].reward == outcomes[0].reward is not None
     assert outcomes[2].error is not None
@@ -152,7 +152,7 @@ class Together:
         self.groups.append([job])
         return self.toy(job)
 
-    def together(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
         if any(job.index == self.never for job in jobs):
             raise RuntimeError("not these")
         self.groups.append(list(jobs))
