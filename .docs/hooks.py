@@ -25,8 +25,8 @@ from mkdocs.structure.pages import Page
 import autosegloss
 from autosegloss import METRICS
 from autosegloss.cli import _parser
-from autosegloss.config import json_schema
 from autosegloss.metric.parse import signature_text
+from autosegloss.search.settings import json_schema
 
 ROOT = Path(__file__).parent.parent
 PAGES = ".docs/pages/"
@@ -118,7 +118,7 @@ def _section(name: str, section: Mapping[str, Any], schema: Mapping[str, Any]) -
         if "$ref" in of:
             inner.append((whole, schema["$defs"][of["$ref"].rpartition("/")[2]]))
         else:
-            default = f"`{json.dumps(of['default'], ensure_ascii=False)}`" if "default" in of else "none: it is wanted"
+            default = f"`{json.dumps(of['default'], ensure_ascii=False)}`" if "default" in of else "none: required"
             says = " ".join(of.get("description", "").split()).replace("|", "\\|")
             keys.append(f"| `{key}` | {_allowed(of)} | {default} | {says} |")
     title = f"`{name}` {{: #{name.replace('.', '-')} }}" if name else "The top level"

@@ -23,15 +23,15 @@ from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss, presets
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
-from autosegloss.report.bench_loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
-from autosegloss.report.bench_proxies import REPEATS, bench_proxies
-from autosegloss.report.display import ComparisonDisplay, Display, status_text, written_text
+from autosegloss.report.bench.loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
+from autosegloss.report.bench.proxies import REPEATS, bench_proxies
 from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary, values_table, worst_table
-from autosegloss.report.html import contact_sheet
 from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record, together
-from autosegloss.report.page import READ, report_page
+from autosegloss.report.pages.contact_sheet import contact_sheet
+from autosegloss.report.pages.report import READ, report_page
 from autosegloss.report.plots import formula, plot_loss, text_plot
+from autosegloss.report.progress import ComparisonDisplay, Display, status_text, written_text
 from autosegloss.search import search
 from autosegloss.search.api import status
 from autosegloss.search.compare import compare

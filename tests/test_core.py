@@ -80,7 +80,7 @@ def test_what_is_refused_can_not_be_imported() -> None:
         "from autosegloss.search import Result",
         "import autosegloss.search.settings",
         "from autosegloss.search.api import search",
-        "from autosegloss.report import page",
+        "from autosegloss.report.pages import report",
     ],
 )
 def test_the_search_is_a_function_whatever_is_imported(first: str) -> None:

@@ -16,7 +16,7 @@ from autosegloss.proxy.data import Split
 from autosegloss.proxy.settings import LabelsConfig, ProxyConfig, TrainConfig
 from autosegloss.proxy.train import one_thread
 from autosegloss.proxy.trial import Proxy, device_of
-from autosegloss.report.machine import memory, peak_memory_so_far
+from autosegloss.report.environment import memory, peak_memory_so_far
 from autosegloss.search.api import study_of
 from autosegloss.search.folder import JOURNAL_FILE
 from autosegloss.search.journal import Journal

@@ -79,7 +79,7 @@ class LossFamily:
 
 
 def bare_content(loss: Loss) -> LossContent:
-    """The content of a loss's file without its provenance, with lists for tuples, so that equal losses compare equal."""
+    """The content of a loss's file without its provenance, and with lists for tuples: equal losses compare equal."""
     content: LossContent = json.loads(json.dumps(loss.content() | {"provenance": {}}))
     return content
 

@@ -15,7 +15,7 @@ from autosegloss.metric import metric
 from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.train import LossFunction, one_thread
 from autosegloss.proxy.trial import TARGET, Proxy
-from autosegloss.report.machine import packages
+from autosegloss.report.environment import packages
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.seeds import comparison_seeds

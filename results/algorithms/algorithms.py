@@ -25,7 +25,7 @@ from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.data import Split
 from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy
-from autosegloss.report.machine import packages
+from autosegloss.report.environment import packages
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal

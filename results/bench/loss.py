@@ -22,7 +22,7 @@ from autosegloss.errors import InputError
 from autosegloss.loss.named import named_loss
 from autosegloss.metric import METRICS, metric
 from autosegloss.proxy.train import one_thread
-from autosegloss.report.bench_loss import (
+from autosegloss.report.bench.loss import (
     DTYPES,
     IGNORED,
     Case,
@@ -35,7 +35,7 @@ from autosegloss.report.bench_loss import (
     seconds,
     surrogate,
 )
-from autosegloss.report.machine import machine, packages
+from autosegloss.report.environment import machine, packages
 from results.bench.metrics import listed, unusable
 from results.common.script import run, script
 

@@ -26,8 +26,8 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.metric import METRICS, Accumulators, metric
 from autosegloss.proxy.train import one_thread
-from autosegloss.report.bench_loss import IGNORED, VOID, Spread, digits, label_maps, spread_text
-from autosegloss.report.machine import machine, packages
+from autosegloss.report.bench.loss import IGNORED, VOID, Spread, digits, label_maps, spread_text
+from autosegloss.report.environment import machine, packages
 from results.common.script import run, script
 
 Evaluate = Callable[[Tensor, Tensor], dict[str, float]]

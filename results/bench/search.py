@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from autosegloss.report.machine import machine, packages
+from autosegloss.report.environment import machine, packages
 from autosegloss.search.algorithms.external import RandomSearch
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal

@@ -24,7 +24,7 @@ from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.settings import Regime
 from autosegloss.proxy.train import one_thread
 from autosegloss.proxy.trial import Proxy
-from autosegloss.report.machine import machine, packages
+from autosegloss.report.environment import machine, packages
 from autosegloss.search.algorithms import policy
 from autosegloss.search.comparison import losses_of
 from autosegloss.search.objective import proxy_of

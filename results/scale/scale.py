@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from autosegloss.errors import InputError
-from autosegloss.report.machine import machine, packages
+from autosegloss.report.environment import machine, packages
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal

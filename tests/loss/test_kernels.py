@@ -22,7 +22,7 @@ from torch.nn import functional
 from autosegloss.loss import SearchSpace, SurrogateLoss, fuse
 from autosegloss.metric import METRICS, Expr, class_mean, dilate, erode, interpret, metric, pred, target
 from autosegloss.metric import total as sum_of
-from autosegloss.report.bench_loss import peak_allocated, surrogate
+from autosegloss.report.bench.loss import peak_allocated, surrogate
 
 POINTWISE = [name for name in METRICS if "bf1" not in name and "boundary" not in name]
 

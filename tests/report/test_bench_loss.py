@@ -8,8 +8,8 @@ from torch.nn import functional
 
 import autosegloss
 from autosegloss.cli import main
-from autosegloss.report import bench_loss
-from autosegloss.report.bench_loss import Spread, Way, batch, cross_entropy, peak_allocated
+from autosegloss.report.bench import loss as bench_loss
+from autosegloss.report.bench.loss import Spread, Way, batch, cross_entropy, peak_allocated
 
 
 @pytest.fixture(autouse=True)

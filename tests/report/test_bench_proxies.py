@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from autosegloss.cli import main
-from autosegloss.report import bench_proxies
-from autosegloss.report.bench_proxies import Proxies, Rate
+from autosegloss.report.bench import proxies as bench_proxies
+from autosegloss.report.bench.proxies import Proxies, Rate
 from autosegloss.search.settings import load_config
 
 

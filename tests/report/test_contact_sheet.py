@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from autosegloss.cli import main
-from autosegloss.report.html import class_colour
+from autosegloss.report.pages.contact_sheet import class_colour
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the sheet with")

@@ -27,10 +27,10 @@ from autosegloss.errors import InputError
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy
-from autosegloss.report import figures
-from autosegloss.report.examples import colour_of
-from autosegloss.report.figures import surface_values, toy_label
-from autosegloss.report.page import report_page
+from autosegloss.report.pages import figures
+from autosegloss.report.pages.examples import colour_of
+from autosegloss.report.pages.figures import surface_values, toy_label
+from autosegloss.report.pages.report import report_page
 from autosegloss.search.compare import compare
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import load_config

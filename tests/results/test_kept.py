@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autosegloss.report.bench_loss import Case, Cost, Spread
+from autosegloss.report.bench.loss import Case, Cost, Spread
 from results.algorithms import algorithms
 from results.bench.loss import Costs, Profile
 from results.bench.metrics import Benchmark, Setting, Timing

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from autosegloss.metric import METRICS
-from autosegloss.report import bench_loss
-from autosegloss.report.bench_loss import Case, Cost, Spread, batch, measure
+from autosegloss.report.bench import loss as bench_loss
+from autosegloss.report.bench.loss import Case, Cost, Spread, batch, measure
 from results.bench import loss as script
 from results.bench.loss import GOALS, Costs, needs, profiles, ways
 from results.bench.metrics import unusable

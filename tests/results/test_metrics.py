@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autosegloss.errors import AutoseglossError
-from autosegloss.report.bench_loss import Spread
+from autosegloss.report.bench.loss import Spread
 from results.bench import metrics as bench
 from results.bench.metrics import Job, Task, decided, peak_memory
 from tests import oracles

@@ -32,7 +32,7 @@ from autosegloss.errors import RefusedError, SearchError
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy import trial
 from autosegloss.proxy.networks import NETWORKS
-from autosegloss.report.display import Display
+from autosegloss.report.progress import Display
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.objective import ProxyObjective, proxy_of
 from autosegloss.search.runners.base import JobQueue

@@ -23,7 +23,7 @@ from autosegloss.loss.named import named_loss
 from autosegloss.loss.relax import slots
 from autosegloss.metric import METRICS, metric
 from autosegloss.proxy.train import one_thread
-from autosegloss.report.machine import machine, memory, packages
+from autosegloss.report.environment import machine, memory, packages
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A scalar of logits (N, C, *S) and labels (N, *S)."""

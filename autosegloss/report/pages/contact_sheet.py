@@ -12,7 +12,7 @@ from PIL import Image
 
 from autosegloss.proxy.data.pictures import LabelMap, read_labels
 from autosegloss.report.evaluate import Evaluation, LabelFolders, Scored, percent, summary
-from autosegloss.report.parts import class_colour, document, error_map, figure, label_map, picture, swatch
+from autosegloss.report.pages.elements import class_colour, document, error_map, figure, label_map, picture, swatch
 
 
 def contact_sheet(evaluation: Evaluation, folders: LabelFolders) -> str:

@@ -18,8 +18,8 @@ from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.train import one_thread
 from autosegloss.proxy.trial import TARGET
-from autosegloss.report import figures, sections
-from autosegloss.report.examples import Trained, examples
+from autosegloss.report.pages import figures, sections
+from autosegloss.report.pages.examples import Trained, examples
 from autosegloss.report.tables import metric_label, same_metrics
 from autosegloss.search.api import Status, status
 from autosegloss.search.comparison import PLAN_FILE, TABLE_FILE

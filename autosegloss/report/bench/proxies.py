@@ -18,7 +18,7 @@ from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
 from autosegloss.proxy.settings import StartConfig
 from autosegloss.proxy.train import advance_together, one_thread
 from autosegloss.proxy.trial import Proxy, device_of
-from autosegloss.report.machine import machine, packages
+from autosegloss.report.environment import machine, packages
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.space import LossFamily

@@ -16,7 +16,7 @@ from autosegloss.metric import Accumulator, Expr, metric
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.train import LossFunction, predict
 from autosegloss.proxy.trial import Proxy
-from autosegloss.report.parts import Colour, class_colour, error_map, figure, label_map, picture, swatch
+from autosegloss.report.pages.elements import Colour, class_colour, error_map, figure, label_map, picture, swatch
 
 NUMBER: Final = 3
 """Images of each kind: of the largest gain, and of the largest loss."""

@@ -15,10 +15,10 @@ from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
-from autosegloss.report import figures
-from autosegloss.report.examples import NUMBER
-from autosegloss.report.figures import Interval
-from autosegloss.report.parts import document
+from autosegloss.report.pages import figures
+from autosegloss.report.pages.elements import document
+from autosegloss.report.pages.examples import NUMBER
+from autosegloss.report.pages.figures import Interval
 from autosegloss.report.plots import formula
 from autosegloss.search.folder import versions
 from autosegloss.search.statistics import Difference, t_interval

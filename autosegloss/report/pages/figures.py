@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from autosegloss.loss.curve import Curve
-from autosegloss.report.parts import embedded
+from autosegloss.report.pages.elements import embedded
 
 Grid = npt.NDArray[np.float64]
 

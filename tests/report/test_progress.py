@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from autosegloss.report.display import Display, seconds_left
+from autosegloss.report.progress import Display, seconds_left
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.settings import as_config

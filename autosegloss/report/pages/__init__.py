@@ -1,0 +1,1 @@
+"""Pages of HTML that need no other file: the report of a folder, and the contact sheet of an evaluation."""
