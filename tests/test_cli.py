@@ -237,7 +237,7 @@ def test_export_of_a_loss_by_name(name: str, tmp_path: Path, capsys: pytest.Capt
     ("arguments", "expected"),
     [
         (("jml",), "export: give --out FILE for a loss file, --python FILE.py for a PyTorch module, or both."),
-        (("jml", "--python", "loss.txt"), "--python loss.txt: the name of a module ends in .py."),
+        (("jml", "--python", "loss.txt"), "--python must be the name of a module, which ends in .py, got loss.txt."),
         (("jmi", "--python", "loss.py"), "`jmi` is no loss (did you mean jml?)"),
         (("weighted_cross_entropy", "--python", "loss.py"), "a weighted cross-entropy needs `counts`"),
     ],
@@ -289,7 +289,7 @@ def test_a_loss_without_curves_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
         "",
     )
     status, _, error = run("show", path, "--plot", str(tmp_path / "curves.png"), capsys=capsys)
-    assert (status, error) == (2, f"InputError: {path} has no curves to plot; leave --plot out.\n")
+    assert (status, error) == (2, f"InputError: {path} has no curves to plot; omit --plot.\n")
 
 
 def test_texts_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

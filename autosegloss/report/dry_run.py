@@ -1,4 +1,4 @@
-"""`search --dry-run`: everything a search needs is tried once, and its cost is estimated; nothing is written."""
+"""`search --dry-run`: every part of a search is run once and its cost is estimated; nothing is written."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.space import LossFamily
 
-_TIMED = 3  # iterations, after one that allocates
-_EVALUATED = 64  # images, a batch of an evaluation
+_TIMED = 3  # iterations, after a first one that allocates memory
+_EVALUATED = 64  # images: one batch of an evaluation
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a search will cost, as far as a few iterations tell.
+    """The cost of a search, estimated from a few iterations.
 
     Args:
-        data: The data set in a line.
-        network: The network in a line.
-        iteration: Seconds an iteration of training.
-        trial: Seconds a trial, its evaluation included.
-        trials: Number of trials, finals included.
-        workers: Trials side by side.
-        preparation: Seconds of what is done once.
-        process: MiB that a process took at its peak, with PyTorch and the data.
-        gpu: MiB of a GPU that a trial took at its peak; None on the CPU.
+        data: The data set in one line.
+        network: The network in one line.
+        iteration: Seconds per training iteration.
+        trial: Seconds per trial, including its evaluation.
+        trials: Number of trials, including the finals.
+        workers: Number of parallel trials.
+        preparation: Seconds spent once, before the trials.
+        process: Peak memory of a process in MiB, including PyTorch and the data.
+        gpu: Peak memory of a trial on a GPU in MiB; None on the CPU.
     """
 
     data: str
@@ -62,37 +62,37 @@ class Forecast:
         return self.preparation + math.ceil(self.trials / self.workers) * self.trial
 
     def to_text(self) -> str:
-        """A line for each thing there is to say."""
+        """The forecast, one line per quantity."""
         lines = [
             f"data       {self.data}",
             f"network    {self.network}",
             f"iteration  {1000 * self.iteration:.0f} ms",
             f"trial      {self.trial:.1f} s",
-            f"search     {self.trials} trials, {self.workers} at a time: about {_duration(self.wall)}",
-            f"memory     {self.process:.0f} MiB a process at its peak",
+            f"search     {self.trials} trials, {self.workers} in parallel: about {_duration(self.wall)}",
+            f"memory     {self.process:.0f} MiB per process at the peak",
         ]
         if self.gpu is not None:
-            lines.append(f"GPU        {self.gpu:.0f} MiB a trial at its peak")
+            lines.append(f"GPU        {self.gpu:.0f} MiB per trial at the peak")
         return "\n".join(lines)
 
 
 def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None) -> Forecast:
-    """Go once through what a search does: data, resources, start, a few iterations of a trial, and an evaluation.
+    """Run each part of a search once: data, resources, start, a few iterations of a trial, and an evaluation.
 
     Args:
-        config: Of the search.
-        runner: "ray" or "serial"; Ray is started for a moment to see that the workers have room.
-        address: As for `search`.
+        config: The configuration of the search.
+        runner: "ray" or "serial"; Ray is started briefly to check that the workers fit.
+        address: The address of a Ray cluster, as for `search`.
 
     Raises:
-        AutoseglossError: Whatever would stop the search.
-        RefusedError: The workers would not have the memory that they need.
+        AutoseglossError: The search would fail, for the reason given.
+        RefusedError: The memory does not suffice for the workers.
     """
     family = LossFamily.of(config)
     family.check()
     chosen = choose_runner(runner, config.resources, address)
     with chosen.ready():
-        pass  # there is room
+        pass  # the workers fit
     workers = 1 if isinstance(chosen, SerialRunner) else config.resources.workers
     proxy = proxy_of(config)
     whole = proxy.dataset
@@ -102,7 +102,7 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
     forecast = Forecast(
         data=f"{whole.name}: {len(whole.train.images)} training images and {len(whole.heldout.images)} held out, "
         f"{whole.train.images.shape[-2]}x{whole.train.images.shape[-1]}, {len(whole.classes)} classes",
-        network=f"{config.proxy.network.name}: {network / 1e6:.2f} million weights",
+        network=f"{config.proxy.network.name}: {network / 1e6:.2f} million parameters",
         iteration=iteration,
         trial=settings.iterations * iteration + evaluation * len(whole.heldout.images) / _EVALUATED,
         trials=_trials(config),
@@ -120,7 +120,7 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
 
 
 def _tried(proxy: Proxy, loss: Loss) -> tuple[int, float | None, float, float]:
-    """Weights of the network, MiB of a GPU, and seconds of an iteration and of an evaluation of a batch."""
+    """Number of parameters, MiB of GPU memory, and seconds of an iteration and of the evaluation of a batch."""
     dataset = proxy.dataset
     part = slice(0, _EVALUATED)
     few = replace(dataset, heldout=Split(dataset.heldout.images[part], dataset.heldout.labels[part]))
@@ -141,7 +141,7 @@ def _tried(proxy: Proxy, loss: Loss) -> tuple[int, float | None, float, float]:
 
 
 def _shortened(settings: ProxyConfig) -> ProxyConfig:
-    """The same with what is trained once a study trained for one iteration."""
+    """The settings with one iteration for what is trained once per study."""
     labels, start = settings.labels, settings.start.model_copy(update={"iterations": 1})
     if labels.name == "distilled":
         labels = LabelsConfig(**{**labels.model_dump(), "iterations": 1})

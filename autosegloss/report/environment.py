@@ -1,4 +1,4 @@
-"""What a measurement has to say about the machine and its memory."""
+"""The machine, its memory and the installed packages, as a measurement records them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of control groups, version 2
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # control groups, version 2
 
 
 def peak_memory_so_far() -> float:
-    """MiB of memory that this process has had resident at its highest."""
+    """The peak resident memory of this process in MiB."""
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts in bytes, others in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def memory() -> float:
-    """MiB of memory of this machine, or of the container that this process is in."""
+    """The memory of this machine, or of its container, in MiB."""
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     text = _LIMIT.read_text(encoding="ascii").strip() if _LIMIT.exists() else "max"
     return (whole if text == "max" else min(whole, int(text))) / 2**20
 
 
 def machine() -> dict[str, str]:
-    """What this machine is, for the record of a measurement."""
+    """Processor, number of cores and operating system."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
     return {
@@ -38,7 +38,7 @@ def machine() -> dict[str, str]:
 
 
 def packages(*names: str) -> dict[str, str]:
-    """The versions of Python and of those packages that are installed."""
+    """The versions of Python and of the given packages, without those that are not installed."""
     found = {"python": platform.python_version()}
     for package in names:
         try:

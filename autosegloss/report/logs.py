@@ -1,4 +1,4 @@
-"""What searches and comparisons tell other programs: JSON lines, and scalars for TensorBoard."""
+"""The progress of searches and comparisons for other programs: JSON lines, and scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from typing_extensions import Self
 
 from autosegloss.errors import RefusedError
-from autosegloss.report.tables import metric_label
+from autosegloss.metric.settings import spec_label
 from autosegloss.search.api import Result, Status, scores_record
 from autosegloss.search.comparison import TABLE_FILE, Comparison
 from autosegloss.search.folder import LOSS_FILE
@@ -25,21 +23,10 @@ from autosegloss.search.study import Study
 from autosegloss.search.tables import Table
 
 SCALARS_FOLDER = "tensorboard"
-Observer = Callable[[Study], None]
-
-
-def together(*observers: Observer) -> Observer:
-    """Several observers of a study as one."""
-
-    def update(study: Study) -> None:
-        for observer in observers:
-            observer(study)
-
-    return update
 
 
 class _JsonLines:
-    """Lines of JSON on standard output; what anything else prints meanwhile goes to standard error.
+    """Lines of JSON on standard output; all other output of the process goes to standard error.
 
     Args:
         config: Name of the configuration.
@@ -50,17 +37,15 @@ class _JsonLines:
         self._config = config
         self._folder = folder
         self._begun = False
-        self._console = Console(file=sys.stdout, emoji=False)  # it ends the program quietly if nobody reads any more
+        self._console = Console(file=sys.stdout, emoji=False)  # it exits quietly on a closed pipe
         self._redirected = redirect_stdout(sys.stderr)
 
     def __enter__(self) -> Self:
         self._redirected.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._redirected.__exit__(kind, error, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._redirected.__exit__(None, None, None)
 
     def _write(self, event: str, **fields: Any) -> None:
         self._console.out(json.dumps({"event": event, **fields}, allow_nan=False), highlight=False)
@@ -69,35 +54,35 @@ class _JsonLines:
 class JsonLog(_JsonLines):
     """A search as lines of JSON.
 
-    The key `event` of each says what it is, and what other keys it has:
+    The key `event` of a line is its kind, which decides its other keys:
 
     - `start`: `config` (name), `folder`, and the counts, which are those of the journal if the search is resumed;
-    - `trial`, after each: `stage`, `step`, `index`, `reward` or `error` (the other one is null), `seconds`, the counts;
-    - `step`, after each of the search: `step`, `seed`, `mu` (or null), `mean`, `best`, `failed`;
+    - `trial`, after each: `stage`, `step`, `index`, `reward` or `error` (the other is null), `seconds`, the counts;
+    - `step`, after each of the search: `step`, `seed`, `mu` and `std` (or null), `mean`, `best`, `failed`;
     - `end`: `found`, `scores` (by loss and metric on the validation set, `mean` and `sd`), `loss` (path of the file).
 
-    The counts are `done` trials, those `running` besides, `failed` ones among the done, and the `total`. Nothing but
-    `seconds` differs between two runs of a search in one process; side by side, trials may end in another order.
+    The counts are the trials `done`, those `running`, those `failed` (also counted in `done`), and the `total`. Two
+    runs of a search in one process differ in `seconds` only; parallel trials may end in a different order.
     """
 
     _steps = 0
 
     def update(self, study: Study) -> None:
-        """Tell what is new; observer of a study."""
+        """Write what is new; observer of a study."""
         if not self._begun:
             self._begun, self._steps = True, len(study.steps)
             self._write("start", config=self._config, folder=str(self._folder), **_counts(study))
             return
         assert study.last is not None  # the observer is called after a trial
         job, outcome = study.last
-        told = {"reward": outcome.reward, "error": outcome.error, "seconds": outcome.seconds}
-        self._write("trial", stage=job.stage, step=job.step, index=job.index, **told, **_counts(study))
+        record = {"reward": outcome.reward, "error": outcome.error, "seconds": outcome.seconds}
+        self._write("trial", stage=job.stage, step=job.step, index=job.index, **record, **_counts(study))
         for step in study.steps[self._steps :]:
             self._write("step", **asdict(step))
         self._steps = len(study.steps)
 
     def end(self, result: Result) -> None:
-        """Tell what was found."""
+        """Write the result."""
         scores = scores_record(result.scores)
         self._write("end", found=result.findings.label, scores=scores, loss=str(self._folder / LOSS_FILE))
 
@@ -105,19 +90,19 @@ class JsonLog(_JsonLines):
 class ComparisonLog(_JsonLines):
     """A comparison as lines of JSON.
 
-    The key `event` of each says what it is, and what other keys it has:
+    The key `event` of a line is its kind, which decides its other keys:
 
     - `start`: `config` (name), `folder`, and the counts, which are those of the journal if the comparison is resumed;
-    - `trial`, after each: `setting`, `loss`, `seed`, `reward` (on the held-out part) or `error` (the other one is
+    - `trial`, after each trial: `setting`, `loss`, `seed`, `reward` (on the held-out part) or `error` (the other is
       null), `seconds`, the counts;
     - `end`: `scores` (by setting, loss and metric on the validation set: `mean`, `sd`, and the 95% interval from `low`
       to `high`), `table` (path of the file).
 
-    The counts are `done` trials and the `total`.
+    The counts are the trials `done` and the `total`.
     """
 
     def update(self, comparison: Comparison) -> None:
-        """Tell what is new; observer of a comparison."""
+        """Write what is new; observer of a comparison."""
         counts = {"done": comparison.done, "total": comparison.total}
         if not self._begun:
             self._begun = True
@@ -125,12 +110,12 @@ class ComparisonLog(_JsonLines):
             return
         assert comparison.last is not None  # the observer is called after a trial
         job, outcome = comparison.last
-        told = {"reward": outcome.reward, "error": outcome.error, "seconds": outcome.seconds}
+        record = {"reward": outcome.reward, "error": outcome.error, "seconds": outcome.seconds}
         setting, loss = comparison.pair(job)
-        self._write("trial", setting=setting, loss=loss, seed=job.seed, **told, **counts)
+        self._write("trial", setting=setting, loss=loss, seed=job.seed, **record, **counts)
 
     def end(self, table: Table) -> None:
-        """Tell the scores."""
+        """Write the scores."""
         scores: dict[str, Any] = {row.setting: {} for row in table.rows}
         for row in table.rows:
             scores[row.setting] |= scores_record({row.loss: row.scores})
@@ -138,14 +123,13 @@ class ComparisonLog(_JsonLines):
 
 
 class ScalarLog:
-    """A search as scalars of TensorBoard, one point a step.
+    """A search as scalars for TensorBoard, one point per step.
 
     `reward/mean`, `reward/best`, `reward/best_so_far`, `failed`, and `mu/0`, `mu/1`, ... where the algorithm has a
-    centre. All steps are written when the search starts, so that nothing depends on what a run before has left;
-    TensorBoard drops the points of earlier files then.
+    centre. A resumed search writes all its steps again, and TensorBoard drops the points of earlier files.
 
     Args:
-        folder: Where to write; made when there is something to write.
+        folder: Where to write; created with the first point.
 
     Raises:
         RefusedError: The package tensorboardX is not installed.
@@ -166,15 +150,13 @@ class ScalarLog:
     def __enter__(self) -> ScalarLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
 
     def update(self, study: Study) -> None:
         """Write the steps that are new; observer of a study."""
-        if self._writer is None:  # the folder is ours from here on: the study holds the lock of its journal
+        if self._writer is None:  # not earlier: now the study holds the lock of its journal
             self._writer = self._build(str(self._folder), purge_step=0, flush_secs=2)
         for step in study.steps[self._steps :]:
             self._best = max(self._best, step.best)
@@ -191,16 +173,16 @@ class ScalarLog:
 
 
 def status_record(found: Status) -> dict[str, Any]:
-    """The status of a search for machines, as JSON has it.
+    """The status of a search as a JSON object.
 
-    `metric`, `state` ("finished", "running" or "stopped"), the counts `done`, `failed` and `total` of trials,
-    `step_count`, the `steps` that are done, as `JsonLog` tells them, the `best` trial so far and what was `found`, both
-    null if there is none.
+    Its keys are `metric`, `state` ("finished", "running" or "stopped"), the counts of trials `done`, `failed` and
+    `total`, `step_count`, the finished `steps` with the keys of `JsonLog`, the `best` trial so far, and the loss
+    `found`; the last two are null if there is none.
     """
     study = found.study
     counts = _counts(study)
-    del counts["running"]  # is known to the process that runs them
-    record: dict[str, Any] = {"metric": metric_label(found.config), "state": found.state, **counts}
+    del counts["running"]  # only the process that runs the trials knows it
+    record: dict[str, Any] = {"metric": spec_label(found.config.metric), "state": found.state, **counts}
     record |= {"step_count": study.step_count, "steps": [asdict(step) for step in study.steps]}
     record |= {"best": None, "found": None}
     if study.best is not None:

@@ -1,11 +1,10 @@
-"""What a search shows of itself: live on a terminal, as a line for each step elsewhere, and as its status later."""
+"""The progress of searches and comparisons, live on a terminal and a line per step elsewhere, and their status."""
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,7 +14,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from autosegloss.metric import METRICS, metric
-from autosegloss.report.tables import comparison, metric_label
+from autosegloss.metric.settings import spec_label
+from autosegloss.report.tables import comparison
 from autosegloss.search.api import Result, Status
 from autosegloss.search.comparison import FILES, Comparison
 from autosegloss.search.folder import LOSS_FILE
@@ -25,16 +25,16 @@ from autosegloss.search.study import Study
 from autosegloss.search.tables import Table
 
 _BESIDE = ("miou", "macc", "gacc", "bf1")
-"""Metrics of the best trial that are shown beside its reward: each misses what another one sees."""
+"""Metrics of the best trial that are shown beside its reward: each is blind to something another one measures."""
 
 
 class Display:
-    """The progress of a search: a live display on a terminal, a line for each step elsewhere.
+    """The progress of a search: a live display on a terminal, a line per step elsewhere.
 
     Args:
-        console: Where to show it.
+        console: Where to print.
         config: The configuration of the search.
-        workers: Trials side by side, for the estimate of the time left.
+        workers: Number of parallel trials, for the estimate of the time left.
         folder: The folder of the search.
     """
 
@@ -50,19 +50,17 @@ class Display:
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        target = metric_label(self._config)
-        self._console.print(f"searching a loss for {target}; writing to {self._folder}/", markup=False)
+        target = spec_label(self._config.metric)
+        self._console.print(f"searching for a loss for {target}; writing to {self._folder}/", markup=False)
         if self._console.is_terminal:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def update(self, study: Study) -> None:
-        """Show where the study stands; its observer."""
+        """Show the state of the study; its observer."""
         if self._study is None:
             self._study, self._steps = study, len(study.steps)
         if study.done:
@@ -74,19 +72,19 @@ class Display:
         self._steps = len(study.steps)
 
     def end(self, result: Result) -> None:
-        """Show what was found."""
-        target, loss = metric_label(self._config), self._folder / LOSS_FILE
+        """Show the result."""
+        target, loss = spec_label(self._config.metric), self._folder / LOSS_FILE
         self._console.print(comparison(result, target))
         score = {name: f"{100 * row['target'].mean:.1f}" if row else "failed" for name, row in result.scores.items()}
         self._console.print(
             f"{target}: cross-entropy {score['cross-entropy']}, before the search {score['identity']}, "
             f"found loss {score['found']} ({result.findings.label}).\n"
-            f'loss: {loss}; in a trainer: loss = autosegloss.load_loss("{loss}")',
+            f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
             markup=False,
         )
 
     def _render(self) -> RenderableType:
-        """The live display; it is drawn several times a second, so that the time left runs down between trials."""
+        """The live display, redrawn several times a second so that the time left counts down between trials."""
         study = self._study
         if study is None:
             return Text("preparing")
@@ -101,38 +99,41 @@ class Display:
     def _left_text(self, study: Study) -> str:
         if self._left is None:
             return ""
-        if not study.running:  # the clock stands still until the workers have started
+        if not study.running:  # the clock stands until the workers have started
             self._since = time.monotonic()
         left = max(0.0, self._left - (time.monotonic() - self._since))
         return f"about {timedelta(seconds=round(left))} left"
 
 
+def progress_bar(console: Console, what: str) -> Progress:
+    """A bar with the time left, on a terminal only."""
+    columns = TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
 class ComparisonDisplay:
-    """The progress of a comparison: a bar on a terminal, nothing elsewhere, then the table.
+    """The progress of a comparison: a bar on a terminal, nothing elsewhere; then the table.
 
     Args:
-        console: Where to show it.
+        console: Where to print.
         folder: The folder of the comparison.
     """
 
     def __init__(self, console: Console, folder: Path) -> None:
         self._console = console
         self._folder = folder
-        columns = TextColumn("comparing"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._bar = progress_bar(console, "comparing")
         self._task = self._bar.add_task("comparing", total=None)
 
     def __enter__(self) -> ComparisonDisplay:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def update(self, comparison: Comparison) -> None:
-        """Show how many are done; observer of a comparison."""
+        """Show the number of finished trials; observer of a comparison."""
         self._bar.update(self._task, total=comparison.total, completed=comparison.done)
 
     def end(self, table: Table) -> None:
@@ -142,32 +143,32 @@ class ComparisonDisplay:
 
 
 def written_text(folder: Path) -> str:
-    """The files that a comparison or a retraining has written."""
+    """The names of the files that a comparison or a retraining has written."""
     _, *tables, last = (str(folder / name) for name in FILES)
     return f"wrote {', '.join(tables)} and {last}"
 
 
 def seconds_left(study: Study, workers: int) -> float:
-    """Estimate of the time to the end of a study some of whose trials are done: as they took on average, side by side.
+    """The estimated time to the end of a study, from the mean time of its finished trials and the number of workers.
 
-    It needs nothing but the journal, so that it is as good right after a resume.
+    It depends on the journal alone, so that it is as good right after a resume.
     """
     return study.seconds / study.done * (study.total - study.done) / workers
 
 
 def stage_text(study: Study) -> str:
-    """The part of its plan that a study is in."""
+    """The stage of a study: its finished steps, or the finals."""
     done = len(study.steps)
     return "finals" if done == study.step_count else f"{done} of {study.step_count} steps"
 
 
 def step_text(step: Step) -> str:
-    """A step that is done."""
+    """A finished step in one line."""
     return f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, {step.failed} failed"
 
 
 def best_text(study: Study, config: StudyConfig) -> str:
-    """The best trial so far: its reward, the metrics that a guard names, and a few that are always good to know."""
+    """The best trial so far: its reward, the metrics of the guard, and a few others."""
     if study.best is None:
         return "no best trial yet"
     job, outcome = study.best
@@ -178,11 +179,11 @@ def best_text(study: Study, config: StudyConfig) -> str:
 
 
 def status_text(found: Status) -> str:
-    """The status of a search, a few lines and one for each step."""
+    """The status of a search: a few lines, and one per step."""
     study = found.study
     advice = "; continue with: autosegloss search CONFIG --resume" if found.state == "stopped" else ""
     lines = [
-        f"{metric_label(found.config)}: {found.state}{advice}",
+        f"{spec_label(found.config.metric)}: {found.state}{advice}",
         f"{stage_text(study)}; {study.done} of {study.total} trials done, {study.failed} failed",
         *map(step_text, study.steps),
         best_text(study, found.config),

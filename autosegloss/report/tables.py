@@ -1,56 +1,50 @@
-"""Tables for the terminal."""
+"""Tables for the terminal: the losses of a search, and the values and worst images of an evaluation."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.table import Table
+from rich.text import Text
 
 from autosegloss.metric import METRICS
-from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
+from autosegloss.report.evaluate import Evaluation
 from autosegloss.search.api import Result
-from autosegloss.search.settings import StudyConfig
 from autosegloss.search.statistics import Score
 
-_TITLES = {"cross-entropy": "cross-entropy", "identity": "before the search", "found": "found loss"}
+LOSSES: Final = {"cross-entropy": "cross-entropy", "identity": "before the search", "found": "found loss"}
+"""The titles of the losses that a search compares, by their names in its result."""
 
 
 def comparison(result: Result, target: str) -> Table:
-    """Every metric on the validation set, for cross-entropy, the surrogate before the search, and the loss found.
+    """Every metric on the validation set, for cross-entropy, the surrogate before the search, and the found loss.
 
     Args:
         result: A finished search.
-        target: What to call the metric searched for.
+        target: The title of the metric of the search.
     """
     seeds = len(result.findings.seeds)
-    table = Table(caption=f"validation set, %, mean ± sd of a run over {seeds} fresh seeds; gain against cross-entropy")
+    table = Table(caption=f"validation set, %: mean ± sd over {seeds} fresh seeds; gain over cross-entropy")
     table.add_column("metric")
-    for title in _TITLES.values():
+    for title in (*LOSSES.values(), "gain"):
         table.add_column(title, justify="right")
-    table.add_column("gain", justify="right")
-    rows = [result.scores[name] for name in _TITLES]
-    section = ""
-    for metrics in same_metrics(list(rows[-1])):
-        first = metrics[0]
-        before, section = (
-            section,
-            TARGET if first == TARGET else CLASS_PREFIX if first.startswith(CLASS_PREFIX) else "all",
-        )
-        if before and section != before:
+    first, *_, found = rows = [result.scores[name] for name in LOSSES]
+    section = None
+    for metrics in same_metrics(list(found)):
+        name = metrics[0]
+        before, section = section, (name == TARGET, name.startswith(CLASS_PREFIX))
+        if before and before != section:
             table.add_section()
-        scores = [row.get(first) for row in rows]
-        name = f"target: {target}" if section == TARGET else " = ".join(metrics)
-        gain = "-" if scores[0] is None else f"{100 * (rows[-1][first].mean - scores[0].mean):+.1f}"
-        table.add_row(name, *map(_score, scores), gain, style="bold" if section == TARGET else "")
+        title = f"target: {target}" if name == TARGET else " = ".join(metrics)
+        gain = f"{100 * (found[name].mean - first[name].mean):+.1f}" if name in first else "-"
+        style = "bold" if name == TARGET else ""
+        table.add_row(title, *(_score(row.get(name)) for row in rows), gain, style=style)
     return table
 
 
-def metric_label(config: StudyConfig) -> str:
-    """The metric of a configuration in few words."""
-    return spec_label(config.metric)
-
-
 def same_metrics(names: list[str]) -> list[list[str]]:
-    """Names of the catalogue that are one expression share a row."""
+    """Metrics in groups: the names of the catalogue that mean the same expression are one group."""
     groups: dict[object, list[str]] = {}
     for name in names:
         groups.setdefault(METRICS[name]() if name in METRICS else name, []).append(name)
@@ -58,5 +52,40 @@ def same_metrics(names: list[str]) -> list[list[str]]:
 
 
 def _score(score: Score | None) -> str:
-    """A score in %; none where training failed with every seed."""
+    """A score in %; None if the training failed with every seed."""
     return "-" if score is None else f"{100 * score.mean:.1f} ± {100 * score.sd:.1f}"
+
+
+def values_table(evaluation: Evaluation) -> Table:
+    """The value in % of each metric over the data set, and per class where it has one."""
+    table = Table()
+    table.add_column("", no_wrap=True, min_width=8)
+    for row in evaluation.metrics:
+        table.add_column(Text(row.metric), justify="right", overflow="fold", min_width=6)
+    table.add_row("overall", *(percent(row.value) for row in evaluation.metrics), style="bold", end_section=True)
+    if any(row.classes for row in evaluation.metrics):
+        for label in range(evaluation.num_classes):
+            values = (percent(row.classes[label]) if row.classes else "" for row in evaluation.metrics)
+            table.add_row(f"class {label}", *values)
+    return table
+
+
+def worst_table(evaluation: Evaluation) -> Table:
+    """The images of each list and their scores in %, lowest first."""
+    table = Table()
+    table.add_column("worst by", overflow="fold")
+    table.add_column("class", justify="right", min_width=5)
+    table.add_column("score", justify="right", min_width=6)
+    table.add_column("image", overflow="fold")
+    for row in evaluation.metrics:
+        lists = [("all", row.worst), *((str(label), found) for label, found in enumerate(row.worst_by_class))]
+        entries = [(label if i == 0 else "", entry) for label, found in lists for i, entry in enumerate(found)]
+        for i, (label, entry) in enumerate(entries):
+            table.add_row(Text(row.metric if i == 0 else ""), label, percent(entry.score), Text(entry.image))
+        table.add_section()
+    return table
+
+
+def percent(value: float | None) -> str:
+    """A value in %; `-` for None."""
+    return "-" if value is None else f"{100 * value:.2f}"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from autosegloss.cli import main
-from autosegloss.report.pages.contact_sheet import class_colour
+from autosegloss.report.pages.elements import class_colour
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the sheet with")
@@ -135,7 +135,7 @@ def test_the_maps_show_labels_ignored_pixels_and_errors(folder: Path) -> None:
     assert not hatch & {(*class_colour(c), 255) for c in range(CLASSES)}
     assert {tuple(colour) for colour in errors[wrong].tolist()} == {(222, 62, 40, 255)}
     assert (errors[valid & ~wrong, 3] == 0).all()  # the page shows through
-    share = f"{100 * wrong.sum() / valid.sum():.2f} % of the pixels wrong"
+    share = f"{100 * wrong.sum() / valid.sum():.2f} % of the pixels are wrong"
     assert any(alt and "plain" in alt and share in alt for alt in images)
 
 

@@ -43,9 +43,9 @@ def test_it_tells_data_network_and_cost(tmp_path: Path, capsys: pytest.CaptureFi
     lines = dict(line.split(maxsplit=1) for line in text.splitlines())
     assert list(lines) == ["data", "network", "iteration", "trial", "search", "memory"]
     assert lines["data"] == "shapes: 256 training images and 128 held out, 64x64, 6 classes"
-    assert lines["network"] == "unet_small: 0.06 million weights"
+    assert lines["network"] == "unet_small: 0.06 million parameters"
     assert lines["iteration"].endswith(" ms")
-    assert lines["search"].startswith("14 trials, 1 at a time: about ")  # 2 steps of 3 and cross-entropy, 3 finals of 2
+    assert lines["search"].startswith("14 trials, 1 in parallel: about ")  # 2 steps of 4, 3 finals of 2
 
 
 @pytest.mark.usefixtures("ray_address")

@@ -176,7 +176,7 @@ def test_worst_images_of_a_class_are_among_those_whose_label_has_it(maps, tmp_pa
 
 TABLES = """\
 2 images, 3 classes; label 255 is ignored.
-values in %; - where a class does not count:
+Values in %; - if the metric does not count the class:
 ┏━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━┓
 ┃          ┃   miou ┃   gacc ┃
 ┡━━━━━━━━━━╇━━━━━━━━╇━━━━━━━━┩
@@ -186,7 +186,7 @@ values in %; - where a class does not count:
 │ class 1  │  50.00 │        │
 │ class 2  │      - │        │
 └──────────┴────────┴────────┘
-worst images by their own score in %, of a class among those whose label has it:
+Worst images by their own score in %; for a class, of the images whose label has it:
 ┏━━━━━━━━━━┳━━━━━━━┳━━━━━━━━┳━━━━━━━┓
 ┃ worst by ┃ class ┃  score ┃ image ┃
 ┡━━━━━━━━━━╇━━━━━━━╇━━━━━━━━╇━━━━━━━┩
@@ -292,7 +292,7 @@ def test_more_than_256_classes(tmp_path: Path, capsys) -> None:
 
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
-HINT = "Files are paired by path without ending; --allow-missing goes on without what is missing.\n"
+HINT = "Files are paired by path without extension; --allow-missing skips files without a partner.\n"
 
 
 def missing_label(folder: Path) -> str:
@@ -491,7 +491,7 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
         (
             ["--pred", "other"],
             "DataError: nothing to evaluate: none of the 1 predictions has the name of one of the 6 labels. Files are "
-            "paired by path without ending, and the first are `a_pred` in other and `a` in target.\n",
+            "paired by path without extension; the first names are `a_pred` in other and `a` in target.\n",
         ),
         (["--pred", "twice"], "DataError: twice/a.png and twice/a.PNG have the same name; files are paired by name.\n"),
         (["--metric", "mIoU"], "InputError: unknown metric `mIoU` (did you mean `miou`?); known: "),
@@ -499,7 +499,7 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
         (["--metric", "bf1(radius=1"], "ParseError: "),
         (["--num-classes", "0"], "InputError: num_classes must be an integer of at least 1, got 0."),
         (["--num-classes", "x"], "InputError: argument --num-classes: invalid int value: 'x'. See: "),
-        (["--worst", "0"], "InputError: --worst 0: the number of images a list shows is 1 or more.\n"),
+        (["--worst", "0"], "InputError: --worst must be at least 1, got 0.\n"),
         (["--images", "target"], "InputError: --images: the pictures are shown in the contact sheet; "),
         (["--sheet", "nowhere/sheet.html"], "InputError: nowhere/sheet.html: can't be written: "),
         (["--json", "out", "--sheet", "pred/../out"], "InputError: out: --json and --sheet name the same file.\n"),

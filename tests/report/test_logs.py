@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autosegloss.cli import main
-from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog, together
+from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.study import Study
@@ -109,9 +109,13 @@ def test_a_resumed_search_goes_on_where_it_was_stopped(tmp_path: Path, capsys: p
     path, scalars = tmp_path / "trials.jsonl", tmp_path / SCALARS_FOLDER
     for trials in (20, 12):  # in the middle of the third step
         with Journal(path, resume=True) as journal, JsonLog("toy", tmp_path) as log, ScalarLog(scalars) as points_log:
-            observer = together(log.update, points_log.update)
-            study = toy_study(journal, observer)
-            observer(study)
+
+            def observe(study: Study, log: JsonLog = log, points_log: ScalarLog = points_log) -> None:
+                log.update(study)
+                points_log.update(study)
+
+            study = toy_study(journal, observe)
+            observe(study)
             drive(study, trials)
         if trials == 20:
             assert points(scalars) == {tag: values[:2] for tag, values in expected(study).items()}

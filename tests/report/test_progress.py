@@ -69,7 +69,7 @@ def test_on_a_terminal_it_says_where_the_search_stands(tmp_path: Path) -> None:
 def test_elsewhere_it_is_a_line_a_step_and_says_no_step_twice(tmp_path: Path) -> None:
     text, study = shown(tmp_path, 17, 1, terminal=False)
     lines = text.splitlines()
-    assert lines[0] == f"searching a loss for miou; writing to {tmp_path}/"
+    assert lines[0] == f"searching for a loss for miou; writing to {tmp_path}/"
     assert len(lines) == 3
     for number, line in enumerate(lines[1:]):
         step = study.steps[number]

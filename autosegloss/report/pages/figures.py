@@ -1,15 +1,15 @@
-"""Figures of the report page: small SVG that takes its colours from the page, light, dark or printed.
+"""Figures of the report page: SVG whose colours come from the page's style sheet, in light, dark and print.
 
-Each is a text to put into HTML, with a name for screen readers; the same arguments give the same text.
+Each function returns HTML with a text for screen readers; the same arguments give the same HTML.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -20,30 +20,23 @@ from torch import Tensor, nn
 
 from autosegloss.loss.curve import Curve
 from autosegloss.report.pages.elements import embedded
+from autosegloss.search.statistics import Estimate
 
 Grid = npt.NDArray[np.float64]
 
-SERIES: Final = 8
-"""Colours of series, `s0` to `s7`; more series take them again."""
-_HEAT: Final = (47, 125, 196)  # of the surfaces, over the page, light or dark
-_SIDE: Final = 32  # pixels; of the toy image of a surface
-_SQUARE: Final = slice(10, 22)  # rows and columns of class 1 in it: a seventh of the pixels
+_SERIES: Final = 8  # colours of series, `s0` to `s7` of the style sheet; more series reuse them
+_HEAT: Final = (47, 125, 196)  # the colour of surfaces, over the light or dark page
+_SIDE: Final = 32  # pixels; the toy image of a surface
+_SQUARE: Final = slice(10, 22)  # rows and columns of class 1 in the toy image: a seventh of the pixels
 _ENDS: Final = (0.01, 0.99)  # of both axes of a surface: at 0 cross-entropy is infinite
-_LEVELS: Final = 7  # contours of a surface, at most
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with the ends of its interval; without them where there is none."""
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
+_BANDS: Final = 12  # shades of a surface
+_SMOOTH: Final = 8  # pixels per value along each side of a surface
+_TICKS: Final = {0: "0", 0.5: "0.5", 1: "1"}
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """Axes of a figure: the part of it that the data fill, and their range."""
+    """The axes of a figure: its size, the ranges of the data, and the margins in pixels."""
 
     width: float
     height: float
@@ -67,18 +60,11 @@ class _Frame:
     def path(self, points: Sequence[tuple[float, float]], closed: bool = False) -> str:
         return "M" + "L".join(f"{self.x(x)} {self.y(y)}" for x, y in points) + ("Z" if closed else "")
 
-    def axes(
-        self,
-        x_ticks: Mapping[float, str],
-        y_ticks: Mapping[float, str],
-        x_title: str,
-        y_title: str,
-        grid: bool = True,
-    ) -> str:
-        """The axes with their texts and titles, and grid lines."""
+    def axes(self, x_ticks: Mapping[float, str], y_ticks: Mapping[float, str], x_title: str, y_title: str) -> str:
+        """The axes with ticks and titles, and horizontal grid lines."""
         left, right = _number(self.left), _number(self.width - self.right)
         low, high = _number(self.height - self.bottom), _number(self.top)
-        lines = [f'<path class="grid" d="M{left} {self.y(value)}H{right}"/>' for value in y_ticks] if grid else []
+        lines = [f'<path class="grid" d="M{left} {self.y(value)}H{right}"/>' for value in y_ticks]
         beside = _number(self.left - 5)
         parts = lines + [
             f'<text x="{beside}" y="{self.y(value)}" dy=".32em" text-anchor="end">{text}</text>'
@@ -97,6 +83,18 @@ class _Frame:
             parts.append(f'<text transform="translate(11 {centre}) rotate(-90)" text-anchor="middle">{y_title}</text>')
         return "".join(parts)
 
+    def band(self, middle: Sequence[float], spread: Sequence[float]) -> str:
+        """A band around a line, one value per step, clipped to the range of y."""
+        low, high = self.y_range
+        upper = [(x, min(high, y + d)) for x, (y, d) in enumerate(zip(middle, spread, strict=True))]
+        lower = [(x, max(low, y - d)) for x, (y, d) in enumerate(zip(middle, spread, strict=True))]
+        return f'<path class="band" d="{self.path([*upper, *reversed(lower)], closed=True)}"/>'
+
+    def svg(self, label: str, parts: Sequence[str]) -> str:
+        """The figure; the label is for screen readers."""
+        size = f"{_number(self.width)} {_number(self.height)}"
+        return f'<svg class="plot" viewBox="0 0 {size}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+
 
 def rewards(
     trials: Sequence[Sequence[float | None]],
@@ -107,10 +105,10 @@ def rewards(
     """Rewards over the steps of a search.
 
     Args:
-        trials: Of each step; None is one that failed, shown as a cross at the bottom.
-        mean: Of each step.
-        sd: Of each step, shown as a band.
-        lines: Rewards to compare with, by the class of the line; across the figure.
+        trials: The rewards of each step; None for a failed trial, shown as a cross at the bottom.
+        mean: The mean of each step.
+        sd: The standard deviation of each step, shown as a band.
+        lines: Rewards to compare with, by the class of the line; each is a horizontal line.
     """
     highest = (max((value for value in step if value is not None), default=-math.inf) for step in trials)
     best = list(accumulate(highest, max))
@@ -118,51 +116,42 @@ def rewards(
     low, high = _range([*known, *lines.values(), *(m - s for m, s in zip(mean, sd, strict=True))])
     steps = len(trials)
     frame = _Frame(420, 260, (-0.5, steps - 0.5), (low, high), left=52, bottom=34)
-    every = max(1, -(-steps // 10))
-    parts = [frame.axes({s: str(s) for s in range(0, steps, every)}, _ticks(low, high), "step", "reward")]
-    upper = [(s, min(high, m + d)) for s, (m, d) in enumerate(zip(mean, sd, strict=True))]
-    lower = [(s, max(low, m - d)) for s, (m, d) in enumerate(zip(mean, sd, strict=True))]
-    parts.append(f'<path class="band" d="{frame.path([*upper, *reversed(lower)], closed=True)}"/>')
+    parts = [frame.axes(_step_ticks(steps, 10), _ticks(low, high), "step", "reward"), frame.band(mean, sd)]
     for name, level in lines.items():
         parts.append(f'<path class="line {name}" d="{frame.path([(-0.5, level), (steps - 0.5, level)])}"/>')
     for step, values in enumerate(trials):
         for index, value in enumerate(values):
-            # Side by side rather than at random: equal rewards stay apart, and the figure is the same each time.
+            # Spread evenly rather than at random: equal rewards stay apart, and the figure is reproducible.
             place = step + 0.5 * ((index + 0.5) / len(values) - 0.5)
             if value is None:
                 x, y = frame.x(place), _number(frame.height - frame.bottom - 5)
                 parts.append(f'<path class="failed" d="M{x} {y}m-3 -3l6 6m0 -6l-6 6"/>')
             else:
                 parts.append(f'<circle class="dot" cx="{frame.x(place)}" cy="{frame.y(value)}" r="2.4"/>')
-    # Stairs: what was the best stays so until the step in which another is found.
     stairs = [point for s, top in enumerate(best) if top > -math.inf for point in ((s - 0.5, top), (s + 0.5, top))]
     if stairs:
         parts.append(f'<path class="line best" d="{frame.path(stairs)}"/>')
     parts.append(f'<path class="line mean" d="{frame.path(list(enumerate(mean)))}"/>')
     label = f"Rewards of {sum(map(len, trials))} trials over {steps} steps, with the mean of each step"
-    return _svg(frame, label, parts)
+    return frame.svg(label, parts)
 
 
 def coordinate(
     name: str, mu: Sequence[float] | None, std: Sequence[float] | None, samples: Sequence[Sequence[float]]
 ) -> str:
-    """One coordinate of the search over its steps: the samples, and the policy's centre and spread if it has them.
+    """One coordinate of theta over the steps of a search: the samples, and the centre and spread of the policy.
 
     Args:
-        name: What the coordinate does, for screen readers.
-        mu: Before each step.
-        std: Of each step, shown as a band; before truncation to [0, 1].
-        samples: Of each step.
+        name: The coordinate, for screen readers.
+        mu: The centre before each step; None if the algorithm has none.
+        std: The spread of each step before truncation to [0, 1], shown as a band; None if it is unknown.
+        samples: The values drawn in each step.
     """
     steps = len(samples)
     frame = _Frame(156, 116, (-0.5, steps - 0.5), (0, 1), left=18, bottom=30, top=7, right=4)
-    every = max(1, -(-steps // 5))
-    parts = [frame.axes({s: str(s) for s in range(0, steps, every)}, {0: "0", 0.5: ".5", 1: "1"}, "step", "")]
+    parts = [frame.axes(_step_ticks(steps, 5), {0: "0", 0.5: ".5", 1: "1"}, "step", "")]
     if mu is not None and std is not None:
-        band = list(zip(mu, std, strict=True))
-        upper = [(s, min(1, m + d)) for s, (m, d) in enumerate(band)]
-        lower = [(s, max(0, m - d)) for s, (m, d) in enumerate(band)]
-        parts.append(f'<path class="band" d="{frame.path([*upper, *reversed(lower)], closed=True)}"/>')
+        parts.append(frame.band(mu, std))
     parts += [
         f'<circle class="dot" cx="{frame.x(step)}" cy="{frame.y(value)}" r="1.3"/>'
         for step, values in enumerate(samples)
@@ -172,35 +161,34 @@ def coordinate(
         parts.append(f'<path class="line mean" d="{frame.path(list(enumerate(mu)))}"/>')
         parts += [f'<circle class="centre" cx="{frame.x(s)}" cy="{frame.y(m)}" r="1.8"/>' for s, m in enumerate(mu)]
     what = "samples" if mu is None else f"centre from {mu[0]:.2f} to {mu[-1]:.2f}"
-    return _svg(frame, f"{name}: {what} over {steps} steps", parts)
+    return frame.svg(f"{name}: {what} over {steps} steps", parts)
 
 
 def curve(name: str, found: Curve) -> str:
-    """The curve of a slot on the identity, with its control points."""
+    """The curve of a slot over the identity, with its control points."""
     frame = _Frame(250, 246, (0, 1), (0, 1), left=44, bottom=36)
     grid = torch.linspace(0, 1, 101, dtype=torch.float64)
-    ticks = {0: "0", 0.5: "0.5", 1: "1"}
     points = list(zip(grid.tolist(), found(grid).tolist(), strict=True))
     parts = [
-        frame.axes(ticks, ticks, "soft value", "curve"),
+        frame.axes(_TICKS, _TICKS, "soft value", "curve"),
         f'<path class="line identity" d="{frame.path([(0, 0), (1, 1)])}"/>',
         f'<path class="line found" d="{frame.path(points)}"/>',
         *(f'<circle class="point" cx="{frame.x(u)}" cy="{frame.y(v)}" r="3"/>' for u, v in found.points),
     ]
-    said = ", ".join(f"({u:.2f}, {v:.2f})" for u, v in found.points) or "none, it is the identity"
-    return _svg(frame, f"Curve of {name}; control points: {said}", parts)
+    control_points = ", ".join(f"({u:.2f}, {v:.2f})" for u, v in found.points) or "none (identity)"
+    return frame.svg(f"Curve of {name}; control points: {control_points}", parts)
 
 
 def surface_values(loss: nn.Module, size: int = 21) -> Grid:
-    """A loss on a toy image of two classes, over the probability of class 1 inside and outside of its label.
+    """A loss on a toy image, over the probability of class 1 inside and outside of its true region.
 
-    The image has 32x32 pixels; the label is class 1 in a square of 12x12 in its middle, and class 0 elsewhere. The
-    network gives class 1 the probability `p_true` in every pixel of the square and `q` in every other one, class 0 the
-    rest. Losses of sums see all they can see of two classes in these two numbers, and those of boundaries have one.
+    The image has 32x32 pixels and two classes; the label is class 1 in a central square of 12x12, and class 0
+    elsewhere. The network predicts class 1 with probability `p_true` in every pixel of the square and with `q` in every
+    other pixel. Losses of sums depend on nothing else; those of boundaries have one boundary.
 
     Args:
         loss: Called with logits (1, 2, 32, 32) and labels (1, 32, 32).
-        size: Values along each axis, from 0.01 to 0.99.
+        size: Number of values along each axis, from 0.01 to 0.99.
 
     Returns:
         The loss, shape (size, size): a row for each `q`, a column for each `p_true`.
@@ -219,60 +207,42 @@ def surface_values(loss: nn.Module, size: int = 21) -> Grid:
 
 
 def toy_label() -> Tensor:
-    """The label of the toy image of a surface, (1, 32, 32)."""
+    """The label of the toy image, (1, 32, 32)."""
     labels = torch.zeros(1, _SIDE, _SIDE, dtype=torch.int64)
     labels[:, _SQUARE, _SQUARE] = 1
     return labels
 
 
 def surface(name: str, values: Grid) -> str:
-    """A heat map of what `surface_values` gives, with contours; darker, and bluer, is a higher loss.
-
-    The colours run from the lowest value of this map to its highest.
-    """
+    """A heat map of what `surface_values` returns, in bands from its lowest value to its highest; bluer is higher."""
     low, high = float(values.min()), float(values.max())
-    size, span = len(values), _ENDS[1] - _ENDS[0]
-    frame = _Frame(250, 246, (0, 1), (0, 1), left=44, bottom=36)
-    alpha = np.uint8(np.round(225 * (values - low) / max(high - low, 1e-12)))
-    pixels = np.dstack([*(np.full_like(alpha, channel) for channel in _HEAT), alpha])[::-1]
+    half = (_ENDS[1] - _ENDS[0]) / (len(values) - 1) / 2  # a value stands in the centre of its pixel
+    ends = _ENDS[0] - half, _ENDS[1] + half
+    frame = _Frame(250, 246, ends, ends, left=44, bottom=36)
+    share = Image.fromarray(np.float32((values - low) / max(high - low, 1e-12))[::-1])
+    smooth = np.asarray(share.resize(2 * (_SMOOTH * len(values),), Image.Resampling.BILINEAR))
+    alpha = np.uint8(225 * np.minimum(np.floor(_BANDS * smooth), _BANDS - 1) / (_BANDS - 1))
+    pixels = np.dstack([*(np.full_like(alpha, channel) for channel in _HEAT), alpha])
     uri, *_ = embedded(Image.fromarray(pixels), "PNG", optimize=True)
-    # The middle of a pixel is where it was computed; what stands out at the ends is clipped.
-    step = span / (size - 1)
-    x, y = float(frame.x(_ENDS[0] - step / 2)), float(frame.y(_ENDS[1] + step / 2))
-    width, height = float(frame.x(_ENDS[1] + step / 2)) - x, float(frame.y(_ENDS[0] - step / 2)) - y
-    left, top = float(frame.x(0)), float(frame.y(1))
-    inner = f'width="{_number(float(frame.x(1)) - left)}" height="{_number(float(frame.y(0)) - top)}"'
-    ticks = {0: "0", 0.5: "0.5", 1: "1"}
+    size = f'width="{frame.width - frame.left - frame.right}" height="{frame.height - frame.top - frame.bottom}"'
     parts = [
-        f'<svg x="{_number(left)}" y="{_number(top)}" {inner}><image href="{uri}" preserveAspectRatio="none" '
-        f'x="{_number(x - left)}" y="{_number(y - top)}" width="{_number(width)}" height="{_number(height)}"/></svg>',
-        frame.axes(ticks, ticks, "p_true", "q", grid=False),
+        f'<image href="{uri}" preserveAspectRatio="none" x="{frame.left}" y="{frame.top}" {size}/>',
+        frame.axes(_TICKS, _TICKS, "p_true", "q"),
     ]
-    contours = _contours(values)
-    parts += [f'<path class="contour" d="{frame.path(line)}"/>' for lines in contours.values() for line in lines]
-    taken: list[tuple[float, float]] = []
-    for level, lines in contours.items():
-        place = _label_place(lines, taken)
-        if place is not None:
-            taken.append(place)
-            at = f'x="{frame.x(place[0])}" y="{frame.y(place[1])}"'
-            parts.append(f'<text class="level" {at} dy=".32em" text-anchor="middle">{level:.3g}</text>')
     right, worst = values[0, -1], values[-1, 0]
-    label = f"Loss surface of {name}: {right:.3g} where all is right, {worst:.3g} where all is wrong"
-    return _svg(frame, label, parts)
+    return frame.svg(f"Loss surface of {name}: {right:.3g} where all is right, {worst:.3g} where all is wrong", parts)
 
 
-def bars(groups: Mapping[str, Mapping[str, Interval | None]], title: Callable[[str], str] = escape) -> str:
-    """Shares of 1 as bars with whiskers: a group for each class, with a bar for each loss.
+def bars(groups: Mapping[str, Mapping[str, Estimate | None]]) -> str:
+    """Shares of 1 as bars with their 95% intervals: a group per metric, a bar per loss.
 
     Args:
-        groups: By the name of the group and the name of the series.
-        title: What heads a group, as HTML; its name by default.
+        groups: The estimates by metric and loss; None for a loss that has none.
     """
     return (
         '<div class="bars">'
         + "".join(
-            f'<section class="bar-group"><h3>{title(name)}</h3>'
+            f'<section class="bar-group"><h3>{escape(name)}</h3>'
             + "".join(_bar(series, value, number) for number, (series, value) in enumerate(row.items()))
             + "</section>"
             for name, row in groups.items()
@@ -281,61 +251,38 @@ def bars(groups: Mapping[str, Mapping[str, Interval | None]], title: Callable[[s
     )
 
 
-def _bar(series: str, value: Interval | None, number: int) -> str:
-    colour, name = f"s{number % SERIES}", escape(series)
+def _bar(series: str, value: Estimate | None, number: int) -> str:
+    name = f"<span>{escape(series)}</span>"
     if value is None:
-        return f'<div class="bar"><span>{name}</span><span class="none">no run ended</span><b>-</b></div>'
-    end = 100 * min(max(value.mean, 0), 1)
-    whisker = ""
-    if value.low is not None and value.high is not None:
-        low, high = (f"{100 * min(max(each, 0), 1):.2f}%" for each in (value.low, value.high))
-        whisker = f'<line class="whisker" x1="{low}" x2="{high}" y1="50%" y2="50%"/>'
-        whisker += "".join(f'<line class="whisker" x1="{x}" x2="{x}" y1="20%" y2="80%"/>' for x in (low, high))
-    picture = (
-        f'<svg aria-hidden="true" focusable="false"><rect class="{colour}" width="{end:.2f}%" height="100%"/>'
-        f"{whisker}</svg>"
+        return f'<div class="bar">{name}<span class="none">every run failed</span><b>-</b></div>'
+    end, *whisker_ends = (
+        f"{100 * min(max(each, 0), 1):.2f}%" for each in (value.mean, value.low, value.high) if each is not None
     )
-    return f'<div class="bar"><span>{name}</span>{picture}<b>{100 * value.mean:.1f}</b></div>'
+    whisker = ""
+    if whisker_ends:
+        low, high = whisker_ends
+        whisker = f'<line class="whisker" x1="{low}" x2="{high}" y1="50%" y2="50%"/>'
+        whisker += "".join(f'<line class="whisker" x1="{x}" x2="{x}" y1="20%" y2="80%"/>' for x in whisker_ends)
+    rect = f'<rect class="s{number % _SERIES}" width="{end}" height="100%"/>'
+    return (
+        f'<div class="bar">{name}<svg aria-hidden="true" focusable="false">{rect}{whisker}</svg>'
+        f"<b>{100 * value.mean:.1f}</b></div>"
+    )
 
 
-def _contours(values: Grid) -> dict[float, list[list[tuple[float, float]]]]:
-    """Lines of equal loss, by its value."""
-    # Matplotlib's own canvas, without pyplot: no display, no global state.
-    from matplotlib.figure import Figure
-
-    low, high = float(values.min()), float(values.max())
-    if high - low < 1e-9:
-        return {}
-    axis = np.linspace(*_ENDS, len(values))
-    found = Figure().subplots().contour(axis, axis, values, levels=list(_ticks(low, high, _LEVELS)))
-    lines = {
-        float(level): [[(float(x), float(y)) for x, y in line] for line in each if len(line) > 1]
-        for level, each in zip(found.levels, found.allsegs, strict=True)
-    }
-    return {level: each for level, each in lines.items() if each}
-
-
-def _label_place(
-    lines: Sequence[Sequence[tuple[float, float]]], taken: Sequence[tuple[float, float]]
-) -> tuple[float, float] | None:
-    """Where a contour's text is to stand: on its longest line, clear of the frame and of other texts."""
-    longest = max(lines, key=lambda line: sum(math.dist(a, b) for a, b in pairwise(line)))
-    for share in (0.5, 0.35, 0.65, 0.2, 0.8):
-        x, y = longest[int(share * (len(longest) - 1))]
-        if 0.08 < x < 0.92 and 0.04 < y < 0.96 and all(abs(x - a) > 0.15 or abs(y - b) > 0.08 for a, b in taken):
-            return x, y
-    return None
+def _step_ticks(steps: int, most: int) -> dict[float, str]:
+    return {step: str(step) for step in range(0, steps, -(-steps // most))}
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """A range that holds all values, with a little room."""
+    """The range of some values with a margin."""
     low, high = min(values), max(values)
     room = 0.05 * (high - low) or 0.05
     return low - room, high + room
 
 
 def _ticks(low: float, high: float, most: int = 6) -> dict[float, str]:
-    """Round numbers in a range, with their texts."""
+    """Round numbers in a range, as text."""
     rough = (high - low) / most
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
@@ -345,8 +292,3 @@ def _ticks(low: float, high: float, most: int = 6) -> dict[float, str]:
 
 def _number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def _svg(frame: _Frame, label: str, parts: Sequence[str]) -> str:
-    size = f"{_number(frame.width)} {_number(frame.height)}"
-    return f'<svg class="plot" viewBox="0 0 {size}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
