@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    WithJsonSchema,
+    field_serializer,
+    model_validator,
+)
 
 from autosegloss.config.reading import read_file, read_mapping
 from autosegloss.config.section import Count, Keys, Positive, Section, merged, misplaced
-from autosegloss.config.yaml12 import Dumper
+from autosegloss.config.yaml12 import Dumper, show
 from autosegloss.errors import ConfigError
 from autosegloss.loss.settings import RelaxationConfig
 from autosegloss.metric.settings import CALIBRATION, CatalogueName, Columns, MetricSpec
 from autosegloss.proxy.settings import ProxyConfig, TrainConfig
+from autosegloss.search.algorithms import ALGORITHMS
 
 
 def _settings(value: dict[str, SettingConfig]) -> dict[str, SettingConfig]:
@@ -26,19 +36,25 @@ def _settings(value: dict[str, SettingConfig]) -> dict[str, SettingConfig]:
 
 
 _OPTIONS = {
-    "ppo2": ("std", "clip", "updates", "learning_rate", "ratio", "baseline"),
-    "snes": ("std",),
-    "random": (),
-    "cma_es": ("std",),
-    "tpe": (),
-    "tune": ("searcher",),
+    name: tuple(field.name for field in fields(algorithm) if field.name not in ("start", "samples", "seed"))
+    for name, algorithm in ALGORITHMS.items()
 }
+"""The options of each algorithm."""
+
+
+def _algorithm(name: str) -> str:
+    """Refuse the name of no algorithm."""
+    if name not in ALGORITHMS:
+        raise ValueError(f"must be one of {', '.join(ALGORITHMS)}, not {show(name)}")
+    return name
 
 
 class SearchConfig(Section):
     """The search over the curves: `steps` times `samples` trials."""
 
-    algorithm: Literal["ppo2", "snes", "random", "cma_es", "tpe", "tune"] = "ppo2"
+    algorithm: Annotated[
+        str, AfterValidator(_algorithm), WithJsonSchema({"enum": list(ALGORITHMS), "type": "string"})
+    ] = "ppo2"
     """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `snes` (natural evolution
     strategies: the same policy, whose spread is learned too), `random`, `cma_es`, `tpe`, or `tune`, a searcher of Ray
     Tune; the last three need the extra `algorithms`."""

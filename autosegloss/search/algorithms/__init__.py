@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from autosegloss.search.algorithms.external import CMAES, TPE, RandomSearch, TuneSearch
@@ -48,7 +48,7 @@ class Algorithm(Protocol[S]):
         """The standard deviation of each coordinate around `answer`, before truncation; None if it is not known."""
 
 
-ALGORITHMS: Mapping[str, Callable[..., Algorithm[Any]]] = {
+ALGORITHMS: Mapping[str, type[Any]] = {
     "ppo2": PPO2,
     "snes": SNES,
     "random": RandomSearch,
@@ -56,3 +56,4 @@ ALGORITHMS: Mapping[str, Callable[..., Algorithm[Any]]] = {
     "tpe": TPE,
     "tune": TuneSearch,
 }
+"""Every `Algorithm` by its name; the fields beside `start`, `samples` and `seed` are its options."""
