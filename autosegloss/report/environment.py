@@ -10,6 +10,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # control groups, version 2
 
 
@@ -46,3 +48,9 @@ def packages(*names: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def about(device: str, *names: str) -> str:
+    """Machine, GPU if that was used, and packages in a line, for the end of a table."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
+    return ", ".join(f"{name} {value}" for name, value in (machine() | gpu | packages(*names)).items())

@@ -1,4 +1,4 @@
-"""What losses cost, beside those of other packages, and whether that is what was aimed at."""
+"""What losses cost, beside those of other packages, and in which modules the time goes."""
 
 from __future__ import annotations
 
@@ -9,231 +9,121 @@ import json
 import os
 import pstats
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 import autosegloss
-from autosegloss.errors import InputError
+from autosegloss.files import write_text
 from autosegloss.loss.named import named_loss
 from autosegloss.metric import METRICS, metric
 from autosegloss.proxy.train import one_thread
-from autosegloss.report.bench.loss import (
-    DTYPES,
-    IGNORED,
-    Case,
-    Loss,
-    Way,
-    batch,
-    digits,
-    measure,
-    parse_size,
-    seconds,
-    surrogate,
-)
-from autosegloss.report.environment import machine, packages
-from results.bench.metrics import listed, unusable
+from autosegloss.report.bench import loss as bench_loss
+from autosegloss.report.bench.loss import IGNORED, Loss, batch, checked, measure, seconds, surrogate
+from autosegloss.report.environment import about
 from results.common.script import run, script
 
 MODULE = "results.bench.loss"
-SIZES: Final = ("8x21x128x128", "8x21x256x256", "8x21x512x512", "4x150x512x512", "2x4x96x96x96")
-POINTWISE: Final = ("miou", "fwiou", "macc", "gacc", "dice", "tversky")
-_LEAST: Final = 0.02  # of the time, that is listed
+CLASSICS: Final = ("cross_entropy", "focal", "lovasz", "generalized_dice", "jml", "dml")
+COMPILED: Final = ("miou", "fwiou", "macc", "gacc", "dice", "tversky")
+PROFILED: Final = ("miou", "biou", "bf1")
+LEAST: Final = 0.02
+"""Share of the time from which on a module is listed."""
 
 
-@dataclass(frozen=True)
-class PeerWay(Way):
-    """A loss of another package, which may not be installed."""
-
-    needs: str = ""
-
-
-def ways() -> tuple[Way, ...]:
-    """All losses there are to measure: ours, ours compiled, classics, and those of other packages."""
+def of_this_package() -> dict[str, Loss]:
+    """Every metric of the catalogue, some of them compiled, and losses by name."""
     names: dict[object, list[str]] = {}
     for name in METRICS:
         names.setdefault(metric(name), []).append(name)
-    ours = [Way(" = ".join(same), partial(surrogate, same[0]), "autosegloss") for same in names.values()]
-    compiled = [Way(name, partial(_compiled, name), "compiled") for name in POINTWISE if shutil.which("c++")]
-    classics = [
-        Way(name, partial(named_loss, name), "classic")
-        for name in ("cross_entropy", "focal", "lovasz", "generalized_dice", "jml", "dml")
-    ]
-    smp, monai = "segmentation_models_pytorch", "monai"
-    peers = [
-        *(
-            PeerWay(f"{name}Loss", partial(_of_smp, f"{name}Loss"), smp, True, smp)
-            for name in ("Dice", "Tversky", "Lovasz")
-        ),
-        PeerWay("JaccardLoss", partial(_of_smp, "JaccardLoss"), smp, False, smp),
-        PeerWay("DiceLoss", partial(_of_monai, "DiceLoss"), monai, False, monai),
-        PeerWay("DiceLoss, jaccard=True", partial(_of_monai, "DiceLoss", jaccard=True), monai, False, monai),
-        PeerWay("TverskyLoss", partial(_of_monai, "TverskyLoss"), monai, False, monai),
-        *(
-            PeerWay(name, partial(_of_kornia, name, *more), "kornia", False, "kornia")
-            for name, *more in (("dice_loss",), ("tversky_loss", 0.3, 0.7), ("lovasz_softmax_loss",))
-        ),
-    ]
-    return (*ours, *compiled, *classics, *peers)
+    losses: dict[str, Loss] = {" = ".join(same): surrogate(same[0]) for same in names.values()}
+    if shutil.which("c++"):
+        losses |= {f"{name}, compiled": torch.compile(surrogate(name)) for name in COMPILED}
+    return losses | {name: named_loss(name, ignore_index=IGNORED) for name in CLASSICS}
 
 
-def needs(way: Way) -> str:
-    """The package that a loss is of; empty for ours."""
-    return way.needs if isinstance(way, PeerWay) else ""
+def of_others() -> tuple[dict[str, Loss], list[str]]:
+    """The losses of other packages, and the packages that can't be imported."""
+    losses: dict[str, Loss] = {}
+    left_out = []
+    for package, build in PEERS.items():
+        try:
+            module = importlib.import_module(f"{package}.losses")
+        except Exception:  # a damaged dependency of theirs raises anything
+            left_out.append(package)
+            continue
+        losses |= {f"{package} {name}": loss for name, loss in build(module).items()}
+    return losses, left_out
 
 
-def _compiled(name: str) -> Loss:
-    torch.compiler.reset()
-    compiled: Loss = torch.compile(surrogate(name))
-    return compiled
+def _of_smp(module: Any) -> dict[str, Loss]:
+    names = ("DiceLoss", "TverskyLoss", "LovaszLoss")
+    losses = {name: getattr(module, name)(mode="multiclass", ignore_index=IGNORED) for name in names}
+    return losses | {"JaccardLoss": _filled(module.JaccardLoss(mode="multiclass"))}
 
 
-def _of_smp(name: str) -> Loss:
-    losses: Any = importlib.import_module("segmentation_models_pytorch").losses
-    options = {} if name == "JaccardLoss" else {"ignore_index": IGNORED}
-    loss: Loss = getattr(losses, name)(mode="multiclass", **options)
-    return loss
+def _of_monai(module: Any) -> dict[str, Loss]:
+    dice, options = module.DiceLoss, {"softmax": True, "to_onehot_y": True}
+    losses = {
+        "DiceLoss": dice(**options),
+        "DiceLoss, jaccard=True": dice(jaccard=True, **options),
+        "TverskyLoss": module.TverskyLoss(**options),
+    }
+
+    def channel(loss: Loss) -> Loss:
+        return lambda logits, labels: loss(logits, labels.unsqueeze(1))
+
+    return {name: _filled(channel(loss)) for name, loss in losses.items()}
 
 
-def _of_monai(name: str, **options: bool) -> Loss:
-    losses: Any = importlib.import_module("monai.losses")
-    loss: Loss = getattr(losses, name)(softmax=True, to_onehot_y=True, **options)
-    return lambda logits, labels: loss(logits, labels.unsqueeze(1))
+def _of_kornia(module: Any) -> dict[str, Loss]:
+    return {
+        "dice_loss": _filled(module.dice_loss),
+        "tversky_loss": _filled(lambda logits, labels: module.tversky_loss(logits, labels, 0.3, 0.7)),
+        "lovasz_softmax_loss": _filled(module.lovasz_softmax_loss),
+    }
 
 
-def _of_kornia(name: str, *options: float) -> Loss:
-    loss: Any = getattr(importlib.import_module("kornia").losses, name)
-    return lambda logits, labels: loss(logits, labels, *options)
+def _filled(loss: Loss) -> Loss:
+    """A loss that can't ignore pixels: they are of class 0."""
+    return lambda logits, labels: loss(logits, labels.masked_fill(labels == IGNORED, 0))
 
 
-# Measuring ------------------------------------------------------------------------------------------------------------
+PEERS: Final[Mapping[str, Callable[[Any], dict[str, Loss]]]] = {
+    "segmentation_models_pytorch": _of_smp,
+    "monai": _of_monai,
+    "kornia": _of_kornia,
+}
 
 
-@dataclass(frozen=True)
-class Goal:
-    """Ratios to cross-entropy that were aimed at; the worst of the losses counts."""
-
-    title: str
-    device: str
-    dtypes: tuple[str, ...]
-    size: str
-    kind: str
-    names: tuple[str, ...]
-    time: float
-    memory: float
-
-    def counts(self, device: str, dtype: str, size: str, kind: str, name: str) -> bool:
-        """Whether a loss under these circumstances is one of those that are aimed at."""
-        case = device == self.device and dtype in self.dtypes and size == self.size
-        return case and kind == self.kind and not set(name.split(" = ")).isdisjoint(self.names)
-
-
-_SMALL, _LARGE = "8x21x256x256", "8x21x512x512"
-GOALS: Final = (
-    Goal("CPU, eager, pointwise", "cpu", ("float32",), _SMALL, "autosegloss", POINTWISE, 3, 1.2),
-    Goal("CPU, compiled, pointwise", "cpu", ("float32",), _SMALL, "compiled", POINTWISE, 1.8, 1.2),
-    Goal("CPU, eager, BIoU", "cpu", ("float32",), _SMALL, "autosegloss", ("biou",), 4, 2),
-    Goal("CPU, eager, BF1", "cpu", ("float32",), _SMALL, "autosegloss", ("bf1",), 12, 4),
-    Goal("CUDA, pointwise", "cuda", ("float32", "bfloat16"), _LARGE, "autosegloss", POINTWISE, 0.8, 0.7),
-    Goal("CUDA, BF1", "cuda", ("float32", "bfloat16"), _LARGE, "autosegloss", ("bf1",), 4, 3),
-)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Where the time goes, in shares by module, of a loss that takes longer than a goal."""
-
-    device: str
-    dtype: str
-    size: str
-    kind: str
-    name: str
-    shares: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """All that one run of the benchmark found."""
-
-    command: str
-    machine: dict[str, str]
-    packages: dict[str, str]
-    left_out: dict[str, str]
-    rounds: int
-    cases: list[Case] = field(default_factory=list)
-    profiles: list[Profile] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """All of it as JSON."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """All of it as tables to read."""
-        return _markdown(self)
-
-
-def bench_loss(rounds: int, sizes: Sequence[str], dtypes: Sequence[str], names: Sequence[str], out: Path) -> Costs:
-    """Time every loss in turn with cross-entropy, measure its memory, and write `loss.json` and `loss.md`.
-
-    Args:
-        rounds: How often, 10 or more.
-        sizes: Shapes of the logits, as in `8x21x256x256`: images, classes, and two or three axes of 16 pixels or more.
-        dtypes: Of the logits, some of `DTYPES`; float16 is measured on CUDA only.
-        names: The losses to measure, by the start of their name; none: all.
-        out: The folder to write to.
-
-    Raises:
-        InputError: An argument is out of range.
-    """
-    if rounds < 10:
-        raise InputError(f"repeats must be 10 or more, got {rounds}.")
-    for size in sizes:
-        parse_size(size)
-    if wrong := set(dtypes) - set(DTYPES):
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {', '.join(sorted(wrong))}.")
-    chosen = [way for way in ways() if not names or way.name.startswith(tuple(names))]
-    if not chosen:
-        raise InputError(f"no loss starts with {', '.join(names)}; there are: {'; '.join(way.name for way in ways())}.")
-    left_out = unusable(map(needs, chosen))
-    if not shutil.which("c++"):
-        left_out["torch.compile"] = "no C++ compiler"
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    options = [f"--{key} {x}" for key, some in (("size", sizes), ("dtype", dtypes), ("loss", names)) for x in some]
+def bench(out: Path, size: str, dtype: str, device: str, rounds: int) -> str:
+    """Measure all losses, and write `loss.json` and `loss.md`; the arguments are those of `autosegloss bench loss`."""
+    shape = checked(size, dtype, device, rounds)
+    peers, left_out = of_others()
+    losses = {name: x.to(device) if isinstance(x, torch.nn.Module) else x for name, x in of_this_package().items()}
+    unit, costs = measure(losses | peers, size, dtype, device, rounds)
+    logits, labels = batch(shape, getattr(torch, dtype), device)
+    with one_thread():
+        shares = {name: profiled(surrogate(name).to(device), logits, labels) for name in PROFILED}
     allocator = [f"{name}={x}" for name, x in sorted(os.environ.items()) if name.startswith("MALLOC_")]  # of glibc
-    about = machine() | {"threads used": "1", "GPU": torch.cuda.get_device_name() if devices[1:] else "none"}
-    costs = Costs(
-        command=" ".join([*allocator, f"python -m {MODULE} --repeats {rounds}", *options]),
-        machine=about,
-        packages=packages("autosegloss", "torch", "triton", "segmentation_models_pytorch", "monai", "kornia"),
-        left_out=left_out,
-        rounds=rounds,
-    )
+    options = f"--repeats {rounds} --size {size} --dtype {dtype}" + (" --device cuda" if device == "cuda" else "")
+    summary = {
+        "command": " ".join([*allocator, f"python -m {MODULE} {options}"]),
+        "about": about(device, "autosegloss", "torch", "triton", *PEERS),
+        "left_out": left_out,
+        "case": f"{device}, {dtype}, {size}",
+        "rounds": rounds,
+        "unit": unit,
+        "costs": costs,
+        "shares": shares,
+    }
+    table = to_markdown(summary)
     out.mkdir(parents=True, exist_ok=True)
-    usable = [way for way in chosen if needs(way) not in left_out]
-    for device in devices:
-        for dtype in dtypes:
-            for size in sizes if (device, dtype) != ("cpu", "float16") else ():
-                with one_thread():
-                    costs.cases.append(measure(usable, device, dtype, size, rounds))
-                    costs.profiles.extend(profiles(costs.cases[-1], usable))
-                (out / "loss.json").write_text(costs.to_json(), encoding="utf-8")
-                (out / "loss.md").write_text(costs.to_markdown(), encoding="utf-8")
-    return costs
-
-
-def profiles(case: Case, ways: Iterable[Way]) -> list[Profile]:
-    """Where the time goes of the losses that take longer than a goal."""
-    logits, labels = batch(parse_size(case.size), case.device, getattr(torch, case.dtype))
-    found, where = [], (case.device, case.dtype, case.size)
-    for way, cost in zip(ways, case.costs, strict=True):
-        limits = [goal.time for goal in GOALS if goal.counts(*where, cost.kind, cost.name)]
-        if cost.time and limits and cost.time.median > min(limits):
-            found.append(Profile(*where, cost.kind, cost.name, profiled(way.start(), logits, labels)))
-    return found
+    write_text(out / "loss.json", json.dumps(summary, indent=1) + "\n")
+    write_text(out / "loss.md", table)
+    return table
 
 
 def profiled(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -259,8 +149,6 @@ def profiled(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> dict[str
                 return path.relative_to(home).as_posix()
             if "run_backward" in function[2]:
                 return "autograd"
-            if "torchinductor" in function[0]:
-                return "compiled code"
             callers = {by: times[3] for by, times in calls[function][4].items() if by not in seen}
             if not callers:
                 return "the rest"
@@ -277,103 +165,45 @@ def profiled(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> dict[str
     return {name: part / whole for name, part in sorted(spent.items(), key=lambda item: -item[1])}
 
 
-# Markdown -------------------------------------------------------------------------------------------------------------
-
-
-def _markdown(costs: Costs) -> str:
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The table of a summary."""
     lines = [
-        "# Losses: speed and memory",
+        f"What losses cost: {summary['case']}.",
         "",
-        f"Written by `{costs.command}`.",
+        bench_loss.to_markdown(summary["unit"], summary["costs"]),
         "",
-        f"- Machine: {listed(costs.machine)}.",
-        f"- Packages: {listed(costs.packages)}.",
-        *([f"- Left out: {listed(costs.left_out)}."] if costs.left_out else []),
-        "- Data: normal logits, raised by 4 at labels that are right at most pixels; smooth random label maps, 4% of "
-        "the pixels ignored (of class 0 for a loss of another package that can't ignore). Every slot has a bezier of "
-        "two pieces.",
-        f"- Time: a forward and a backward pass, as a ratio to torch's cross-entropy in the same round: medians "
-        f"[quartiles] of {costs.rounds} rounds. On the CPU it is that of the processor, on one thread. It is "
-        "given where its quartiles lie closer together than half of its median; elsewhere it says unsure.",
-        "- Large tensors are fresh memory on every pass, and the kernel's time for it is counted; cross-entropy takes "
+        "Time: a forward and a backward pass, as a ratio to torch's cross-entropy in the same round: medians "
+        f"[quartiles] of {summary['rounds']} rounds, on the CPU of the processor's time on one thread. Memory: the "
+        "peak of what torch allocates in both passes beyond the batch, the gradient of the logits with it. Data: "
+        "normal logits, raised by 4 at labels that are right at most pixels; smooth random label maps, 4% of the "
+        "pixels ignored (of class 0 for a loss that can't ignore). Every slot has a bezier of two pieces.",
+        "",
+        "Large tensors are fresh memory on every pass, and the kernel's time for it is counted; cross-entropy takes "
         "more of it than most. An allocator that keeps memory spares it: in glibc by the variables "
         "`MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000`.",
-        "- Memory: the peak of what torch allocates in both passes beyond the batch, the gradient of the logits with "
-        "it, as a ratio to that of cross-entropy; every block is counted.",
         "",
-        "## Goals",
+        "Where the time goes, by the module at work or that calls torch (cProfile):",
         "",
-        "The worst counts, of miou, fwiou, macc, gacc, dice and tversky where it says pointwise.",
-        "",
-        "| | size | time: goal | reached | memory: goal | reached |",
-        "|---|---|---:|---:|---:|---:|",
     ]
-    for goal in GOALS:
-        for dtype in goal.dtypes:
-            spent, taken = _reached(goal, dtype, costs.cases)
-            lines.append(
-                f"| {goal.title}, {dtype} | {goal.size} | {goal.time:g} | {spent} | {goal.memory:g} | {taken} |"
-            )
-    if costs.profiles:
-        lines += [
-            "",
-            "Where the time goes that is above a goal, by the module at work or that calls torch (cProfile):",
-            "",
-        ]
-    for late in costs.profiles:
-        parts = [f"`{name}` {100 * share:.0f}%" for name, share in late.shares.items() if share >= _LEAST]
-        lines.append(f"- {late.kind}, {late.name}, {late.device}, {late.dtype}, {late.size}: {', '.join(parts)}.")
-    for case in costs.cases:
-        lines += ["", f"## {case.device}, {case.dtype}, {case.size}", "", case.to_markdown()]
-    return "\n".join([*lines, ""])
-
-
-def _reached(goal: Goal, dtype: str, cases: Iterable[Case]) -> tuple[str, str]:
-    """The time and the memory reached, each with whether that is the goal."""
-    costs = [
-        cost
-        for case in cases
-        if case.dtype == dtype
-        for cost in case.costs
-        if goal.counts(case.device, dtype, case.size, cost.kind, cost.name)
-    ]
-    if len(costs) < len(goal.names):
-        return "not measured", "not measured"
-    times = [(cost.time.median, cost.name) for cost in costs if cost.time]
-    memories = [(cost.memory, cost.name) for cost in costs if cost.memory is not None]
-    return (
-        _verdict(times, goal.time) if len(times) == len(costs) else "unsure",
-        _verdict(memories, goal.memory) if len(memories) == len(costs) else "not measured",
-    )
-
-
-def _verdict(found: list[tuple[float, str]], limit: float) -> str:
-    value, name = max(found)
-    return f"{digits(value)} ({name}): {'yes' if value <= limit else 'no'}"
+    for name, shares in summary["shares"].items():
+        parts = [f"`{module}` {100 * share:.0f}%" for module, share in shares.items() if share >= LEAST]
+        lines.append(f"- {name}: {', '.join(parts)}")
+    missing = f" Not installed: {', '.join(summary['left_out'])}." if summary["left_out"] else ""
+    return "\n".join([*lines, "", f"Command: `{summary['command']}`. {summary['about']}.{missing}", ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
-    parser = script(MODULE, "Losses, as ratios to cross-entropy, beside smp, monai and kornia.")
+    parser = script(MODULE, "Losses, as ratios to cross-entropy, beside those of other packages.")
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds; default: 10")
-    parser.add_argument(
-        "--size",
-        action="append",
-        metavar="NxCxHxW",
-        help=f"of the logits; may be given again, as in {' '.join(SIZES)}; default: {SIZES[1]}",
-    )
-    parser.add_argument(
-        "--dtype", action="append", choices=DTYPES, help="of the logits; may be given again; default: float32"
-    )
-    parser.add_argument(
-        "--loss", action="append", default=[], metavar="NAME", help="start of the name of a loss; may be given again"
-    )
+    parser.add_argument("--size", default=bench_loss.SIZE, help=f"of the logits; default: {bench_loss.SIZE}")
+    parser.add_argument("--dtype", default="float32", choices=bench_loss.DTYPES, help="default: float32")
+    parser.add_argument("--device", default="cpu", choices=bench_loss.DEVICES, help="default: cpu")
 
-    def table(given: argparse.Namespace) -> str:
-        sizes, dtypes = given.size or SIZES[1:2], given.dtype or DTYPES[:1]
-        return bench_loss(given.repeats, sizes, dtypes, given.loss, given.out).to_markdown()
+    def measured(given: argparse.Namespace) -> str:
+        return bench(given.out, given.size, given.dtype, given.device, given.repeats)
 
-    run(parser, table, arguments)
+    run(parser, measured, arguments)
 
 
 if __name__ == "__main__":

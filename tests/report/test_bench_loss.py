@@ -9,7 +9,7 @@ from torch.nn import functional
 import autosegloss
 from autosegloss.cli import main
 from autosegloss.report.bench import loss as bench_loss
-from autosegloss.report.bench.loss import Spread, Way, batch, cross_entropy, peak_allocated
+from autosegloss.report.bench.loss import batch, cross_entropy, peak_allocated
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +29,10 @@ def test_every_block_counts_toward_the_peak() -> None:
 
 def test_the_batch_is_mostly_right_and_the_same_on_every_call() -> None:
     for shape in ((2, 5, 32, 48), (2, 4, 16, 20, 24)):
-        logits, labels = batch(shape, "cpu", torch.float32)
+        logits, labels = batch(shape, torch.float32)
         assert logits.shape == shape
         assert labels.shape == (shape[0], *shape[2:])
-        again = batch(shape, "cpu", torch.float32)
+        again = batch(shape, torch.float32)
         assert torch.equal(logits, again[0])
         assert torch.equal(labels, again[1])
         valid = labels != 255
@@ -40,32 +40,38 @@ def test_the_batch_is_mostly_right_and_the_same_on_every_call() -> None:
         assert 0 < (~valid).float().mean() < 0.3
 
 
-def test_what_fails_or_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks() -> bench_loss.Loss:
+def test_what_fails_is_said() -> None:
+    def breaks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no\nway")
 
-    large = Way("large", lambda: cross_entropy)
-    monkeypatch.setattr(bench_loss, "_memory", lambda device: 1e-3)
-    case = bench_loss.measure([Way("broken", breaks), large], "cpu", "float32", "1x3x32x32", 10)
-    assert [x.failed for x in case.costs] == [
-        "RuntimeError: no",
-        "MemoryError: it would take 0 GiB; 0 GiB are allowed",
-    ]
+    measured = bench_loss.measure({"broken": breaks, "whole": cross_entropy}, "1x3x32x32", "float32", "cpu", 10)
+    assert measured[1][0] == {"name": "broken", "failed": "RuntimeError: no"}
+    table = bench_loss.to_markdown(*measured).splitlines()
+    assert table[-2] == "| broken | - | RuntimeError: no | - |"
+    assert table[-1].startswith("| whole | ")
 
 
 def test_cross_entropy_is_that_of_torch() -> None:
-    logits, labels = batch((1, 3, 32, 32), "cpu", torch.float32)
+    logits, labels = batch((1, 3, 32, 32), torch.float32)
     assert cross_entropy(logits, labels) == functional.cross_entropy(logits, labels, ignore_index=255)
 
 
 def test_a_ratio_is_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = [second for scale in range(1, 11) for second in (scale, 2.0 * scale)]  # a machine that slows down
-    seconds = iter([1.0, 1.0, 1.0, *rounds])  # a first call, then how many passes make a turn
+    rounds = [second for scale in range(1, 11) for second in (2.0 * scale, scale)]  # a machine that slows down
+    seconds = iter([*range(1, 11), 1.0, *rounds])  # of cross-entropy alone, of a first call, and of both in turn
     monkeypatch.setattr(bench_loss, "seconds", lambda *_: next(seconds))
-    (cost,) = bench_loss.measure([Way("one", lambda: cross_entropy)], "cpu", "float32", "1x3x32x32", 10).costs
-    assert cost.time == Spread(2, 2, 2)
-    assert cost.seconds == Spread(11, 6.5, 15.5)
-    assert cost.memory == pytest.approx(1)
+    unit, (cost,) = bench_loss.measure({"one": cross_entropy}, "1x3x32x32", "float32", "cpu", 10)
+    assert unit["seconds"] == [5.5, 3.25, 7.75]
+    assert cost["time"] == [2, 2, 2]
+    assert cost["seconds"] == [11, 6.5, 15.5]
+    assert cost["memory"] == pytest.approx(1)
+
+
+def test_a_turn_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = iter([0.1, 0.3, 0.2, 9.0])
+    monkeypatch.setattr(bench_loss, "seconds", lambda *_: next(spent))
+    monkeypatch.setattr(bench_loss, "TURN", 0.6)
+    assert bench_loss._turn(cross_entropy, *batch((1, 3, 32, 32), torch.float32)) == pytest.approx(0.2)
 
 
 def test_the_command_prints_a_row_for_each_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +99,7 @@ def test_losses_are_chosen_where_none_is_given(capsys: pytest.CaptureFixture[str
         (["--repeats", "9"], "repeats must be 10 or more, got 9."),
         (["--size", "8x21x128"], "size must be images x classes x height x width, such as 8x21x256x256, got 8x21x128."),
         (["--size", "1x300x32x32"], "size 1x300x32x32 must have 1 image or more, 2 to 254 classes and sides of 16"),
-        (["--loss", "lovas"], "`lovas` is no loss (did you mean lovasz?)"),
+        (["--loss", "lovas"], "`lovas` is not a loss (did you mean lovasz?)"),
         (["--dtype", "int8"], "invalid choice"),
         (["--dtype", "float16"], "float16 is measured on CUDA only"),
         (["--device", "cuda"], "finds no CUDA device"),

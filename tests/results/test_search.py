@@ -20,9 +20,8 @@ def test_it_measures_and_writes(
     assert found["until_first_trial"] > 0
     assert len(found["overhead"]) == 2
     assert all(seconds > 0 for seconds in found["overhead"])
-    assert found["machine"]["cores"]
     table = (tmp_path / "search.md").read_text()
-    assert f"| {found['busy']:.3f} | >= 0.95 |" in table
+    assert f"| {found['busy']:.3f} |" in table
     assert table in capsys.readouterr().out
 
 

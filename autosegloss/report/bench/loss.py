@@ -7,9 +7,7 @@ import shlex
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -23,123 +21,20 @@ from autosegloss.loss.named import named_loss
 from autosegloss.loss.relax import slots
 from autosegloss.metric import METRICS, metric
 from autosegloss.proxy.train import one_thread
-from autosegloss.report.environment import machine, memory, packages
+from autosegloss.report.environment import about
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""A scalar of logits (N, C, *S) and labels (N, *S)."""
+Loss = Callable[[Tensor, Tensor], Tensor]  # a scalar of logits (N, C, *S) and labels (N, *S)
+Cost = dict[str, Any]
 
 SIZE: Final = "8x21x256x256"
 DTYPES: Final = ("float32", "bfloat16", "float16")
 DEVICES: Final = ("cpu", "cuda")
-LOSSES: Final = ("miou", "dice", "biou", "bf1", "soft_dice", "lovasz", "focal")
-"""What is measured unless losses are given."""
+LOSSES: Final = ("miou", "dice", "biou", "bf1", "soft_dice", "lovasz", "focal")  # unless others are given
 ROUNDS: Final = 10
 IGNORED: Final = 255
-VOID: Final = 0.04
-"""Share of the labels that are ignored: about that of PASCAL VOC."""
-POINTS: Final = ((0.2, 0.5), (0.4, 0.6), (0.7, 0.9))
-"""Control points of the curves of a metric's loss: two pieces, far from the identity."""
-TURN: Final = 0.05
-"""Seconds that a turn of a loss takes at least: it then outlasts what the one before left in the caches."""
-_SHRUNK: Final = 4  # times smaller along each axis of the image is what tells the memory to expect
-_SHARE: Final = 0.4  # of the memory there is that a loss may take
-
-
-@dataclass(frozen=True)
-class Way:
-    """A loss to be measured.
-
-    Args:
-        name: What to call it.
-        start: Builds it, which is not timed.
-        kind: The group that it is listed in.
-        ignores: Whether it takes ignored pixels; else they are of class 0.
-    """
-
-    name: str
-    start: Callable[[], Loss]
-    kind: str = ""
-    ignores: bool = True
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of two or more values."""
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
-
-    @property
-    def sure(self) -> bool:
-        """Whether its quartiles lie closer together than half of its median."""
-        return self.high - self.low < self.median / 2
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a loss took, beside cross-entropy.
-
-    Args:
-        kind: Its group.
-        name: Its name.
-        seconds: Of a forward and a backward pass.
-        time: The ratio of these to those of cross-entropy in the same round; None where that is not sure.
-        memory: The ratio of the peaks of what is allocated meanwhile, the gradient of the logits with it.
-        failed: Why nothing was measured.
-    """
-
-    kind: str
-    name: str
-    seconds: Spread | None = None
-    time: Spread | None = None
-    memory: float | None = None
-    failed: str = ""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What losses were measured on, and what they took.
-
-    Args:
-        device: "cpu" or "cuda".
-        dtype: Of the logits.
-        size: Of the logits, as in `8x21x256x256`.
-        seconds: Of cross-entropy.
-        mebibytes: Peak of cross-entropy.
-        costs: Of the losses.
-    """
-
-    device: str
-    dtype: str
-    size: str
-    seconds: Spread
-    mebibytes: float
-    costs: list[Cost]
-
-    def to_markdown(self) -> str:
-        """A row for each loss."""
-        named = any(cost.kind for cost in self.costs)
-        lines = [
-            f"Cross-entropy: {spread_text(self.seconds, 1e3)} ms, {digits(self.mebibytes)} MiB.",
-            "",
-            f"|{' |' if named else ''} loss | ms | time / cross-entropy | memory / cross-entropy |",
-            f"|{'---|' if named else ''}---|---:|---:|---:|",
-        ]
-        for cost in self.costs:
-            row = f"| {cost.kind} | {cost.name}" if named else f"| {cost.name}"
-            if cost.seconds is None or cost.memory is None:
-                lines.append(f"{row} | - | {cost.failed} | - |")
-                continue
-            ratio = spread_text(cost.time) if cost.time else "unsure"
-            lines.append(f"{row} | {digits(1e3 * cost.seconds.median)} | {ratio} | {cost.memory:.2f} |")
-        return "\n".join(lines)
+VOID: Final = 0.04  # share of the labels that are ignored: about that of PASCAL VOC
+POINTS: Final = ((0.2, 0.5), (0.4, 0.6), (0.7, 0.9))  # two pieces, far from the identity
+TURN: Final = 0.05  # seconds of a turn, at least: it outlasts what the loss before left in the caches
 
 
 def bench_loss(
@@ -161,39 +56,38 @@ def bench_loss(
         InputError: An argument is out of range, or there is no such loss.
         RefusedError: There is no CUDA device.
     """
+    _, classes, *_ = checked(size, dtype, device, rounds)
+    counts = [1] * classes  # what is counted does not change the cost
+    losses: dict[str, Loss] = {}
+    for name in names or LOSSES:
+        loss = surrogate(name) if name in METRICS else named_loss(name, ignore_index=IGNORED, counts=counts)
+        losses[name] = loss.to(device)
+    command = ["autosegloss", "bench", "loss", "--size", size, "--dtype", dtype, "--device", device]
+    command += [*(part for name in names for part in ("--loss", name)), "--repeats", str(rounds)]
+    return (
+        f"{to_markdown(*measure(losses, size, dtype, device, rounds))}\n\n"
+        f"Forward and backward of logits {size} in {dtype}; medians [quartiles] of {rounds} rounds, on a CPU of the "
+        "processor's time on one thread. Memory is the peak of what torch allocates, with the gradient of the logits. "
+        f"The curves of a metric's loss have two pieces.\n\nCommand: `{shlex.join(command)}`. "
+        f"{about(device, 'autosegloss', 'torch', 'triton')}.\n"
+    )
+
+
+def checked(size: str, dtype: str, device: str, rounds: int) -> tuple[int, ...]:
+    """The shape of the logits; raises what `bench_loss` does."""
+    numbers = size.split("x")
+    if not all(n.isdecimal() for n in numbers) or len(numbers) not in (4, 5):
+        raise InputError(f"size must be images x classes x height x width, such as {SIZE}, got {size}.")
+    images, classes, *sides = map(int, numbers)
+    if images < 1 or not 2 <= classes <= 254 or min(sides) < 16:
+        raise InputError(f"size {size} must have 1 image or more, 2 to 254 classes and sides of 16 or more.")
     if rounds < ROUNDS:
         raise InputError(f"repeats must be {ROUNDS} or more, got {rounds}.")
-    shape = parse_size(size)
     if device == "cuda" and not torch.cuda.is_available():
         raise RefusedError(f"torch {torch.__version__} finds no CUDA device in this process; take --device cpu.")
     if (device, dtype) == ("cpu", "float16"):
         raise InputError("float16 is measured on CUDA only; on a CPU take float32 or bfloat16.")
-    losses = {name: _named(name, shape[1]).to(device) for name in names or LOSSES}
-    ways = [Way(name, partial(lambda loss: loss, loss)) for name, loss in losses.items()]
-    with one_thread():
-        case = measure(ways, device, dtype, size, rounds)
-    command = ["autosegloss", "bench", "loss", "--size", size, "--dtype", dtype, "--device", device]
-    command += [*(part for name in names for part in ("--loss", name)), "--repeats", str(rounds)]
-    gpu = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
-    about = [*(machine() | gpu).items(), *packages("autosegloss", "torch", "triton").items()]
-    return "\n".join(
-        [
-            case.to_markdown(),
-            "",
-            f"Forward and backward of logits {size} in {dtype}; medians [quartiles] of {rounds} rounds, on a CPU of "
-            "the processor's time on one thread. Memory is the peak of what torch allocates, with the gradient of the "
-            "logits. The curves of a metric's loss have two pieces.",
-            "",
-            f"Command: `{shlex.join(command)}`. " + ", ".join(f"{name} {value}" for name, value in about) + ".",
-            "",
-        ]
-    )
-
-
-def _named(name: str, classes: int) -> torch.nn.Module:
-    if name in METRICS:
-        return surrogate(name)
-    return named_loss(name, ignore_index=IGNORED, counts=[1] * classes)  # what is counted does not change the cost
+    return images, classes, *sides
 
 
 def surrogate(name: str) -> SurrogateLoss:
@@ -203,128 +97,92 @@ def surrogate(name: str) -> SurrogateLoss:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """What all others are measured by."""
+    """The loss that all others are compared with."""
     return functional.cross_entropy(logits, labels, ignore_index=IGNORED)
 
 
-def parse_size(size: str) -> tuple[int, ...]:
-    """The shape of logits written as `8x21x256x256`."""
-    numbers = size.split("x")
-    if not all(n.isdecimal() for n in numbers) or len(numbers) not in (4, 5):
-        raise InputError(f"size must be images x classes x height x width, such as {SIZE}, got {size}.")
-    images, classes, *sides = map(int, numbers)
-    if images < 1 or not 2 <= classes <= 254 or min(sides) < 16:
-        raise InputError(f"size {size} must have 1 image or more, 2 to 254 classes and sides of 16 or more.")
-    return images, classes, *sides
-
-
-def measure(ways: Iterable[Way], device: str, dtype: str, size: str, rounds: int) -> Case:
-    """The costs of some losses on one batch.
-
-    Args:
-        ways: The losses.
-        device: "cpu" or "cuda".
-        dtype: Of the logits.
-        size: Of the logits, see `parse_size`.
-        rounds: How often each is timed.
-    """
-    shape, kind = parse_size(size), getattr(torch, dtype)
-    logits, labels = batch(shape, device, kind)
-    small = batch((*shape[:2], *(max(16, side // _SHRUNK) for side in shape[2:])), device, kind)
-    unit = peak_allocated(cross_entropy, logits, labels)
-    small_unit = peak_allocated(cross_entropy, *small)
-    times, costs = [], []
-    for way in ways:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of theirs
-                loss = way.start()
-                given = labels if way.ignores else labels.masked_fill(labels == IGNORED, 0)
-                little = small[1] if way.ignores else small[1].masked_fill(small[1] == IGNORED, 0)
-                peak_allocated(loss, small[0], little)  # loads and compiles what is on first use
-                expected = peak_allocated(loss, small[0], little) / small_unit * unit / 2**20
-                most = _SHARE * _memory(device)
-                if expected > most:
-                    raise MemoryError(f"it would take {expected / 1024:.0f} GiB; {most / 1024:.0f} GiB are allowed")
-                seconds(loss, logits, given)
-                peak = peak_allocated(loss, logits, given)
-                pairs = _rounds(loss, logits, labels, given, rounds)
-        except Exception as error:  # of other packages anything
-            costs.append(Cost(way.kind, way.name, failed=f"{type(error).__name__}: {str(error).splitlines()[0]}"))
-            continue
-        times += [own for own, _ in pairs]
-        ratio = Spread.of(theirs / own for own, theirs in pairs)
-        taken = Spread.of(theirs for _, theirs in pairs)
-        costs.append(Cost(way.kind, way.name, taken, ratio if ratio.sure else None, peak / unit))
-    times = times or [seconds(cross_entropy, logits, labels) for _ in range(rounds)]
-    return Case(device, dtype, size, Spread.of(times), unit / 2**20, costs)
-
-
-def batch(shape: Sequence[int], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def batch(shape: Sequence[int], dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Logits and labels as of a segmentation that is right at most pixels, some of them ignored; always the same."""
     images, classes, *sides = shape
-    *depth, height, width = sides
-    slices = math.prod(depth)
-    maps = label_maps(images * slices, classes, max(height, width))
-    guess, labels = (x[:, :height, :width].reshape(images, *sides).contiguous() for x in maps)
-    noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(1))
-    logits = noise.scatter_add_(1, guess.unsqueeze(1), torch.full_like(noise[:, :1], 4.0))
-    return logits.to(device, dtype).requires_grad_(), labels.to(device)
-
-
-def label_maps(images: int, num_classes: int, side: int) -> tuple[Tensor, Tensor]:
-    """Smooth random label maps, as of a segmentation that is right at most pixels; the same on every call.
-
-    A label is the highest of random fields of about 64 pixels a blob, with a few classes favoured in each image; the
-    prediction adds finer fields. A share `VOID` of the target is ignored, in blobs.
-
-    Returns:
-        Predicted and true labels, (images, side, side) int64.
-    """
     generator = torch.Generator().manual_seed(0)
 
     def fields(channels: int, cells: int) -> Tensor:
-        noise = torch.randn(images, channels, cells, cells, generator=generator)
-        return functional.interpolate(noise, (side, side), mode="bicubic", align_corners=False)
+        noise = torch.randn(images, channels, *[cells] * len(sides), generator=generator)
+        return functional.interpolate(noise, sides, mode="bilinear" if len(sides) == 2 else "trilinear")
 
-    cells = max(2, side // 64)
-    truth = fields(num_classes, cells) + 1.5 * torch.randn(images, num_classes, 1, 1, generator=generator)
-    prediction = (truth + 0.3 * fields(num_classes, 4 * cells)).argmax(1)
-    target = truth.argmax(1)
-    holes = fields(1, cells).squeeze(1)
-    lowest = holes.flatten(1).quantile(VOID, dim=1).view(-1, 1, 1)
-    return prediction, target.masked_fill(holes < lowest, IGNORED)
+    cells = max(2, max(sides) // 64)  # blobs of about 64 pixels, and a few classes favoured in each image
+    truth = fields(classes, cells) + 1.5 * torch.randn(images, classes, *[1] * len(sides), generator=generator)
+    guess = (truth + 0.3 * fields(classes, 4 * cells)).argmax(1, keepdim=True)
+    logits = torch.randn(tuple(shape), generator=generator).scatter_add_(1, guess, torch.full(guess.shape, 4.0))
+    holes = fields(1, cells)[:, 0]
+    labels = truth.argmax(1).masked_fill(holes < holes.quantile(VOID), IGNORED)
+    return logits.to(device, dtype).requires_grad_(), labels.to(device)
 
 
-def _rounds(loss: Loss, logits: Tensor, labels: Tensor, given: Tensor, rounds: int) -> list[tuple[float, float]]:
-    """Seconds of cross-entropy and of the loss, in turn."""
-    runs = [(cross_entropy, labels), (loss, given)]
-    passes = [math.ceil(TURN / max(1e-9, seconds(run, logits, y))) for run, y in runs]
-    pairs = []
-    for _ in range(rounds):
-        own, theirs = (
-            sum(seconds(run, logits, y) for _ in range(number)) / number
-            for (run, y), number in zip(runs, passes, strict=True)
-        )
-        pairs.append((own, theirs))
-    return pairs
+def measure(losses: Mapping[str, Loss], size: str, dtype: str, device: str, rounds: int) -> tuple[Cost, list[Cost]]:
+    """The costs of losses on one batch, on one thread.
+
+    Returns:
+        The `seconds` (median and quartiles) and `mebibytes` of cross-entropy; then of each loss its `name`, `seconds`,
+        and `time` and `memory` as ratios to cross-entropy (time: in the same round), or why it `failed`.
+    """
+    logits, labels = batch(checked(size, dtype, device, rounds), getattr(torch, dtype), device)
+    costs: list[Cost] = []
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other packages
+        unit = peak_allocated(cross_entropy, logits, labels)
+        own = _spread([_turn(cross_entropy, logits, labels) for _ in range(rounds)])
+        for name, loss in losses.items():
+            try:
+                seconds(loss, logits, labels)  # loads and compiles what is on first use
+                peak = peak_allocated(loss, logits, labels)
+                pairs = [(_turn(loss, logits, labels), _turn(cross_entropy, logits, labels)) for _ in range(rounds)]
+            except Exception as error:  # a loss of another package may raise anything
+                costs.append({"name": name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"})
+                continue
+            taken, ratio = _spread([theirs for theirs, _ in pairs]), _spread([theirs / ours for theirs, ours in pairs])
+            costs.append({"name": name, "seconds": taken, "time": ratio, "memory": peak / unit})
+    return {"seconds": own, "mebibytes": unit / 2**20}, costs
+
+
+def to_markdown(unit: Cost, costs: Sequence[Cost]) -> str:
+    """The table of what was measured, a row for each loss."""
+    lines = [
+        f"Cross-entropy: {_text(unit['seconds'], 1e3)} ms, {_digits(unit['mebibytes'])} MiB.",
+        "",
+        "| loss | ms | time / cross-entropy | memory / cross-entropy |",
+        "|---|---:|---:|---:|",
+    ]
+    for cost in costs:
+        if "failed" in cost:
+            lines.append(f"| {cost['name']} | - | {cost['failed']} | - |")
+            continue
+        figures = _digits(1e3 * cost["seconds"][0]), _text(cost["time"]), f"{cost['memory']:.2f}"
+        lines.append(f"| {cost['name']} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def _turn(loss: Loss, logits: Tensor, labels: Tensor) -> float:
+    """Seconds of a pass, the mean of as many as take `TURN` seconds."""
+    spent: list[float] = []
+    while sum(spent) < TURN:
+        spent.append(seconds(loss, logits, labels))
+    return statistics.fmean(spent)
 
 
 def seconds(loss: Loss, logits: Tensor, labels: Tensor) -> float:
     """Of a forward and a backward pass: of the processor, or on a GPU from start to end."""
-    logits.grad = None
-    if logits.is_cuda:
-        torch.cuda.synchronize()
     clock = time.perf_counter if logits.is_cuda else time.process_time
+    wait: Callable[[], object] = torch.cuda.synchronize if logits.is_cuda else lambda: None
+    logits.grad = None
+    wait()
     begun = clock()
     _pass(loss, logits, labels)
-    if logits.is_cuda:
-        torch.cuda.synchronize()
+    wait()
     return clock() - begun
 
 
 def _pass(loss: Loss, logits: Tensor, labels: Tensor) -> None:
-    """Forward and backward."""
     value: Any = loss(logits, labels)
     value.backward()
 
@@ -351,16 +209,16 @@ def peak_allocated(loss: Loss, logits: Tensor, labels: Tensor) -> int:
     return peak
 
 
-def _memory(device: str) -> float:
-    """MiB that there are."""
-    return memory() if device == "cpu" else torch.cuda.get_device_properties(0).total_memory / 2**20
+def _spread(values: Sequence[float]) -> list[float]:
+    """Median and quartiles."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [median, low, high]
 
 
-def spread_text(spread: Spread, unit: float = 1.0) -> str:
-    """Median and quartiles in a unit."""
-    return f"{digits(unit * spread.median)} [{digits(unit * spread.low)}, {digits(unit * spread.high)}]"
+def _text(spread: Sequence[float], unit: float = 1.0) -> str:
+    return "{} [{}, {}]".format(*(_digits(unit * value) for value in spread))
 
 
-def digits(value: float) -> str:
+def _digits(value: float) -> str:
     """Three digits, never as a power of ten."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
