@@ -518,7 +518,7 @@ def _bench_proxies(given: argparse.Namespace) -> str:
     config, trials = load_config(given.config, given.set), given.trials or [1, 4]
     command = ["autosegloss", "bench", "proxies", given.config, *_repeated("--set", given.set)]
     command += _repeated("--trials", trials)
-    return bench_proxies(config, trials, given.iterations, shlex.join(command)).to_markdown()
+    return bench_proxies(config, trials, given.iterations, shlex.join(command))
 
 
 def _add_schema(commands: Commands) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of proxies: run for real at a small size, and its floor by hand."""
+"""The benchmark of proxies: run for real at a small size, and a rate by hand."""
 
 from pathlib import Path
 
@@ -7,8 +7,6 @@ import torch
 
 from autosegloss.cli import main
 from autosegloss.report.bench import proxies as bench_proxies
-from autosegloss.report.bench.proxies import Proxies, Rate
-from autosegloss.search.settings import load_config
 
 
 @pytest.fixture(autouse=True)
@@ -29,25 +27,8 @@ def test_it_measures_and_prints(tiny_config: Path, capsys: pytest.CaptureFixture
     assert f"Command: `autosegloss bench proxies {tiny_config} --set {sets[0]}" in printed
 
 
-def test_operations_and_bytes_by_hand(tiny_config: Path) -> None:
-    """A network of two convolutions without bias: twice the products forward, and backward twice that."""
-    sets = ["proxy.network.name=tests.networks:Plain", "proxy.data.size=16", "proxy.train.batch_size=4"]
-    found = bench_proxies.bench_proxies(load_config(tiny_config, sets), [1], 1)
-    pixels = 4 * 16 * 16
-    first, second = 2 * pixels * 3 * 8 * 9, 2 * pixels * 8 * 21
-    assert found.flops == 2 * first + 3 * second  # no gradient goes back to the images
-    weights = (3 * 8 * 9 + 8) + (8 * 21 + 21) + (8 * 8 + 8)
-    least = 2 * 4 * pixels * (3 + 8) + 8 * 4 * weights  # the images and the features are needed backward
-    assert least <= found.traffic <= least + 2 * 8 * pixels * 21 * 8
-    assert min(found.flops_rate, found.traffic_rate) > 0
-
-
-def test_a_rate_and_a_floor_by_hand() -> None:
-    assert Rate(4, 0.5, 10.0, None).hourly(100) == pytest.approx(3600 * 4 / (50 + 40))
-    rest = {"command": "", "machine": {}, "packages": {}, "network": "", "precision": "", "iterations": 10}
-    rest |= {"batch_size": 1, "size": 1, "timed": 1, "rates": ()}
-    assert Proxies(**rest, flops=8.0, traffic=3.0, flops_rate=2.0, traffic_rate=1.0).floor == 4  # type: ignore[arg-type]
-    assert Proxies(**rest, flops=8.0, traffic=3.0, flops_rate=8.0, traffic_rate=1.0).floor == 3  # type: ignore[arg-type]
+def test_a_rate_by_hand() -> None:
+    assert bench_proxies.hourly(4, 100, 0.5, 10.0) == pytest.approx(3600 * 4 / (50 + 40))
 
 
 @pytest.mark.parametrize(
