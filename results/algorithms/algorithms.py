@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache
-from itertools import accumulate, product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -32,11 +31,10 @@ from autosegloss.search.journal import Journal
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.runners.base import attempt
 from autosegloss.search.runners.serial import SerialRunner
-from autosegloss.search.settings import StudyConfig, as_config
+from autosegloss.search.settings import as_config
 from autosegloss.search.space import CROSS_ENTROPY, LossFamily
-from autosegloss.search.statistics import interval_text, t_interval
+from autosegloss.search.statistics import interval_text
 from autosegloss.search.study import Study
-from results.algorithms.courses import plot_courses
 from results.common.losses import theta_alone
 from results.common.rows import Row, complete
 from results.common.script import run, script
@@ -60,21 +58,8 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 """Options by name; the name begins with that of the algorithm."""
 
 
-class Searchable(Protocol):
-    """What is searched, and for how long."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def lag(self) -> int: ...
-    def start(self) -> Theta: ...
-    def objective(self, seed: int) -> Objective: ...
-
-
-class Setting(Searchable, Protocol):
-    """The same, and how good a point is.
+class Setting(Protocol):
+    """What is searched, for how long, and how good a point is.
 
     `name` says all that decides it. `best` is the highest score there is; None if nobody knows.
     """
@@ -83,6 +68,14 @@ class Setting(Searchable, Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def lag(self) -> int: ...
+    def start(self) -> Theta: ...
+    def objective(self, seed: int) -> Objective: ...
     def score(self, theta: Theta, seed: int) -> float: ...
 
 
@@ -182,8 +175,7 @@ class RealProxy:
         return LossFamily.of(as_config(PROXIES[self.data])).start
 
     def objective(self, seed: int) -> Objective:
-        reward = _reward_of(self.data)
-        return lambda job: _outcome(reward(tuple(job.loss["theta"]), job.seed))
+        return lambda job: _outcome(_reward(self.data, tuple(job.loss["theta"]), job.seed))
 
     def score(self, theta: Theta, seed: int) -> float:
         fresh = (Job("final", 0, 0, theta_alone(theta), number, theta) for number in range(self.FRESH_SEEDS))
@@ -207,29 +199,22 @@ PROXIES: Mapping[str, Mapping[str, Any]] = {
 
 
 @cache
-def _reward_of(data: str) -> Callable[[Theta, int], float]:
-    """The reward of a loss and a seed; what several searches try alike is trained once."""
-    config = as_config(PROXIES[data])
-    proxy, family = cheap_proxy(config), LossFamily.of(config)
-    dataset = proxy.dataset
-    images, labels = dataset.heldout, torch.from_numpy(dataset.heldout.labels)
-
-    @lru_cache(maxsize=1000)
-    def reward(theta: Theta, seed: int) -> float:
-        network = proxy.trained(proxy.loss(family.content(theta)), seed)
-        accumulator = Accumulator(proxy.target, len(dataset.classes), dataset.ignore_index)
-        accumulator.update(torch.from_numpy(predict(network, images)), labels)
-        return accumulator.compute()
-
-    return reward
-
-
-def cheap_proxy(config: StudyConfig) -> Proxy:
+def _cheap_proxy(data: str) -> Proxy:
     """A proxy that trains on quarters of its images, and is scored on some of them."""
-    proxy = proxy_of(config).prepare()
+    proxy = proxy_of(as_config(PROXIES[data])).prepare()
     train, heldout = crops(proxy.dataset.train, SIDE, SIDE), crops(proxy.dataset.heldout, SIDE, SIDE, 64)
-    dataset = replace(proxy.dataset, train=train, heldout=heldout)
-    return replace(proxy, dataset=dataset)
+    return replace(proxy, dataset=replace(proxy.dataset, train=train, heldout=heldout))
+
+
+@cache
+def _reward(data: str, theta: Theta, seed: int) -> float:
+    """The target metric alone of a loss and a seed; what several searches try alike is trained once."""
+    proxy, family = _cheap_proxy(data), LossFamily.of(as_config(PROXIES[data]))
+    dataset = proxy.dataset
+    network = proxy.trained(proxy.loss(family.content(theta)), seed)
+    accumulator = Accumulator(proxy.target, len(dataset.classes), dataset.ignore_index)
+    accumulator.update(torch.from_numpy(predict(network, dataset.heldout)), torch.from_numpy(dataset.heldout.labels))
+    return accumulator.compute()
 
 
 def crops(split: Split, height: int, width: int, count: int | None = None) -> Split:
@@ -247,43 +232,8 @@ def _outcome(reward: float) -> Outcome:
     return Outcome(reward, {}, {}, None, 0.0)
 
 
-@dataclass(frozen=True)
-class Search:
-    """A search that is done.
-
-    Args:
-        theta: What it found.
-        score: How good that is.
-        course: The same after each step of what had earned the highest reward so far.
-    """
-
-    theta: Theta
-    score: float
-    course: list[float]
-
-
-def searched(contestant: str, setting: Setting, seed: int) -> Search:
-    """Search, and score what is found."""
-    best: dict[int, tuple[float, Theta]] = {}
-    objective = setting.objective(seed)
-
-    def watched(job: Job) -> Outcome:
-        outcome = objective(job)
-        if job.stage == "search" and job.theta is not None and outcome.reward is not None:
-            best[job.step] = max(best.get(job.step, (-math.inf, job.theta)), (outcome.reward, job.theta))
-        return outcome
-
-    theta = _study(contestant, setting, seed, watched)
-    leaders = accumulate((best[step] for step in range(setting.steps)), max)
-    return Search(theta, setting.score(theta, seed), [setting.score(leader, seed) for _, leader in leaders])
-
-
-def found(contestant: str, setting: Searchable, seed: int) -> Theta:
-    """Search as a study does: steps, then finals on fresh seeds."""
-    return _study(contestant, setting, seed, setting.objective(seed))
-
-
-def _study(contestant: str, setting: Searchable, seed: int, objective: Objective) -> Theta:
+def searched(contestant: str, setting: Setting, seed: int) -> Theta:
+    """What a search finds, as a study does: steps, then finals on fresh seeds."""
     options = CONTESTANTS[contestant]
     samples = setting.samples - (options.get("baseline") == "mu")  # mu is a trial too
     algorithm = ALGORITHMS[contestant.partition(",")[0]](start=setting.start(), samples=samples, seed=seed, **options)
@@ -299,12 +249,14 @@ def _study(contestant: str, setting: Searchable, seed: int, objective: Objective
             seed=seed,
             lag=setting.lag,
         )
-        SerialRunner().run(study, objective)
+        SerialRunner().run(study, setting.objective(seed))
         return study.findings().theta
 
 
 def _row(task: tuple[str, Setting, int]) -> Row:
-    return asdict(searched(*task))
+    contestant, setting, seed = task
+    theta = searched(contestant, setting, seed)
+    return {"theta": theta, "score": setting.score(theta, seed)}
 
 
 SETTINGS: Mapping[str, Sequence[Setting]] = {
@@ -335,8 +287,8 @@ def bench_algorithms(
     """Let every contestant search in every setting.
 
     Search after search is written to `out/<on>.jsonl`, and those that are there already are not run again; at the end
-    a summary to `out/<on>.json`, and from that the table to `out/<on>.md` and the regrets in the course of the searches
-    to `out/<on>.svg`. The same arguments give the same bytes, interrupted or not.
+    the regrets to `out/<on>.json`, and from these the table to `out/<on>.md`. The same arguments give the same bytes,
+    interrupted or not.
 
     Args:
         out: The folder to write to.
@@ -348,12 +300,10 @@ def bench_algorithms(
         The table as Markdown.
 
     Raises:
-        InputError: An argument is out of range.
+        InputError: There are too few seeds.
     """
     if seeds < 2:
-        raise InputError(f"seeds is {seeds}; an interval needs 2 or more.")
-    if unknown := [name for name in contestants if name not in CONTESTANTS]:
-        raise InputError(f"unknown: {', '.join(unknown)}; known: {'; '.join(CONTESTANTS)}.")
+        raise InputError(f"seeds must be 2 or more, got {seeds}.")
     settings = SETTINGS[on]
     tasks = {
         (c, setting.name, seed): (c, setting, seed)
@@ -361,7 +311,7 @@ def bench_algorithms(
         for seed in range(seeds)
         for c in contestants
     }
-    rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row, needs=["course"])
+    rows = complete(out / f"{on}.jsonl", ("contestant", "setting", "seed"), tasks, _row)
 
     chosen = "" if list(contestants) == list(CONTESTANTS) else "".join(f' --algorithm "{name}"' for name in contestants)
     summary: dict[str, Any] = {
@@ -369,39 +319,25 @@ def bench_algorithms(
         "command": f"python -m {MODULE} --on {on} --seeds {seeds}{chosen}",
         "packages": packages("autosegloss", "torch", "cmaes", "optuna"),
         "settings": {
-            s.name: _regrets(s, {c: [rows[c, s.name, k] for k in range(seeds)] for c in contestants}) for s in settings
+            s.name: _regrets(s.best, {c: [rows[c, s.name, k]["score"] for k in range(seeds)] for c in contestants})
+            for s in settings
         },
     }
     write_text(out / f"{on}.json", json.dumps(summary) + "\n")
-    plot_courses(summary["settings"], out / f"{on}.svg")
     table = to_markdown(summary)
     write_text(out / f"{on}.md", table)
     return table
 
 
-def _regrets(setting: Setting, rows: Mapping[str, Sequence[Row]]) -> Row:
-    """What the table and the plot of a setting are made from.
-
-    Returns:
-        `trials` until the end of each step, the `regrets` of each contestant by seed, and in its `courses` mean, low
-        and high end of the 95% t-interval of the regret after each step.
-    """
-    best = max(row["score"] for each in rows.values() for row in each) if setting.best is None else setting.best
-    courses = {name: best - np.array([row["course"] for row in each]) for name, each in rows.items()}
-    return {
-        "trials": [setting.samples * step for step in range(1, setting.steps + 1)],
-        "regrets": {name: [round(best - row["score"], _PLACES) for row in each] for name, each in rows.items()},
-        "courses": {
-            name: np.transpose([t_interval(step) for step in course.T.tolist()]).round(_PLACES).tolist()
-            for name, course in courses.items()
-        },
-    }
+def _regrets(best: float | None, scores: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """The regrets of each contestant, by seed."""
+    top = max(max(each) for each in scores.values()) if best is None else best
+    return {name: [round(top - score, _PLACES) for score in each] for name, each in scores.items()}
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
     """The table of a summary."""
-    settings, on = summary["settings"], summary["on"]
-    regrets = {name: {c: np.array(values) for c, values in s["regrets"].items()} for name, s in settings.items()}
+    regrets = {name: {c: np.array(values) for c, values in s.items()} for name, s in summary["settings"].items()}
     first = next(iter(regrets.values()))
     contestants, seeds = list(first), len(next(iter(first.values())))
 
@@ -414,8 +350,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
 
     lines = [
         f"Mean regret [95% t-interval] over {seeds} seeds of what a search finds, the finals ({CANDIDATES} candidates "
-        f"on {FINALIST_SEEDS} fresh seeds) included; a setting ends with its steps x trials. {_ABOUT[on]} "
-        f"[{on}.svg]({on}.svg) has the regret, in the course of the searches, of what had earned the highest reward.",
+        f"on {FINALIST_SEEDS} fresh seeds) included; a setting ends with its steps x trials. "
+        f"{_ABOUT[summary['on']]}",
         "",
         *table(contestants),
     ]
@@ -436,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = script(MODULE, "Search algorithms, on toys and on real proxies.")
     parser.add_argument("--on", choices=tuple(SETTINGS), default="toys", help="what to search; default: toys")
     parser.add_argument("--seeds", type=int, default=20, metavar="K", help="searches of each setting; default: 20")
-    parser.add_argument("--algorithm", action="append", metavar="NAME", help="one of them; may be given again")
+    parser.add_argument("--algorithm", action="append", choices=tuple(CONTESTANTS), help="may be given again")
 
     def measure(given: argparse.Namespace) -> str:
         return bench_algorithms(given.out, given.on, given.seeds, given.algorithm or tuple(CONTESTANTS))

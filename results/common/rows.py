@@ -22,7 +22,6 @@ def complete(
     tasks: Mapping[Key, T],
     measure: Callable[[T], Row],
     workers: int | None = None,
-    needs: Sequence[str] = (),
 ) -> dict[Key, Row]:
     """Measure what a file lacks, several side by side; each row is in the file as soon as it is measured.
 
@@ -34,12 +33,11 @@ def complete(
         tasks: What is wanted, by key.
         measure: A function that a process can be sent; it gives a row without its key.
         workers: Processes; None is one a processor.
-        needs: What a row must have; one of an older version that lacks it is measured again.
 
     Returns:
         The rows of the tasks, by key.
     """
-    rows = {tuple(row[name] for name in names): row for row in _read(path) if row.keys() >= set(needs)}
+    rows = {tuple(row[name] for name in names): row for row in _read(path)}
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, rows)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, path.open("a") as file:
