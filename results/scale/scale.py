@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from autosegloss.errors import InputError
-from autosegloss.report.environment import machine, packages
+from autosegloss.files import write_text
+from autosegloss.report.environment import packages
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
@@ -54,8 +52,6 @@ FAILED = 0.02
 DIMENSIONS, NOISE = 12, 0.05
 """Of the toy reward; the twelve coordinates of a loss with two slots of two pieces."""
 CANDIDATES, FINALIST_SEEDS = 3, 3
-WINDOW = 1_000
-"""Trials at either end of a search over which the driver's time is taken."""
 
 
 @dataclass(frozen=True)
@@ -85,115 +81,73 @@ class SimulatedRunner:
 
     Attributes:
         clock: Virtual seconds since the start.
-        handing: Processor seconds that it took to get each trial from the study, in that order.
-        recording: Processor seconds that it took to hand each one back, the algorithm's included where it ends a step.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.clock = 0.0
-        self.handing: list[float] = []
-        self.recording: list[float] = []
 
     def run(self, study: JobQueue, objective: Objective) -> None:
         """Run the study to its end; see `Runner.run`."""
         running: list[tuple[float, int, Job, Outcome]] = []
+        handed = 0
         while not study.finished:
-            while len(running) < self.slots:
-                start = time.process_time()
-                job = study.next_job()
-                if job is None:
-                    break
-                self.handing.append(time.process_time() - start)
+            while len(running) < self.slots and (job := study.next_job()) is not None:
+                handed += 1
                 outcome = objective(job)
                 # Of trials that end at the same time, the one that was handed out first is recorded first.
-                heappush(running, (self.clock + outcome.seconds, len(self.handing), job, outcome))
+                heappush(running, (self.clock + outcome.seconds, handed, job, outcome))
             self.clock, _, job, outcome = heappop(running)
-            start = time.process_time()
             study.record(job, outcome)
-            self.recording.append(time.process_time() - start)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One simulated search.
-
-    Args:
-        hours: Virtual time to the end of its steps, before the finals.
-        busy: Share of the slots' time until then that was spent in trials.
-        regret: Of what it found, finals included.
-        trial: Milliseconds of the driver's processor that a trial took, median over the first `WINDOW` and the last.
-        step: The same of a trial that ended a step, where the algorithm learns: the first one, and the last, after
-            which the finalists are chosen.
-        driver: Seconds of the driver's processor that the whole search took.
-    """
-
-    hours: float
-    busy: float
-    regret: float
-    trial: tuple[float, float]
-    step: tuple[float, float]
-    driver: float
-
-
-@dataclass(frozen=True)
-class Cell:
-    """All runs of one setting, a seed each."""
-
-    algorithm: str
-    steps: int
-    samples: int
-    lag: int
-    runs: tuple[Run, ...]
 
 
 def bench_scale(out: Path, seeds: int = 5) -> str:
     """Simulate the searches of `SETTINGS`, and write `scale.json` and `scale.md`.
 
-    The same arguments give the same figures, but for those of the driver's time, which is that of this machine.
+    The same arguments give the same bytes.
 
     Args:
         out: The folder to write to.
         seeds: Toys and searches of each setting, 2 or more.
 
     Returns:
-        The tables as Markdown.
+        The table as Markdown.
 
     Raises:
         InputError: There are too few seeds.
     """
     if seeds < 2:
-        raise InputError(f"seeds is {seeds}; a spread needs 2 or more.")
+        raise InputError(f"seeds must be 2 or more, got {seeds}.")
     cells = [
-        Cell(name, *setting, tuple(_simulated(name, *setting, seed) for seed in range(seeds)))
+        {"algorithm": name, "setting": setting, "runs": [_simulated(name, *setting, seed) for seed in range(seeds)]}
         for setting, names in SETTINGS.items()
         for name in names
     ]
-    journals = f"TMPDIR={os.environ['TMPDIR']} " if "TMPDIR" in os.environ else ""  # what kind of disk they are on
     record = {
-        "command": f"{journals}python -m {MODULE} --seeds {seeds}",
-        "machine": machine(),
+        "command": f"python -m {MODULE} --seeds {seeds}",
         "packages": packages("autosegloss", "cmaes", "numpy", "torch"),
-        "cells": [asdict(cell) for cell in cells],
+        "cells": cells,
     }
-    tables = to_markdown(record)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "scale.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (out / "scale.md").write_text(tables, encoding="utf-8")
-    return tables
+    write_text(out / "scale.json", json.dumps(record) + "\n")
+    write_text(out / "scale.md", to_markdown(record))
+    return to_markdown(record)
 
 
-def _simulated(name: str, steps: int, samples: int, lag: int, seed: int) -> Run:
-    """A search on a virtual clock."""
+def _simulated(name: str, steps: int, samples: int, lag: int, seed: int) -> tuple[float, float, float]:
+    """A search on a virtual clock.
+
+    Returns:
+        Virtual hours to the end of its steps, before the finals; the share of the slots' time until then that was
+        spent in trials; and the regret of what it found, finals included.
+    """
     toy = Valley(DIMENSIONS, seed, NOISE)
     algorithm = ALGORITHMS[name](start=(0.5,) * DIMENSIONS, samples=samples, seed=seed)
     runner = SimulatedRunner(SLOTS)
-    done: list[int] = []  # steps, after each trial
-    spent: list[tuple[float, float]] = []  # by the virtual clock, and in trials
+    ends: dict[int, tuple[float, float]] = {}  # by steps that are done: the virtual clock, and seconds in trials
 
     def observer(study: Study) -> None:
-        done.append(len(study.steps))
-        spent.append((runner.clock, study.seconds))
+        ends.setdefault(len(study.steps), (runner.clock, study.seconds))
 
     with tempfile.TemporaryDirectory(prefix="autosegloss-bench-") as folder, Journal(Path(folder, "trials")) as journal:
         study = Study(
@@ -210,24 +164,13 @@ def _simulated(name: str, steps: int, samples: int, lag: int, seed: int) -> Run:
         )
         runner.run(study, Trial(toy))
         regret = toy.regret(study.findings().theta)
-    ends = [trial for trial, (before, after) in enumerate(pairwise([0, *done])) if after > before]
-    clock, seconds = spent[ends[-1]]
-    both = [1000 * (one + other) for one, other in zip(runner.handing, runner.recording, strict=True)]
-    return Run(
-        hours=clock / 3600,
-        busy=seconds / (SLOTS * clock),
-        regret=regret,
-        trial=(median(both[:WINDOW]), median(both[-WINDOW:])),
-        step=(1000 * runner.recording[ends[0]], 1000 * runner.recording[ends[-1]]),
-        driver=sum(both) / 1000,
-    )
+    clock, seconds = ends[steps]
+    return clock / 3600, seconds / (SLOTS * clock), regret
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
-    """Time and quality of each setting, and the driver's time of each algorithm in it."""
-    runs = {
-        (c["algorithm"], c["steps"], c["samples"], c["lag"]): [Run(**run) for run in c["runs"]] for c in record["cells"]
-    }
+    """Time and quality of each setting."""
+    runs = {(cell["algorithm"], *cell["setting"]): cell["runs"] for cell in record["cells"]}
     seeds = len(next(iter(runs.values())))
     lines = [
         f"Searches on {SLOTS:,} simulated slots. Trials take a log-normal time (median {MEDIAN_SECONDS:g} s, sigma "
@@ -241,26 +184,12 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         "|---|---:|---:|---:|" + "---:|" * len(CONTESTANTS),
     ]
     for steps, samples, lag in SETTINGS:
-        timed = runs["random", steps, samples, lag]
-        hours, busy = _spread([run.hours for run in timed], 1), _spread([100 * run.busy for run in timed], 1)
+        hours, busy, _ = zip(*runs["random", steps, samples, lag], strict=True)
+        times = f"{_spread(hours, 1)} | {_spread([100 * share for share in busy], 1)}"
         found = [runs.get((name, steps, samples, lag), []) for name in CONTESTANTS]
-        regrets = " | ".join(_spread([run.regret for run in each], 4) for each in found)
-        lines.append(f"| {steps} x {samples} | {lag} | {hours} | {busy} | {regrets} |")
-    lines += [
-        "",
-        "What the search takes of the processor that drives it: a trial that does not end a step (median of the first "
-        f"{WINDOW:,} and of the last), one that does (the first and the last, which chooses the finalists too), and "
-        "the whole search; means over seeds. Waiting for the journal's disk is not in it.",
-        "",
-        "| algorithm | steps x samples | lag | a trial, ms: first | last | a step, ms: first | last | in all, s |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for (name, steps, samples, lag), each in runs.items():
-        costs = [fmean(run.trial[end] for run in each) for end in (0, 1)]
-        costs += [fmean(run.step[end] for run in each) for end in (0, 1)]
-        figures = " | ".join(f"{cost:.3g}" for cost in [*costs, fmean(run.driver for run in each)])
-        lines.append(f"| {name} | {steps} x {samples} | {lag} | {figures} |")
-    versions = ", ".join(f"{name} {value}" for name, value in [*record["machine"].items(), *record["packages"].items()])
+        regrets = " | ".join(_spread([regret for _, _, regret in each], 4) for each in found)
+        lines.append(f"| {steps} x {samples} | {lag} | {times} | {regrets} |")
+    versions = ", ".join(f"{name} {value}" for name, value in record["packages"].items())
     return "\n".join([*lines, "", f"Command: `{record['command']}`. {versions}.", ""])
 
 
