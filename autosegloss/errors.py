@@ -1,16 +1,16 @@
-"""The errors a user can meet: each says what was given, where, what is allowed and what to do."""
+"""The errors of the package: each says what was given, where, what is allowed and what to do."""
 
 
 class AutoseglossError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of the errors of this package."""
 
 
 class ExprError(AutoseglossError, TypeError):
-    """An expression joins values that do not fit together."""
+    """An expression combines incompatible values."""
 
 
 class ParseError(ExprError, ValueError):
-    """A text is not an expression; the message points at the place."""
+    """A text is not a valid expression; the message points at the position."""
 
 
 class InputError(AutoseglossError, ValueError):
@@ -22,11 +22,11 @@ class InputTypeError(InputError, TypeError):
 
 
 class ConfigError(AutoseglossError, ValueError):
-    """A configuration has mistakes; the message lists all of them, each with its file and line."""
+    """A configuration is invalid; the message lists all errors, each with its file and line."""
 
 
 class LossFileError(AutoseglossError, ValueError):
-    """A loss file is damaged, of a newer version, or describes an impossible loss."""
+    """A loss file is damaged, written by a newer version, or describes an impossible loss."""
 
 
 class WriteError(AutoseglossError, ValueError):
@@ -42,8 +42,8 @@ class TrainingDiverged(AutoseglossError, RuntimeError):  # noqa: N818 - an outco
 
 
 class SearchError(AutoseglossError, RuntimeError):
-    """A search cannot go on; what is finished is safe in the journal."""
+    """A search can't continue; finished trials are safe in the journal."""
 
 
 class RefusedError(SearchError, ValueError):
-    """A search is refused before it starts: its folder holds another one, or the resources are not there."""
+    """A search is refused before it starts: the folder holds another search, or resources are missing."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is replaced completely or stays unchanged."""
 
 import os
 import tempfile
@@ -8,12 +8,12 @@ from autosegloss.errors import WriteError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; see `write_bytes`."""
+    """Write a text file in UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part, even if the machine stops.
+    """Write a file atomically: readers see the old or the new content, even if the machine crashes.
 
     Raises:
         WriteError: The folder is missing, is read-only or has no space left; the old file is unchanged.

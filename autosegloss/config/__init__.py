@@ -1,5 +1,5 @@
-"""The config room: what every section of a configuration is built from, and reading YAML with lines.
+"""The config room: the base of the sections of a configuration, and reading YAML with line numbers.
 
-The sections themselves stand beside what they configure, as `settings.py` of each room; the whole of a study is
-`autosegloss.search.settings.StudyConfig`.
+The sections are defined beside what they configure, in the `settings.py` of each room;
+`autosegloss.search.settings.StudyConfig` joins them.
 """

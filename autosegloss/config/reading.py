@@ -1,4 +1,4 @@
-"""Reading a configuration: plain values from YAML and overrides, and every mistake with its file and line."""
+"""Reading a configuration from YAML and overrides, with the file and line of every error."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _TOO_DEEP = "lists or mappings are nested too deeply"
 
 
 def read_file(root: type[S], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S:
-    """Read a section and all below it from a YAML file.
+    """Read a section and its subsections from a YAML file.
 
     Args:
-        root: The section that the whole file is.
+        root: The class of the whole file.
         path: The file; messages show it as given.
-        overrides: Texts `key.sub=value` that win over the file; the value is YAML, as in the file.
+        overrides: Texts `key.sub=value` that override the file; the value is YAML.
 
     Returns:
         The section, complete with defaults.
 
     Raises:
-        ConfigError: All mistakes at once, each with its file and line or with the override it comes from.
+        ConfigError: The configuration is invalid; all errors are listed, each with its file and line or its override.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -49,17 +49,17 @@ def read_file(root: type[S], path: str | os.PathLike[str], overrides: Sequence[s
 
 
 def read_mapping(root: type[S], values: Mapping[str, Any]) -> S:
-    """Read a section and all below it from a mapping with its keys.
+    """Read a section and its subsections from a mapping with the keys of the file.
 
     Raises:
-        ConfigError: All mistakes at once.
+        ConfigError: The configuration is invalid; all errors are listed.
     """
     return _Draft("configuration", data=dict(values)).build(root)
 
 
 @dataclass(frozen=True, order=True)
 class _Origin:
-    """Where a value was written; origins sort in the order in which a user would look."""
+    """Where a value was written; origins sort by line, overrides last."""
 
     override: int
     line: int
@@ -68,7 +68,7 @@ class _Origin:
 
 @dataclass
 class _Draft:
-    """Plain values on their way to a configuration, where each was written, and the mistakes found so far."""
+    """Plain values before validation, the origin of each, and the errors found so far."""
 
     source: str
     data: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class _Draft:
     overrides: int = 0
 
     def read(self, text: str) -> None:
-        """Take the values of a YAML file."""
+        """Read the values of a YAML file."""
         try:
             root = yaml.compose(text, Loader=Loader)
         except yaml.YAMLError as error:
@@ -120,7 +120,7 @@ class _Draft:
         section[keys[-1]] = None if node is None else self._plain(node, keys, origin)
 
     def build(self, root: type[S]) -> S:
-        """Check everything."""
+        """Validate everything and build the section."""
         section = None
         try:
             section = root.model_validate(self.data)
@@ -205,7 +205,7 @@ _PROBLEMS = {
 
 
 def _explain(root: type[BaseModel], details: ErrorDetails, keys: Keys) -> str:
-    """A mistake in this project's words: what is wrong, what was given and what is allowed."""
+    """The message of an error: what is wrong, what was given and what is allowed."""
     if details["type"] == "extra_forbidden":
         return f"unknown key{_suggest_key(root, keys)}"
     given = show(details["input"])
@@ -218,7 +218,7 @@ def _explain(root: type[BaseModel], details: ErrorDetails, keys: Keys) -> str:
 
 
 def _written(root: type[BaseModel], keys: Keys) -> Keys:
-    """The keys as in the file: inside an option, pydantic goes on with the types that it tried."""
+    """The keys as in the file: inside an option, pydantic appends the types that it tried."""
     section, inside = _innermost(root, keys)
     above = len(keys) - len(inside)
     for depth, key in enumerate(inside, start=above + 1):
@@ -242,7 +242,7 @@ def _section_of(root: type[BaseModel], keys: Keys) -> type[BaseModel]:
 
 
 def _innermost(root: type[BaseModel], keys: Keys) -> tuple[type[BaseModel], Keys]:
-    """The section from which fixed keys lead on, and these keys: below a name that a user chose, they begin anew."""
+    """The innermost section below names that the user chose, and the keys from there."""
     section = root
     for depth, key in enumerate(keys):
         found = section.model_fields.get(key)
@@ -259,7 +259,7 @@ def _innermost(root: type[BaseModel], keys: Keys) -> tuple[type[BaseModel], Keys
 
 
 def _suggest_key(root: type[BaseModel], keys: Keys) -> str:
-    """The key that was probably meant: one spelt alike beside it, one of that name elsewhere, or all there are."""
+    """A hint to the intended key: a similar key here, the same key elsewhere, or all keys here."""
     known = list(_section_of(root, keys).model_fields)
     alike = difflib.get_close_matches(keys[-1], known, n=1)
     elsewhere = [".".join(path) for path in _all_keys(_innermost(root, keys)[0]) if path[-1] == keys[-1]]

@@ -1,4 +1,4 @@
-"""What a section of a configuration is: a frozen, strict model whose fields say what they are."""
+"""The base of the sections of a configuration: frozen, strict pydantic models with documented fields."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ class Section(BaseModel):
     )
 
     def late_mistakes(self) -> Iterator[tuple[Keys, ValidationError]]:
-        """Mistakes that only the whole section shows, each with the keys below which it is."""
+        """Errors that only the whole section shows, each with the keys of the subsection."""
         return iter(())
 
 
 class NamedSection(Section):
-    """A section with a name and further keys: the options of what has that name, which checks them itself."""
+    """A section with a name and further keys: the options of the named object, which checks them itself."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
     @property
     def options(self) -> dict[str, JsonValue]:
-        """The keys beside `name`, passed on as keyword arguments."""
+        """The keys besides `name`, for use as keyword arguments."""
         return dict(self.__pydantic_extra__)
 
 
 def misplaced(problem: str, *keys: str) -> PydanticCustomError:
-    """A mistake of a section, reported at one of its keys."""
+    """An error of a section, reported at one of its keys."""
     return PydanticCustomError("misplaced", "{problem}", {"problem": problem, "at": keys})
 
 
@@ -49,14 +49,14 @@ def is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
 
 
 def section_of_names(annotation: object) -> type[BaseModel] | None:
-    """The section that a mapping from names has for its values, or None if the type of a field is another one."""
+    """The section type of the values of a mapping, or None if the type of a field is not such a mapping."""
     if get_origin(annotation) is dict and is_section(inner := get_args(annotation)[1]):
         return inner
     return None
 
 
 def merged(section: type[BaseModel], values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The values of a section with changes key by key; options go with the name that they belong to."""
+    """The values of a section with changes merged key by key; a new name drops the options of the old one."""
     if issubclass(section, NamedSection) and changes.get("name", values["name"]) != values["name"]:
         return changes
     result = values | changes

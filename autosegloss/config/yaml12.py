@@ -1,4 +1,4 @@
-"""YAML 1.2's scalars in PyYAML, which reads YAML 1.1: `on` is text here, and 1e-3 a number."""
+"""The scalars of YAML 1.2 in PyYAML, which reads YAML 1.1: `on` is text here, and 1e-3 is a number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONSTRUCT: dict[str, Callable[[str], Any]] = {
 
 
 class Loader(yaml.SafeLoader):
-    """Composes nodes with the scalars of YAML 1.2; builds no objects."""
+    """Composes nodes with the scalars of YAML 1.2 and constructs no objects."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         # An alias would have two lines and may contain itself; a configuration is too small to need one.
@@ -41,7 +41,7 @@ class Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or 1.2 would read as something else."""
+    """Quotes every text that YAML 1.1 or 1.2 would not read as text."""
 
 
 Loader.yaml_implicit_resolvers = {}
@@ -60,7 +60,7 @@ def syntax_error(error: yaml.YAMLError) -> tuple[int, str]:
 
 
 def show(value: object) -> str:
-    """A value as it would stand in the file, cut to a line."""
+    """A value as in the file, shortened to one line."""
     try:
         text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1000)
     except yaml.YAMLError:

@@ -1,1 +1,1 @@
-"""The proxy room: small data, small networks and short training runs that judge a loss."""
+"""The proxy room: data, networks and short training runs that evaluate a loss."""

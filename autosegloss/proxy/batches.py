@@ -1,4 +1,4 @@
-"""Batches of a training run: which images, in which order, how they are changed, as tensors."""
+"""The batches of a training run: the choice, order and augmentation of the images."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from autosegloss.proxy.settings import Augment
 
 Maps: TypeAlias = NDArray[Any] | Tensor
 
-# The ranges of `full` are those of the published code. Each change of colour comes with probability 1/2.
+# The ranges of `full` are those of the published code. Each change of colour is applied with probability 1/2.
 SCALES = (0.5, 2.0)
-BRIGHTNESS = 32 / 127.5  # added to colours in [-1, 1], up to
-FACTORS = (0.5, 1.5)  # of contrast, and of saturation
-HUE = math.pi / 5  # turned by up to
-MAX_GPU_BYTES = 2**32  # bytes of a split, up to which a GPU holds all of it; VOC at 128x128 has 0.6e9
-_NUMBERS = 11  # scale and two places, four changes of colour and whether each is made
+BRIGHTNESS = 32 / 127.5  # maximal shift of colours in [-1, 1]
+FACTORS = (0.5, 1.5)  # range of the factors of contrast and saturation
+HUE = math.pi / 5  # maximal rotation, in radians
+MAX_GPU_BYTES = 2**32  # splits up to this size are copied to the GPU; VOC at 128x128 has 0.6e9 bytes
+_NUMBERS = 11  # random numbers per image: scale, two offsets, four colour changes and whether each is applied
 # From red, green and blue to luminance and two axes of colour (YIQ, of the NTSC standard).
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What each iteration sees.
+    """The images of each iteration and their augmentation.
 
     Args:
-        order: Image numbers, (iterations, batch).
-        flips: Which of them are flipped left to right, likewise.
-        numbers: What decides their other changes, uniform in [0, 1), (iterations, batch, 11), or (iterations, batch, 0)
-            for no others.
+        order: Indices of the images, (iterations, batch).
+        flips: Whether each image is flipped left to right, (iterations, batch).
+        numbers: Uniform numbers in [0, 1) for the other changes, (iterations, batch, 11), or (iterations, batch, 0) if
+            there are none.
     """
 
     order: NDArray[np.intp]
@@ -48,7 +48,7 @@ class BatchPlan:
     def draw(
         cls, rng: np.random.Generator, images: int, iterations: int, batch_size: int, augment: Augment = "flip"
     ) -> BatchPlan:
-        """Draw such that each image comes once before any comes again, flipped with probability 1/2."""
+        """Draw a plan in which every image comes once per epoch, flipped with probability 1/2."""
         draws = iterations * batch_size
         epochs = [rng.permutation(images) for _ in range(math.ceil(draws / images))]
         order = np.concatenate(epochs)[:draws].reshape(iterations, batch_size)
@@ -56,13 +56,13 @@ class BatchPlan:
         return cls(order, flips, rng.random((*order.shape, _NUMBERS if augment == "full" else 0)))
 
     def share(self, rank: int, ranks: int) -> BatchPlan:
-        """What one of several processes sees: of each batch, the images rank, rank + ranks, ..."""
+        """The part of one of several processes: of each batch, the images rank, rank + ranks, ..."""
         return BatchPlan(*(getattr(self, field.name)[:, rank::ranks] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class TrainingArrays:
-    """The arrays of a split that training reads, where batches are taken from them."""
+    """The arrays of a split that training reads, on the device that batches are taken from."""
 
     images: Maps
     labels: Maps
@@ -70,7 +70,7 @@ class TrainingArrays:
 
     @classmethod
     def on(cls, split: Split, device: torch.device) -> TrainingArrays:
-        """On a GPU, if it is one and they are small enough (`MAX_GPU_BYTES`); else where they are."""
+        """Copy the arrays to a GPU if they are small enough (`MAX_GPU_BYTES`); otherwise leave them in memory."""
         images, labels, soft = split.images, split.labels, split.soft
         size = images.nbytes + labels.nbytes + (0 if soft is None else soft.nbytes)
         if device.type == "cpu" or size > MAX_GPU_BYTES:
@@ -80,10 +80,10 @@ class TrainingArrays:
 
 
 def batch(split: Split | TrainingArrays, plan: BatchPlan, iteration: int, device: torch.device) -> tuple[Tensor, ...]:
-    """The images (N, 3, H, W) of an iteration, and what a loss takes besides the logits.
+    """The images (N, 3, H, W) of an iteration, and the arguments of a loss besides the logits.
 
-    That is the target: int64 labels (N, H, W), or float32 soft labels (N, C, H, W), which are followed by a boolean
-    mask (N, H, W), True where a pixel counts, if there are pixels that do not.
+    These are int64 labels (N, H, W), or float32 soft labels (N, C, H, W), followed by a boolean mask (N, H, W), True
+    where a pixel counts, if some pixels are ignored.
     """
     numbers = plan.numbers[iteration]
     chosen, flip = (torch.from_numpy(each[iteration]) for each in (plan.order, plan.flips))
@@ -99,15 +99,15 @@ def batch(split: Split | TrainingArrays, plan: BatchPlan, iteration: int, device
 
 
 def to_input(images: Maps, device: torch.device) -> Tensor:
-    """Images as the networks take them: float32, in channels-last layout."""
+    """Images as networks take them: float32 in [-1, 1], in channels-last layout."""
     there = images.to(device) if isinstance(images, Tensor) else torch.tensor(images, device=device)
-    # Centred, so that the zeros a convolution pads with are grey and not black.
+    # Centred, so that zero padding of convolutions is grey, not black.
     scaled = there.to(torch.float32) / 127.5 - 1
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def _take(maps: Maps, chosen: Tensor, flip: Tensor, device: torch.device) -> Tensor:
-    """Some of the maps (N, ..., W), on a device, those flipped left to right that are to be."""
+    """The chosen maps (N, ..., W) on a device, flipped left to right where `flip` says so."""
     if isinstance(maps, Tensor):
         taken = maps[chosen.to(maps.device)]
     else:
@@ -116,10 +116,10 @@ def _take(maps: Maps, chosen: Tensor, flip: Tensor, device: torch.device) -> Ten
 
 
 def _jitter_colours(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
-    """Change brightness, contrast, saturation and hue of images in [-1, 1] by numbers (N, 8), about half of each.
+    """Change brightness, contrast, saturation and hue of images in [-1, 1] by numbers (N, 8), each for half of them.
 
-    Hue turns, and saturation stretches, the plane of the colours of one luminance: with contrast and brightness that is
-    one affine map of the colours of an image.
+    Hue rotates and saturation scales the plane of equal luminance; with contrast and brightness this is one affine map
+    of the colours of an image.
     """
     made, amount = numbers[:, :4] < 0.5, numbers[:, 4:]
     low, high = FACTORS
@@ -132,7 +132,7 @@ def _jitter_colours(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
     plane[:, 2, 1] = saturation * np.sin(hue)
     plane[:, 1, 2] = -plane[:, 2, 1]
     colours = contrast[:, None, None] * (np.linalg.inv(_YIQ) @ plane @ _YIQ)
-    # Contrast is a factor of colours from 0, which is -1 here; grey stays grey under the rest.
+    # Contrast scales colours from black, which is -1 here; the other changes keep grey unchanged.
     offset = contrast * (1 + brightness) - 1
     matrix, shift = (torch.from_numpy(each).to(images) for each in (colours, offset))
     return torch.baddbmm(shift[:, None, None], matrix, images.flatten(2)).clamp(-1, 1).view(images.shape)
@@ -141,13 +141,13 @@ def _jitter_colours(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
 def _scale_and_crop(
     images: Tensor, labels: Tensor, soft: Tensor | None, numbers: NDArray[np.float64]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Scale images and their labels by numbers (N, 3) and crop them to their size: scale, and where across and down.
+    """Scale images and labels and crop them to their size, by numbers (N, 3): scale, horizontal and vertical offset.
 
-    Where an image becomes smaller, what is beside it is grey and does not count.
+    Where an image becomes smaller, the area around it is grey and ignored.
     """
     low, high = SCALES
     scale = low + (high - low) * numbers[:, :1]
-    # In coordinates from -1 to 1, 0 the middle: from where in the image a pixel comes.
+    # The source position of each pixel, in coordinates from -1 to 1.
     affine = np.zeros((len(numbers), 2, 3))
     affine[:, 0, 0] = affine[:, 1, 1] = 1 / scale[:, 0]
     affine[:, :, 2] = (1 - 1 / scale) * (2 * numbers[:, 1:] - 1)

@@ -1,6 +1,6 @@
-"""What proxies learn from in place of the plain labels: each way is one class whose fields are its options.
+"""The labels that proxies train on: each kind is a class whose fields are its options.
 
-Soft labels are computed once a study, for all training images, and shared by its trials as an array.
+Soft labels are computed once per study, for all training images, and shared by its trials as an array.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from autosegloss.proxy.networks.weights import read_weights
 from autosegloss.proxy.train import State, logits_of, one_thread
 
 Soft = NDArray[np.float16]
-"""Shares of the classes, (N, C, H, W): half precision, which holds a share to 0.0005."""
+"""Shares of the classes, (N, C, H, W): half precision, accurate to 0.0005."""
 
 
 @dataclass(frozen=True)
 class LabelTask:
-    """What labels are made for: a data set, of which only `train` changes, a network, and the seed of the study."""
+    """The context of the labels: the data set, of which only `train` changes, the network and the seed of the study."""
 
     dataset: Dataset
     network: str
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Those of the network."""
+    """Options of the network."""
 
 
 TrainTeacher = Callable[[int], nn.Module]
-"""Trains a network as the study trains its proxies, but with cross-entropy, on hard labels, and for so many steps."""
+"""Trains a network like the proxies of the study, but with cross-entropy on hard labels, for a number of iterations."""
 
 
 class LabelSource(ABC):
-    """A way to label the training images."""
+    """A source of training labels."""
 
     def divide(self, task: LabelTask) -> tuple[Split, Unlabelled | None]:
-        """The images whose labels may be seen, by the pretraining too, and those whose may not; trains nothing.
+        """The labelled images, which pretraining uses too, and the unlabelled ones; trains nothing.
 
         Raises:
             DataError: The options don't fit the task.
@@ -55,17 +55,17 @@ class LabelSource(ABC):
 
     @abstractmethod
     def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> Soft | None:
-        """Soft labels of the images of `task.dataset.train`, or None to take the labels as they are.
+        """Soft labels of the images of `task.dataset.train`, or None to use the hard labels.
 
         Args:
-            task: With the split that `divide` gave.
-            train_teacher: For labels that need a network.
+            task: The context, with the labelled images of `divide`.
+            train_teacher: Trains a network, for labels that need one.
         """
 
 
 @dataclass(frozen=True)
 class Hard(LabelSource):
-    """The labels as they are."""
+    """The hard labels, unchanged."""
 
     def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> None:
         return None
@@ -73,13 +73,13 @@ class Hard(LabelSource):
 
 @dataclass(frozen=True)
 class Smoothed(LabelSource):
-    """Label smoothing: (1 - amount) of the label's class and amount / C of each.
+    """Label smoothing: a share of 1 - amount for the class of the label, plus amount / C for every class.
 
     Args:
         amount: In [0, 1].
-        where: "everywhere", or "boundary" for the pixels near a change of label; the others keep their labels.
-        radius: What is near: another label within this Chebyshev distance, in pixels. The border of the image is no
-            change of label, nor is an ignored pixel. Only read with "boundary".
+        where: "everywhere", or "boundary" for pixels near another label only.
+        radius: Chebyshev distance to another label up to which a pixel is near it, in pixels; used with "boundary".
+            Neither the border of the image nor an ignored pixel is another label.
 
     Reference: Szegedy et al., Rethinking the Inception architecture, CVPR 2016; at boundaries: Wang et al., Jaccard
     metric losses, NeurIPS 2023.
@@ -108,15 +108,15 @@ class Smoothed(LabelSource):
 
 @dataclass(frozen=True)
 class Distilled(LabelSource):
-    """Knowledge distillation: (1 - share) of the label's class and share of what a teacher says.
+    """Knowledge distillation: a share of 1 - share for the class of the label, plus share times the teacher's output.
 
     Args:
-        teacher: A file of the teacher's weights, a state dictionary of the study's network as `torch.save` writes it.
-            None trains one at the start of the study, as its proxies are trained but with cross-entropy and for
-            longer. (From scratch a teacher would be worse than the students of a study that starts from a checkpoint:
-            on `shapes` a mean IoU of 63 after 600 steps, in place of 79.)
-        iterations: Steps of that training.
-        temperature: The teacher says softmax(logits / temperature).
+        teacher: Path of the teacher's weights, a state dictionary of the study's network as `torch.save` writes it.
+            None trains a teacher at the start of the study, like the proxies but with cross-entropy and for longer.
+            (From scratch it would be worse than students that start from a checkpoint: on `shapes` a mean IoU of 63
+            after 600 iterations instead of 79.)
+        iterations: Iterations of that training.
+        temperature: The output of the teacher is softmax(logits / temperature).
         share: In [0, 1].
 
     Reference: Hinton et al., Distilling the knowledge in a neural network, 2015.
@@ -131,7 +131,7 @@ class Distilled(LabelSource):
         if not isinstance(self.teacher, str | None):
             raise DataError(f"labels `distilled`: teacher must be the path of a file, got {self.teacher!r}.")
         _check("distilled", "iterations", self.iterations, 1, whole=True)
-        _check("distilled", "temperature", self.temperature, 0.01)  # below, it is the teacher's best class
+        _check("distilled", "temperature", self.temperature, 0.01)  # below, the output is one-hot
         _check("distilled", "share", self.share, 0, 1)
 
     def divide(self, task: LabelTask) -> tuple[Split, None]:
@@ -177,16 +177,16 @@ class Distilled(LabelSource):
 
 @dataclass(frozen=True)
 class Pseudo(LabelSource):
-    """Semi-supervised: some images keep their labels; on the others a network learns from its own moving average.
+    """Semi-supervised: some images keep their labels; on the others the network learns from its own moving average.
 
-    Which ones is drawn by the study's seed, and all its trials have the same. Whatever is trained in the study, the
-    pretraining too, sees the labels of these only. A step takes a batch of each kind.
+    The seed of the study decides which images keep their labels; all training in the study, including pretraining, uses
+    only these. Each iteration takes a batch of labelled and a batch of unlabelled images.
 
     Args:
         labelled: Share of the training images that keep their labels.
-        weight: See `Unlabelled`, as for the other two.
-        threshold: In [0, 1].
-        momentum: In [0, 1].
+        weight: See `Unlabelled`.
+        threshold: See `Unlabelled`; in [0, 1].
+        momentum: See `Unlabelled`; in [0, 1].
     """
 
     labelled: float = 0.125
@@ -218,9 +218,9 @@ class Pseudo(LabelSource):
 
 @dataclass(frozen=True)
 class Averaged(LabelSource):
-    """Several annotators: the share of a class in a pixel is that of the annotators who say it.
+    """Several annotators: the share of a class in a pixel is the share of annotators who chose it.
 
-    An annotator who ignores a pixel has no say in it.
+    Annotators who ignore a pixel are not counted there.
     """
 
     def divide(self, task: LabelTask) -> tuple[Split, None]:
@@ -233,7 +233,7 @@ class Averaged(LabelSource):
 
     def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> Soft:
         annotations = task.dataset.train.annotations
-        assert annotations is not None  # `divide` has seen to it
+        assert annotations is not None  # checked by `divide`
         votes = (np.sum([*_one_hot(maps, len(task.dataset.classes))], axis=0) for maps in annotations)
         return _half(each / np.maximum(each.sum(axis=0), 1) for each in votes)
 
@@ -248,7 +248,7 @@ LABELS: dict[str, type[LabelSource]] = {
 
 
 def build_labels(name: str, **options: Any) -> LabelSource:
-    """A way to label the training images, by name.
+    """Build a label source by name.
 
     Args:
         name: One of `LABELS`.
@@ -264,7 +264,7 @@ def build_labels(name: str, **options: Any) -> LabelSource:
 
 
 def near_boundary(labels: NDArray[np.uint8], radius: int) -> NDArray[np.bool_]:
-    """Pixels of label maps (N, H, W) with another label within a Chebyshev distance; ignored pixels are no label."""
+    """Pixels of label maps (N, H, W) with another label within a Chebyshev distance; ignored pixels do not count."""
     size = (1, 2 * radius + 1, 2 * radius + 1)
     ignored = labels == IGNORE_INDEX
     # Either value loses against any label; beyond the image the nearest pixels are repeated, which are within reach.
@@ -279,7 +279,7 @@ def _shapes(state: State) -> dict[str, tuple[int, ...]]:
 
 
 def _one_hot(labels: NDArray[np.uint8], classes: int) -> Iterator[NDArray[np.float64]]:
-    """Each map's classes as maps of 0 and 1, (C, H, W); an ignored pixel has none."""
+    """The one-hot maps (C, H, W) of each label map; all zero at ignored pixels."""
     return ((own[None] == np.arange(classes)[:, None, None]).astype(np.float64) for own in labels)
 
 

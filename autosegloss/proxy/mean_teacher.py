@@ -1,4 +1,4 @@
-"""Learning from images without labels: the moving average of a network labels them for it."""
+"""Learning from unlabelled images, which the moving average of the network labels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from autosegloss.proxy.batches import BatchPlan, to_input
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Images without labels, and how much a network listens to the teacher it has on them.
+    """Unlabelled images, and how the network learns from its teacher on them.
 
     Args:
         images: Colours, uint8 of shape (N, 3, H, W).
-        weight: Of their loss, beside 1 for that of the labelled images; it rises from 0 over the first half of a run.
-        threshold: A pixel counts where the teacher gives its best class at least this probability.
-        momentum: Share of the teacher's weights that it keeps in an iteration.
+        weight: Weight of their loss, beside 1 for the labelled images; it rises from 0 over the first half of a run.
+        threshold: Pixels count where the teacher's highest probability is at least this.
+        momentum: Decay of the moving average per iteration.
     """
 
     images: NDArray[np.uint8]
@@ -32,17 +32,17 @@ class Unlabelled:
 
 
 class MeanTeacher:
-    """The exponential moving average of a network, which labels unlabelled images while the network is trained.
+    """The exponential moving average of a network, which labels unlabelled images during training.
 
-    The teacher sees the images as they are and the network sees half of them flipped, with the labels flipped along:
-    they learn to agree under flips. The teacher normalises with running statistics, which are averaged like weights.
+    The teacher sees the original images; half of the images of the network are flipped, with their labels, so that the
+    network becomes consistent under flips. The teacher normalises with running statistics, averaged like weights.
 
     Args:
         network: The network that is about to be trained.
-        unlabelled: What it has no labels of.
+        unlabelled: The unlabelled images.
         seed: Decides the order of the images and the flips.
-        iterations: Steps of the run.
-        batch_size: Unlabelled images a step.
+        iterations: Iterations of the run.
+        batch_size: Unlabelled images per iteration.
 
     Reference: Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017; masked by confidence as in
     Sohn et al., FixMatch, NeurIPS 2020, here with soft labels.
@@ -55,14 +55,14 @@ class MeanTeacher:
         """The teacher."""
         self._unlabelled = unlabelled
         self._iterations = iterations
-        # A generator of its own: the labelled batches are those of a run without unlabelled images.
+        # A separate generator: the labelled batches are those of a run without unlabelled images.
         self._plan = BatchPlan.draw(np.random.default_rng((seed, 1)), len(unlabelled.images), iterations, batch_size)
 
     def loss(self, network: nn.Module, loss: Callable[..., Tensor], iteration: int) -> Tensor:
         """The weighted loss of an iteration's unlabelled images, a scalar.
 
         Args:
-            network: The one that is trained.
+            network: The network in training.
             loss: From logits (N, C, H, W), soft labels like them and a boolean mask (N, H, W) to a scalar.
             iteration: From 0.
         """
@@ -78,10 +78,10 @@ class MeanTeacher:
 
     @torch.no_grad()
     def follow(self, network: nn.Module, iteration: int) -> None:
-        """Move to a network that has taken its step: average = m average + (1 - m) network.
+        """Update the average after a step of the network: average = m average + (1 - m) network.
 
-        m is min(1 - 1 / (iteration + 1), momentum): in the beginning the plain mean of the networks so far, so that
-        the teacher does not carry the weights of the start for long.
+        m is min(1 - 1 / (iteration + 1), momentum): at first the mean of the networks so far, so that the initial
+        weights are forgotten quickly.
         """
         momentum = min(1 - 1 / (iteration + 1), self._unlabelled.momentum)
         for mine, theirs in zip(self.average.state_dict().values(), network.state_dict().values(), strict=True):

@@ -1,7 +1,7 @@
-"""Optimizers of PyTorch in processes that never compile: the same steps, without the import of `torch._dynamo`.
+"""Optimizers of PyTorch without the import of `torch._dynamo`, for processes that never compile.
 
-A method of `torch.optim` imports it on its first call, for the case that it is compiled. That takes a processor as long
-as `import torch` does, in every process that trains.
+The methods of `torch.optim` import it on their first call, which takes as long as `import torch` in every process that
+trains.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _METHODS = "add_param_group", "load_state_dict", "state_dict", "zero_grad"
 
 
 def without_dynamo(optimizer: type[_Kind]) -> type[_Kind]:
-    """An optimizer that takes the same steps to the bit, and can't be compiled.
+    """An optimizer class that takes bit-identical steps and can't be compiled.
 
     Args:
         optimizer: A class of `torch.optim`.
 
     Returns:
-        A subclass whose methods are those of PyTorch before they are decorated.
+        A subclass with the undecorated methods of PyTorch.
     """
     methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in _METHODS}
     step = torch.no_grad()(inspect.unwrap(optimizer.step))

@@ -1,4 +1,4 @@
-"""Short training runs that are a pure function of their arguments: the same seed gives the same bytes of weights."""
+"""Short training runs as pure functions of their arguments: the same seed gives byte-identical weights."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from autosegloss.proxy.settings import Regime, TrainConfig
 
 LossFunction = Callable[..., Tensor]
 """From logits (N, C, H, W) and a target to a scalar. The target is int64 labels (N, H, W) where 255 is ignored, or soft
-labels like the logits, then perhaps with a boolean mask (N, H, W), True where a pixel counts."""
+labels like the logits, optionally followed by a boolean mask (N, H, W), True where a pixel counts."""
 State = dict[str, Tensor]
 
 WEIGHT_DECAY = 1e-4
-LOOK = 20  # iterations between two looks at the losses; each look waits for a GPU to have done all before it
+CHECK_EVERY = 20  # iterations between two checks of the losses; each check synchronises with the GPU
 CPU = torch.device("cpu")
 
 
 class Training:
-    """A training run that can stop between any two iterations, and go on later from its state.
+    """A training run that can stop after any iteration and resume from its state.
 
-    What an iteration sees and draws follows from the seed and from its number alone. So a run that goes on from a state
-    ends, on the CPU and with the same number of threads, with the bytes of one that did not stop.
+    The images and random numbers of an iteration follow from the seed and the iteration alone. So a resumed run
+    gives byte-identical weights, on the CPU and with the same number of threads.
 
     Args:
-        network: From images (N, 3, H, W) to logits (N, C, H, W), or in training to a pair of these and those of an
-            auxiliary head; trained in place, on the device it is on.
-        split: What to train on; its soft labels if it has them.
-        loss: Called with logits (N, C, H, W) and what the split's labels need, see `Loss`.
-        settings: How to train.
-        seed: Decides the order of the images, the flips and whatever the network or the loss draws; non-negative.
-        unlabelled: Images to learn from besides, as many a step, with the labels of a `MeanTeacher`.
+        network: From images (N, 3, H, W) to logits (N, C, H, W), in training optionally with auxiliary logits; trained
+            in place, on its device.
+        split: The training images, with their soft labels if there are any.
+        loss: See `LossFunction`.
+        settings: The section `train` of the configuration.
+        seed: Seed of the order of the images, the flips and the random numbers of network and loss; non-negative.
+        unlabelled: Further images, as many per iteration, with the labels of a `MeanTeacher`.
         over_ranks: Whether the ranks of `torch.distributed` train together, each on its share of every batch. Their
-            losses are the same (see `reduce_over_ranks` of `SurrogateLoss`) or are averaged.
+            losses are equal (see `reduce_over_ranks` of `SurrogateLoss`) or averaged.
 
     Raises:
-        InputError: The network has no encoder to tell its head from, the device does not have the precision, or the
-            ranks can't share the batches.
+        InputError: A head_multiplier needs an encoder, the device does not support the precision, or the ranks
+            can't split the batches evenly.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class Training:
         over_ranks: bool = False,
     ) -> None:
         self.iteration = 0
-        """Steps that are done."""
+        """Number of finished iterations."""
         self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if over_ranks else (0, 1)
         self._device = next(network.parameters()).device
-        if self._ranks > 1 and self._device.type == "cuda":  # the CPU has no such layer
+        if self._ranks > 1 and self._device.type == "cuda":  # not available on the CPU
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network
         self._split, self._settings, self._seed = split, settings, seed
         self._peak = settings.peak_learning_rate
-        self._losses: dict[int, Tensor] = {}  # by iteration, those that are not looked at yet
+        self._losses: dict[int, Tensor] = {}  # unchecked losses, by iteration
         self._loss = partial(_with_auxiliary, loss, settings.auxiliary_weight)
         self._optimizer = _optimizer(network, settings)
         if settings.precision == "float16" and self._device.type == "cpu":
@@ -92,7 +92,7 @@ class Training:
             np.random.default_rng(seed), len(split.images), settings.iterations, settings.batch_size, settings.augment
         )
         self._plan = plan.share(self._rank, self._ranks)
-        # In a static graph there may be weights that no loss reaches, as in some encoders.
+        # A static graph allows weights without a gradient, as some encoders have.
         self._forward = DistributedDataParallel(network, static_graph=True) if self._ranks > 1 else network
         self._teacher: MeanTeacher | None = None
         if unlabelled is not None:
@@ -104,7 +104,7 @@ class Training:
         """Train up to an iteration; None is the last.
 
         Raises:
-            TrainingDiverged: The loss, or in the end a weight, is not finite.
+            TrainingDiverged: The loss, or a final weight, is not finite.
             InputError: The batch is too small for the network.
         """
         (error,) = advance_together([self], until)
@@ -112,7 +112,7 @@ class Training:
             raise error
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on: tensors, numbers and texts, so that it loads with `weights_only`."""
+        """The state needed to resume: tensors, numbers and texts, so that it loads with `weights_only`."""
         return {
             "iteration": self.iteration,
             "network": self.network.state_dict(),
@@ -122,7 +122,7 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a run with the same arguments was when its state was taken."""
+        """Resume from the state of a run with the same arguments."""
         self.iteration = state["iteration"]
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -135,19 +135,19 @@ class Training:
         return TrainingArrays.on(self._split, self._device)
 
     def _attempt(self, batch: tuple[Tensor, ...], last: bool) -> Exception | None:
-        """Take the next step, and look at the losses if it is the last for now; what ended the run, if that did."""
+        """Run the next iteration, and check the losses if it is the last; returns the error that ended the run."""
         try:
             self._step(self.iteration, *batch)
             self.iteration += 1
-            if last or self.iteration % LOOK == 0:
-                self._look()
+            if last or self.iteration % CHECK_EVERY == 0:
+                self._check_losses()
             if self.iteration == self._settings.iterations:
                 self._finish()
         except Exception as error:
             try:
-                self._look()
+                self._check_losses()
             except TrainingDiverged as before:
-                return before  # which the error comes from
+                return before  # the cause of the error
             return error
         return None
 
@@ -181,15 +181,15 @@ class Training:
         return torch.autocast(self._device.type, getattr(torch, self._settings.precision))
 
     def _over_ranks(self, value: Tensor) -> Tensor:
-        """The sum of the ranks' losses: where one of them can't go on, none can."""
+        """The sum of the losses of all ranks: if one diverges, all stop."""
         if self._ranks == 1:
             return value
         total = value.clone()
         dist.all_reduce(total)
         return total
 
-    def _look(self) -> None:
-        """Raise TrainingDiverged if one of the last losses is not finite."""
+    def _check_losses(self) -> None:
+        """Raise TrainingDiverged if an unchecked loss is not finite."""
         if not self._losses:
             return
         seen = dict(zip(self._losses, torch.stack([*self._losses.values()]).tolist(), strict=True))
@@ -200,7 +200,7 @@ class Training:
 
     def _finish(self) -> None:
         if self._ranks > 1:
-            for buffer in self.network.buffers():  # each rank has averaged the statistics of its own batches last
+            for buffer in self.network.buffers():  # the running statistics differ between ranks
                 dist.broadcast(buffer, 0)
         for name, weight in self.network.state_dict().items():
             if not bool(torch.isfinite(weight).all()):
@@ -215,9 +215,9 @@ class Training:
 
 
 def advance_together(trainings: Sequence[Training], until: int | None = None) -> list[Exception | None]:
-    """Train several networks up to an iteration, with each batch made once for all of them.
+    """Train several networks up to an iteration, preparing each batch once for all of them.
 
-    Each ends as it would alone, on the CPU to the bit. On a GPU each works on a stream of its own.
+    Each result is that of training alone, bit for bit on the CPU. On a GPU each network uses its own stream.
 
     Args:
         trainings: Runs of one split with equal seeds and settings, at the same iteration; only their losses and
@@ -225,7 +225,7 @@ def advance_together(trainings: Sequence[Training], until: int | None = None) ->
         until: The iteration; None is the last.
 
     Returns:
-        For each run what has ended it before it was there, or None.
+        For each run the error that ended it, or None.
     """
     first, several = trainings[0], len(trainings) > 1
     device, last = first._device, first._settings.iterations
@@ -241,11 +241,11 @@ def advance_together(trainings: Sequence[Training], until: int | None = None) ->
             for number, training in enumerate(trainings):
                 if errors[number] is None:
                     with _beside(streams[number], made):
-                        # A network may write into its images.
+                        # A network may modify its input.
                         own = (made[0].clone(), *made[1:]) if several else made
                         error = training._attempt(own, last=iteration == stop - 1)
                     if error is not None:
-                        # Its frames hold memory that the others may need.
+                        # Its frames keep memory alive that the others may need.
                         errors[number] = error.with_traceback(None) if several else error
     for stream in filter(None, streams):
         torch.cuda.current_stream(device).wait_stream(stream)
@@ -254,7 +254,7 @@ def advance_together(trainings: Sequence[Training], until: int | None = None) ->
 
 @contextmanager
 def _beside(stream: torch.cuda.Stream | None, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Work on a stream, if there is one, with tensors of the current one."""
+    """Use a stream, if there is one, with tensors of the current stream."""
     if stream is None:
         yield
         return
@@ -262,7 +262,7 @@ def _beside(stream: torch.cuda.Stream | None, tensors: Sequence[Tensor]) -> Iter
     with torch.cuda.stream(stream):
         yield
     for tensor in tensors:
-        tensor.record_stream(stream)  # its memory is not to be used again before this stream is done with it
+        tensor.record_stream(stream)  # keeps its memory from being reused before this stream is done
 
 
 def train(
@@ -276,7 +276,7 @@ def train(
 ) -> None:
     """Train a network in place, from the first iteration to the last.
 
-    On the CPU the result is the same to the bit whatever the number of threads set outside, because the run uses one.
+    The run uses one CPU thread, so that the result does not depend on the number of threads set outside.
 
     Args:
         network: As for `Training`.
@@ -298,8 +298,8 @@ def predict(network: nn.Module, split: Split, batch_size: int = 64) -> NDArray[n
 
     Args:
         network: From images (N, 3, H, W) to logits (N, C, H, W).
-        split: Whose images to label; its labels are not read.
-        batch_size: Images a forward pass; the labels do not depend on it beyond rounding.
+        split: The images; their labels are not used.
+        batch_size: Images per forward pass; it affects the result by rounding only.
 
     Returns:
         Class numbers, shape (N, H, W).
@@ -310,7 +310,7 @@ def predict(network: nn.Module, split: Split, batch_size: int = 64) -> NDArray[n
 
 
 def logits_of(network: nn.Module, images: NDArray[np.uint8], batch_size: int = 64) -> Iterator[Tensor]:
-    """The logits of images, batch by batch, (n, C, H, W) each, on the device the network is on."""
+    """The logits of images in batches (n, C, H, W), on the device of the network."""
     device = next(network.parameters()).device
     network.eval()
     for start in range(0, len(images), batch_size):
@@ -331,17 +331,17 @@ def pretrain(
 ) -> State:
     """Train a network from scratch with weighted cross-entropy, as the common start of a study's proxies.
 
-    A class weighs the inverse square root of its share of the pixels, so that rare classes are seen and frequent ones
-    are not drowned. The rest is `train`'s default.
+    Each class is weighted by the inverse square root of its share of the pixels, so that rare classes are learned
+    without losing frequent ones. All other settings are the defaults of `TrainConfig`.
 
     Args:
         name: A network that `build_network` knows.
-        split: What to train on: the labelled images the proxies train on, with hard labels.
+        split: The labelled training images, with hard labels.
         num_classes: Number of classes.
-        seed: Decides the initial weights and the run.
-        iterations: Number of steps.
-        options: Those of the network.
-        device: Where to train.
+        seed: Seed of the initial weights and of the run.
+        iterations: Number of iterations.
+        options: Options of the network.
+        device: The device to train on.
 
     Returns:
         The weights, on the CPU, for `initial_network`.
@@ -367,21 +367,21 @@ def initial_network(
     seed: int,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> nn.Module:
-    """Build the network a proxy starts from.
+    """Build the initial network of a proxy.
 
     Args:
         name: A network that `build_network` knows.
         num_classes: Number of classes.
-        regime: "encoder" takes the pretrained encoder and draws the rest, "scratch" draws all, "checkpoint" takes all.
-        pretrained: The weights `pretrain` returned; "scratch" does not read them.
-        seed: Decides whatever is drawn.
-        options: Those of the network.
+        regime: "encoder" uses the pretrained encoder only, "scratch" no pretrained weights, "checkpoint" all.
+        pretrained: The weights of `pretrain`; unused by "scratch".
+        seed: Seed of the random weights.
+        options: Options of the network.
 
     Returns:
         The network, on the CPU.
 
     Raises:
-        InputError: The regime needs pretrained weights and there are none, or an encoder and the network has none.
+        InputError: The regime needs pretrained weights or an encoder, and there are none.
     """
     network = _fresh(name, 3, num_classes, seed, options)
     if regime == "scratch":
@@ -404,7 +404,7 @@ def _fresh(name: str, in_channels: int, num_classes: int, seed: int, options: Ma
 def _with_auxiliary(
     loss: LossFunction, weight: float, output: Tensor | tuple[Tensor, Tensor], *target: Tensor
 ) -> Tensor:
-    """The loss of a network's output in training, with that of its auxiliary logits if it gives them."""
+    """The loss of the output in training, plus the weighted loss of auxiliary logits if there are any."""
     if isinstance(output, Tensor):
         return loss(output, *target)
     logits, auxiliary = output
@@ -435,7 +435,7 @@ def _schedule(iteration: int, iterations: int) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread: results then do not depend on how many there are."""
+    """Limit torch to one thread, so that results do not depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -445,6 +445,6 @@ def one_thread() -> Iterator[None]:
 
 
 def _forked(device: torch.device) -> AbstractContextManager[None]:
-    """Leave the global generators as they were."""
+    """Restore the global generators afterwards."""
     forked: AbstractContextManager[None] = torch.random.fork_rng([device] if device.type == "cuda" else [])
     return forked

@@ -35,18 +35,18 @@ from autosegloss.proxy.train import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_EVALUATION_BATCH = 64  # images; bounds the memory of one evaluation step, without influence on its result
+_EVALUATION_BATCH = 64  # images; bounds memory, without effect on the result
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a trained proxy scores.
+    """The scores of a trained proxy.
 
     Args:
         reward: The target metric on the held-out part of the training set.
-        metrics: Every metric of the catalogue there, by name.
-        validation: On the validation set, the target metric, as `TARGET`, every metric of the catalogue, and the IoU of
-            each class, as `IoU of <class>`; empty unless asked for.
+        metrics: Every metric of the catalogue on the held-out part, by name.
+        validation: The target metric (`TARGET`), every metric of the catalogue and the IoU of each class
+            (`IoU of <class>`) on the validation set; empty unless requested.
     """
 
     reward: float
@@ -55,26 +55,26 @@ class Evaluation:
 
 
 TARGET = "target"
-"""The name under which the metric of the study stands among the others."""
+"""The key of the target metric among the metrics."""
 CLASS_PREFIX = "IoU of "
-"""What the name of a class's IoU begins with."""
+"""The prefix of the keys of the IoU of a class."""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """All that the trials of a study share. Calling it runs a trial.
+    """Everything that the trials of a study share. Calling it runs a trial.
 
-    It holds plain arrays, so that it can be sent to a worker process once. The training split of its data is the
-    labelled part only, with the soft labels that the settings ask for once it is prepared.
+    A proxy holds plain arrays, so that it can be sent to a worker process once. The training split is the labelled part
+    of the data; `prepare` adds the soft labels of the settings.
 
     Args:
         settings: The section `proxy` of the configuration.
         target: The metric whose value on the held-out part is the reward.
-        seed: Of the study; decides what is made once for all trials.
-        gpus: GPUs a trial has; above 0, networks train on one.
+        seed: Seed of the study, for what is made once for all trials.
+        gpus: GPUs per trial; above 0, networks train on a GPU.
         dataset: The data.
-        unlabelled: Training images whose labels are not to be seen.
-        pretrained: The weights that trials start from, once the proxy is prepared.
+        unlabelled: Training images whose labels are hidden.
+        pretrained: The weights that trials start from; from a file, or made by `prepare`.
     """
 
     settings: ProxyConfig
@@ -89,19 +89,19 @@ class Proxy:
     def load(
         cls, settings: ProxyConfig, target: Expr, *, seed: int = 0, gpus: float = 0.0, dataset: Dataset | None = None
     ) -> Proxy:
-        """Load the data, put aside what is to be unlabelled, and check that there is such a network.
+        """Load the data, separate the unlabelled images, and check the network and its weights.
 
         Args:
-            settings: As for the class.
-            target: As for the class.
-            seed: As for the class.
-            gpus: As for the class.
-            dataset: The data, if they are loaded already.
+            settings: See the class.
+            target: See the class.
+            seed: See the class.
+            gpus: See the class.
+            dataset: The data; None loads those of the settings.
 
         Raises:
-            DataError: The data set or the kind of labels is unknown, missing or does not fit.
-            InputError: The network is unknown, or the file of its weights does not fit.
-            RefusedError: Trials are to train on GPUs, and this process, which prepares them, has none.
+            DataError: The data set or the kind of labels is unknown, missing or unsuitable.
+            InputError: The network is unknown, or the weights file does not fit.
+            RefusedError: Trials need a GPU and this process, which prepares them, has none.
         """
         device_of(gpus)
         if dataset is None:
@@ -117,7 +117,7 @@ class Proxy:
         return replace(proxy, dataset=replace(dataset, train=labelled), unlabelled=unlabelled)
 
     def prepare(self) -> Proxy:
-        """This proxy with what is made once a study: the weights that its regime starts from, then soft labels."""
+        """This proxy with what is made once per study: the pretrained weights, then the soft labels."""
         network, start = self.settings.network, self.settings.start
         split, begun = self.dataset.train, self
         if start.regime != "scratch" and self.pretrained is None:
@@ -143,7 +143,7 @@ class Proxy:
 
         Args:
             loss: The content of a loss file.
-            seed: Decides the initial weights (of what is not pretrained), the order of the images and their flips.
+            seed: Seed of the initial weights (unless pretrained), the order of the images and their flips.
             validate: Whether to evaluate on the validation set as well.
 
         Raises:
@@ -157,15 +157,15 @@ class Proxy:
     def run_group(
         self, losses: Sequence[LossContent], seed: int, validate: bool = False
     ) -> list[Evaluation | Exception]:
-        """Run several trials of one seed side by side in this process, each batch made once for all of them.
+        """Run several trials of one seed side by side in this process, preparing each batch once for all of them.
 
         Args:
-            losses: As for a trial, one each.
-            seed: As for a trial.
-            validate: As for a trial.
+            losses: The content of a loss file for each trial.
+            seed: See `__call__`.
+            validate: See `__call__`.
 
         Returns:
-            What each trial gives by itself, on the CPU to the bit, or what it raises.
+            The result of each trial as run alone, bit for bit on the CPU, or its exception.
         """
         begun = [_caught(self._begin, loss, seed) for loss in losses]
         trainings = [training for training in begun if isinstance(training, Training)]
@@ -180,18 +180,18 @@ class Proxy:
         return self.training(self.loss(loss), seed)
 
     def loss(self, content: LossContent) -> Loss:
-        """The loss that a loss file holds, for the labels of this data."""
+        """Build the loss of a loss file for the labels of this data set."""
         return build_loss(content, self.dataset.ignore_index)
 
     def evaluation(
         self, network: nn.Module, validate: bool, more: Mapping[str, Expr] = MappingProxyType({})
     ) -> Evaluation:
-        """What a network scores.
+        """Evaluate a network.
 
         Args:
             network: A trained network.
             validate: Whether to evaluate on the validation set as well.
-            more: What to measure there beside the metrics of every trial.
+            more: Further metrics on the validation set.
         """
         metrics = self._evaluate(network, self.dataset.heldout, measured(self.target)).values()
         reward = metrics.pop(TARGET)
@@ -205,16 +205,16 @@ class Proxy:
         return self._evaluate(network, self.dataset.heldout, {TARGET: self.target}).values()[TARGET]
 
     def trained(self, loss: LossFunction, seed: int, iterations: int | None = None) -> nn.Module:
-        """A network trained with a loss; equal seeds give equal initial weights, images and flips, whatever the loss.
+        """Train a network with a loss; equal seeds give equal initial weights, images and flips for every loss.
 
         Args:
-            loss: What to train with.
-            seed: As for a trial.
-            iterations: Steps; None is what the settings say.
+            loss: The loss.
+            seed: See `__call__`.
+            iterations: Number of iterations; None takes that of the settings.
 
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
-            RefusedError: It is to train on a GPU, and this process has none.
+            RefusedError: Trials need a GPU and this process has none.
         """
         training = self.training(loss, seed, iterations)
         with one_thread():
@@ -229,13 +229,13 @@ class Proxy:
         device: torch.device | None = None,
         **more: bool,
     ) -> Training:
-        """The training that `trained` goes through, before its first step.
+        """The training run of `trained`, before its first iteration.
 
         Args:
-            loss: What to train with.
-            seed: As for a trial.
-            iterations: Steps; None is what the settings say.
-            device: Where to train; None is the GPU if trials have one.
+            loss: The loss.
+            seed: See `__call__`.
+            iterations: Number of iterations; None takes that of the settings.
+            device: The device; None is the GPU if trials have one.
             **more: `over_ranks` of `Training`.
         """
         device = device_of(self.gpus) if device is None else device
@@ -254,7 +254,7 @@ class Proxy:
         return Training(network.to(device), dataset.train, loss, train, seed=seed, unlabelled=self.unlabelled, **more)
 
     def calibration_error(self, network: nn.Module) -> float:
-        """The expected calibration error of a network on the validation set, of its most probable classes."""
+        """The expected calibration error of a network on the validation set, for its most probable classes."""
         error = CalibrationError(len(self.dataset.classes), ignore_index=self.dataset.ignore_index)
         with one_thread():  # the number of threads may change the last bit of an exponential
             for logits, labels in _with_labels(network, self.dataset.validation):
@@ -278,7 +278,7 @@ class Proxy:
 
 
 def _caught(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | Exception:
-    """What some work gives, or what it raises."""
+    """The result of a function, or the exception that it raises."""
     try:
         return work(*arguments, **options)
     except Exception as error:
@@ -286,20 +286,20 @@ def _caught(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T 
 
 
 def _with_labels(network: nn.Module, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (n, C, H, W) and labels (n, H, W), batch by batch, on the device that the network is on."""
+    """Batches of logits (n, C, H, W) and labels (n, H, W), on the device of the network."""
     for number, logits in enumerate(logits_of(network, split.images, _EVALUATION_BATCH)):
         labels = split.labels[number * _EVALUATION_BATCH :][: len(logits)]
         yield logits, torch.from_numpy(labels).to(logits.device)
 
 
 def device_of(gpus: float) -> torch.device:
-    """Where networks train: on the GPU, of which Ray shows each worker its own, if a trial has one.
+    """The device that networks train on: the GPU if trials have one; Ray shows each worker its own.
 
     Args:
-        gpus: GPUs a trial, `resources.gpus` of the configuration.
+        gpus: GPUs per trial, `resources.gpus` of the configuration.
 
     Raises:
-        RefusedError: A trial is to have a GPU, and this process has none.
+        RefusedError: Trials need a GPU and this process has none.
     """
     if gpus and not torch.cuda.is_available():
         raise RefusedError(
@@ -310,11 +310,11 @@ def device_of(gpus: float) -> torch.device:
 
 
 def validation_values(scores: Accumulators, classes: Sequence[str]) -> dict[str, float]:
-    """All that is said of a network on the validation set, from what was counted there of the metrics of `measured`."""
+    """The validation scores of a network, with the IoU of each class, from the accumulators of `measured`."""
     of_classes = zip(classes, scores.class_values("miou") or (), strict=True)
     return scores.values() | {CLASS_PREFIX + name: 0.0 if value is None else value for name, value in of_classes}
 
 
 def measured(target: Expr) -> Mapping[str, Expr]:
-    """What every trial measures: the target metric, and the catalogue with its default options."""
+    """The metrics of every trial: the target, and the catalogue with its default options."""
     return {TARGET: target, **{name: build() for name, build in METRICS.items()}}

@@ -1,6 +1,6 @@
-"""The search room: an ask/tell optimiser, a study that journals its trials, runners that execute them, `search`.
+"""The search room: ask/tell optimisers, studies with their journals, runners, and `search`.
 
-This module imports nothing, for `import autosegloss` imports it.
+`import autosegloss` imports this module, which therefore imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ def search(
     observer: Callable[[Study], None] | None = None,
     address: str | None = None,
 ) -> Result:
-    """Search the loss that trains best for a metric.
+    """Search for the loss that trains best for a metric.
 
-    Trial after trial is written to `out/trials.jsonl`; a search that was stopped anywhere and resumed ends with the
-    bytes of one that was not. The loss is written to `out/loss.json`, the resolved configuration to `out/config.yaml`.
+    Each finished trial is written to `out/trials.jsonl`; a search that is stopped at any point and resumed gives
+    byte-identical results. The loss is written to `out/loss.json`, the resolved configuration to `out/config.yaml`.
 
     Args:
         config: A configuration, a mapping with its keys, or the path of a YAML file.
-        runner: "ray" (several trials side by side), "serial" (one after another in this process, on a GPU
-            `resources.workers` at a time), or a runner of your own.
+        runner: "ray" (parallel worker processes), "serial" (this process: one trial at a time, or on a GPU
+            `resources.workers` at a time), or any `Runner`.
         out: The folder to write to; `results/<name of the file>` by default.
         resume: Whether to continue the search in that folder.
         observer: Called with the study at the start and after each trial.
-        address: Of a running Ray cluster, `host:port`; by default what `RAY_ADDRESS` says, or this machine alone.
+        address: Address of a running Ray cluster, `host:port`; by default that in `RAY_ADDRESS`, or else Ray starts on
+            this machine.
 
     Returns:
-        The loss found and how it compares.
+        The loss found and its scores beside the baselines.
 
     Raises:
-        ConfigError: The configuration has mistakes.
-        RefusedError: The folder holds another search, or the resources are not there.
-        SearchError: The search cannot go on; the journal is safe.
+        ConfigError: The configuration is invalid.
+        RefusedError: The folder holds another search, or resources are missing.
+        SearchError: The search can't continue; the journal is safe.
     """
     from autosegloss.search import api
 

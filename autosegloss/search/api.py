@@ -42,10 +42,10 @@ class Result:
 
     Args:
         loss: The loss found, as in `folder/loss.json`.
-        folder: Where loss, journal and configuration are.
-        scores: On the validation set, per loss ("cross-entropy", "identity", "found") and metric ("target" is the one
-            searched for); over the final's fresh seeds.
-        findings: The course of the search and its finals in full.
+        folder: The folder of the loss, the journal and the configuration.
+        scores: Validation scores over the seeds of the finals, by loss ("cross-entropy", "identity", "found") and by
+            metric ("target" is the metric of the search).
+        findings: The steps and finals of the search.
     """
 
     loss: Loss
@@ -85,14 +85,13 @@ def search(
 
 @dataclass(frozen=True)
 class Status:
-    """Where the search in a folder stands.
+    """The progress of a search.
 
     Args:
-        config: Its configuration.
-        study: Its course so far, from a copy of its journal.
-        running: Whether a process is at work on it now.
-        trials: Those that are finished, in the order of the journal; one that was run again after its step had failed
-            stands there once more.
+        config: The configuration.
+        study: The study so far, from a copy of the journal.
+        running: Whether a process is running the search.
+        trials: The finished trials in the order of the journal; a trial that was run again is listed each time.
     """
 
     config: StudyConfig
@@ -102,15 +101,15 @@ class Status:
 
     @property
     def state(self) -> Literal["finished", "running", "stopped"]:
-        """In one word."""
+        """The state in one word."""
         return "finished" if self.study.finished else "running" if self.running else "stopped"
 
 
 def status(folder: str | os.PathLike[str]) -> Status:
-    """Where the search in a folder stands, running or not; nothing in the folder is touched.
+    """The progress of the search in a folder, which is left unchanged.
 
     Args:
-        folder: What a search writes to.
+        folder: The output folder of the search.
 
     Raises:
         InputError: There is no search in the folder.
@@ -131,7 +130,7 @@ def status(folder: str | os.PathLike[str]) -> Status:
 
 
 def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None = None) -> Study:
-    """The study that a configuration describes, as far as its journal goes."""
+    """The study of a configuration, in the state that its journal records."""
     family = LossFamily.of(config)
     return Study(
         ALGORITHMS[config.search.algorithm](start=family.start, **config.search.options),
@@ -172,13 +171,13 @@ def _result(config: StudyConfig, folder: Path, findings: Findings) -> Result:
 
 
 def _scores(final: Final) -> dict[str, Score]:
-    """Per metric over the seeds that ended; the target first."""
+    """The score of each metric over the successful runs; the target first."""
     runs = [run for run in final.validation if run]
     return {name: Score.of([run[name] for run in runs]) for name in (runs[0] if runs else {})}
 
 
 def scores_record(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores as JSON has them."""
+    """The scores as plain values for JSON."""
     return {name: {each: asdict(score) for each, score in row.items()} for name, row in scores.items()}
 
 
@@ -191,7 +190,7 @@ def _folder(config: object, out: str | os.PathLike[str] | None) -> Path:
 
 
 def _refuse_another_configuration(folder: Path, config: StudyConfig) -> None:
-    """Stop if the trials in the folder were run with a configuration that gives other results."""
+    """Raise RefusedError if the trials in the folder belong to a configuration with other results."""
     refuse_differences(
         f"{folder} holds a search with another configuration",
         fingerprint(load_config(folder / CONFIG_FILE)),

@@ -38,18 +38,18 @@ from autosegloss.search.tables import Table
 
 @dataclass(frozen=True)
 class ComparisonObjective:
-    """The proxies as workers call them: a job in, an outcome out.
+    """Trains the proxy of a job's setting with the loss of the job.
 
     Args:
-        proxies: One for each setting, in their order.
-        more: What to measure beside the catalogue.
+        proxies: A proxy for each setting, in the order of the settings.
+        more: Metrics to measure besides the catalogue.
     """
 
     proxies: tuple[Proxy, ...]
     more: dict[str, Expr]
 
     def __call__(self, job: Job) -> Outcome:
-        """Train with the job's loss in its setting and measure everything."""
+        """Train, and evaluate on the held-out part and the validation set."""
         start = time.perf_counter()
         proxy = self.proxies[job.index % len(self.proxies)]
         network = proxy.trained(proxy.loss(job.loss), job.seed)
@@ -72,20 +72,20 @@ def compare(
 ) -> Table:
     """Train with several losses in the settings of a configuration and compare them on the validation sets.
 
-    The runs are paired: in a setting, for each seed, all losses have the same initial weights and the same images in
-    the same order. The seeds are drawn from `search.seed` and are none of those of a search. Trial after trial is
-    written to `out/trials.jsonl`; the results to `out/table.json`, `out/table.md` and `out/table.tex`.
+    The runs are paired: in each setting and for each seed, all losses start from the same initial weights and see the
+    same images in the same order. The seeds derive from `search.seed` and differ from those of a search. Each finished
+    trial is written to `out/trials.jsonl`; the results to `out/table.json`, `out/table.md` and `out/table.tex`.
 
     Args:
-        config: A configuration, a mapping with its keys, or the path of a YAML file; its section `compare` says more.
-        losses: Names of losses, presets, or paths of loss files; the others are compared with the first. None is what
-            the configuration says.
+        config: A configuration, a mapping with its keys, or the path of a YAML file; see its section `compare`.
+        losses: Names of losses, presets, or paths of loss files; each is compared with the first. None takes those of
+            the configuration.
         out: The folder to write to.
-        seeds: Number of runs of each loss in each setting, at least 2. None is what the configuration says.
+        seeds: Number of runs of each loss in each setting, at least 2. None takes that of the configuration.
         runner: As for `search`.
-        resume: Whether to continue the comparison in that folder. Losses and seeds may be added at the end of those it
-            has; what is trained is not trained again.
-        command: The command line that asks for this, for the record.
+        resume: Whether to continue the comparison in that folder. Losses and seeds may be appended to those it
+            has; finished trials are not run again.
+        command: The command line, for the record.
         observer: Called with the comparison at the start and after each trial.
         address: As for `search`.
 
@@ -93,8 +93,8 @@ def compare(
         The table.
 
     Raises:
-        InputError: A loss is unknown or given twice, or there are too few seeds; nothing has been trained then.
-        RefusedError: The folder holds another comparison, or the resources are not there.
+        InputError: A loss is unknown or given twice, or there are too few seeds; raised before any training.
+        RefusedError: The folder holds another comparison, or resources are missing.
     """
     settled = as_config(config)
     losses = settled.compare.losses if losses is None else losses

@@ -1,4 +1,4 @@
-"""A comparison of losses on the same seeds: its jobs, its plan on disk, and the table of what came of them."""
+"""A comparison of losses on the same seeds: its jobs, its plan on disk and its table."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ from autosegloss.search.statistics import Difference, Estimate
 from autosegloss.search.tables import Row, Table, judged
 
 PLAN_VERSION = 3
-"""Of `plan.json`: 3 since its definitions of losses are the contents of their files."""
+"""The version of `plan.json`: 3 since losses are defined by the contents of their files."""
 FILES = PLAN_FILE, TABLE_FILE, MARKDOWN_FILE, LATEX_FILE = "plan.json", "table.json", "table.md", "table.tex"
 
 
 class Comparison:
-    """A comparison in progress, as runners see it: every loss in every setting on every seed, all due from the start.
+    """A comparison in progress: hands out a job for every loss in every setting on every seed.
 
-    The jobs of a seed come together, and of these the jobs of a loss, so that what is wrong with a setting shows soon.
-    The index of a job is the place of its loss times the number of settings, plus the place of its setting: losses and
-    seeds that are added at the end leave the jobs before them as they are.
+    Jobs are ordered by seed, loss and setting, so that problems of a setting show early. A job's index is the index of
+    its loss times the number of settings, plus the index of its setting: appended losses and seeds leave earlier jobs
+    unchanged.
 
     Args:
-        losses: For each setting, by name, the losses there by name, as the contents of their files; the same names in
-            each.
-        seeds: The seeds each is trained with.
-        journal: Where finished trials are written, and what was finished before.
+        losses: The contents of the loss files, by setting and name; each setting has the same names.
+        seeds: The seeds of the runs.
+        journal: The journal, with the trials finished so far.
         observer: Called with the comparison after each record.
 
     Raises:
-        RefusedError: The journal is not of this comparison.
+        RefusedError: The journal belongs to another comparison.
     """
 
     def __init__(
@@ -72,29 +71,29 @@ class Comparison:
 
     @property
     def total(self) -> int:
-        """Trials of the whole comparison."""
+        """Number of trials of the comparison."""
         return len(self._jobs)
 
     @property
     def done(self) -> int:
-        """Trials that are finished, failed ones included."""
+        """Number of finished trials, failed ones included."""
         return len(self._outcomes)
 
     @property
     def finished(self) -> bool:
-        """Whether all are."""
+        """Whether all trials are finished."""
         return self.done == self.total
 
     def next_job(self) -> Job | None:
-        """The next job that is not done; each is handed out once."""
+        """The next job to run; each is handed out once."""
         return next(self._waiting, None)
 
     def record(self, job: Job, outcome: Outcome) -> None:
-        """Write down the outcome of a job.
+        """Record the outcome of a job.
 
         Raises:
-            InputError: The job is not due.
-            SearchError: The journal cannot be written.
+            InputError: The job does not belong to the comparison, or is already recorded.
+            SearchError: The journal can't be written.
         """
         if job not in self._jobs or job in self._outcomes:
             raise InputError(f"{job} is not due; record each job that next_job returns once.")
@@ -110,7 +109,7 @@ class Comparison:
         return self._pairs[job.index]
 
     def outcomes(self, setting: str, loss: str) -> list[Outcome]:
-        """What came of a loss in a setting, seed by seed, once the comparison is finished."""
+        """The outcomes of a loss in a setting, one per seed, once the comparison is finished."""
         return [self._outcomes[job] for job in self._jobs if self.pair(job) == (setting, loss)]
 
 
@@ -126,22 +125,22 @@ def run_comparison(
     command: str,
     observer: Callable[[Comparison], None] | None,
 ) -> Table:
-    """Run what a plan says, or what is left of it, and write the table of it.
+    """Run the unfinished jobs of a plan and write the table.
 
     Args:
-        plan: The losses, seeds, columns, settings and all else that decides the numbers, as `plan.json` has it; its
+        plan: The losses, seeds, columns, settings and everything else that decides the numbers, as in `plan.json`; its
             definitions are the contents of the losses in each setting.
-        folder: Where to write.
+        folder: The output folder.
         run: Takes the jobs of a comparison and records their outcomes.
-        target: What to call the metric of the configuration.
-        notes: What there is to know about the data of each setting.
-        what: What to call it in messages.
-        resume: Whether to continue what the folder holds.
-        command: For the record.
+        target: Label of the metric of the configuration.
+        notes: A note on the data of each setting.
+        what: "comparison" or "retraining", for messages.
+        resume: Whether to continue the comparison in the folder.
+        command: The command line, for the record.
         observer: Called with the comparison at the start and after each trial.
 
     Raises:
-        RefusedError: The folder holds something else.
+        RefusedError: The folder holds another comparison.
     """
     with Journal(folder / JOURNAL_FILE, resume=resume, what=what) as journal:
         if journal.trials:
@@ -162,7 +161,7 @@ def run_comparison(
 
 
 def losses_of(names: Sequence[str], dataset: Dataset, reduce_over_ranks: bool = False) -> tuple[Loss, ...]:
-    """The losses of some names, for some data."""
+    """Build losses by name, for a data set."""
     counts = class_counts([dataset.train.labels], len(dataset.classes), dataset.ignore_index)
     return tuple(
         named_loss(name, ignore_index=dataset.ignore_index, counts=counts, reduce_over_ranks=reduce_over_ranks)
@@ -184,9 +183,9 @@ def check_losses(losses: Sequence[str], seeds: int, least: int = 2) -> None:
 def columns_of(
     target: str | dict[str, Any], metrics: Sequence[str | dict[str, Any]]
 ) -> tuple[list[str], dict[str, Expr]]:
-    """The columns that are shown, and those of their metrics that the catalogue does not have by that name.
+    """The columns of the table, and the metrics among them that are not catalogue names.
 
-    The target has no column of its own where one of the metrics is the same.
+    The target has no column of its own if one of the metrics equals it.
 
     Args:
         target: The metric of the configuration.
@@ -199,7 +198,7 @@ def columns_of(
 
 
 def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
-    """Stop if the trials in the folder are of another plan, which is not the first part of this one."""
+    """Raise RefusedError unless the plan in the folder is this plan, or this plan with fewer losses or seeds."""
     path = folder / PLAN_FILE
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -211,7 +210,7 @@ def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
 
 
 def _first_part(plan: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan with as many of its losses and seeds as there are in another one."""
+    """A plan with only as many of its losses and seeds as another plan has."""
     losses = plan["losses"][: len(there["losses"])]
     definitions = {
         setting: {loss: each for loss, each in own.items() if loss in losses}
@@ -229,7 +228,7 @@ def _table(comparison: Comparison, plan: dict[str, Any], command: str, target: s
 
 
 def _row(setting: str, loss: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Row:
-    """The row of a loss, as yet without verdicts."""
+    """The row of a loss, without verdicts."""
     first = next(iter(outcomes))
     runs, compared = (
         tuple(None if run.reward is None else run.validation for run in outcomes[name]) for name in (loss, first)

@@ -1,4 +1,4 @@
-"""The folder of a search or a comparison: the names of its files, and what is refused before anything is lost."""
+"""The folder of a search or a comparison: the names of its files, and the checks before it is written to."""
 
 from __future__ import annotations
 
@@ -18,17 +18,13 @@ LOSS_FILE, JOURNAL_FILE, CONFIG_FILE = "loss.json", "trials.jsonl", "config.yaml
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide the numbers."""
+    """The versions of the packages that determine the results."""
     return {"autosegloss": VERSION, "torch": str(torch.__version__), "numpy": numpy.__version__}
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Say of a file that can't be written, as on a full disk, that the trials are not lost with it.
-
-    Raises:
-        SearchError: In place of what writing a file raises.
-    """
+    """Turn a failed write into a SearchError which says that the search can be resumed."""
     try:
         yield
     except (LossFileError, WriteError) as error:
@@ -36,7 +32,7 @@ def resumable() -> Iterator[None]:
 
 
 def refuse_differences(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Stop if two nested mappings differ, and say in what."""
+    """Raise RefusedError if two nested mappings differ, listing the differences."""
     old, new = _leaves(dict(there)), _leaves(dict(here))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if differing:
@@ -55,7 +51,7 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def refuse_to_overwrite(folder: Path, names: Sequence[str], what: str) -> None:
-    """Stop if files of these names are there without the journal of a search, which else decides what may be done."""
+    """Raise RefusedError if these files exist without a journal; with one, the journal decides."""
     found = [name for name in names if (folder / name).exists()]
     if found and not (folder / JOURNAL_FILE).exists():
         raise RefusedError(f"{folder} already holds {' and '.join(found)}, but no {what}. Choose another folder.")

@@ -1,4 +1,4 @@
-"""Guards: a loss must not win on its own metric by letting others collapse."""
+"""Guards against losses that improve the target metric while other metrics collapse."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from autosegloss.loss.base import LossContent
 from autosegloss.search.jobs import Job, Outcome
 
 SCALE = 0.1
-"""The shortfall that takes a factor of e from a reward: noise of a few percent costs little, a collapse everything."""
+"""The shortfall that divides a reward by e: noise of a few percent costs little, a collapse costs everything."""
 
 
 def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float], baseline: LossContent) -> dict[Job, Outcome]:
-    """Outcomes whose rewards are reduced where other metrics fell too far below cross-entropy's.
+    """Reduce the rewards of outcomes whose other metrics fall too far below those of cross-entropy.
 
-    A metric falls short by 1 - m / (share * baseline), if that is above 0, where the baseline is what cross-entropy
-    has with the same seed. With s the sum over the guarded metrics, a reward r becomes r - |r| (1 - exp(-s / SCALE)):
-    continuous, so that the search still sees which way is up.
+    A metric falls short by 1 - m / (share * baseline), if that is positive, where baseline is the value
+    of cross-entropy with the same seed. With s the sum over the guarded metrics, a reward r becomes
+    r - |r| (1 - exp(-s / SCALE)): continuous, so that the search keeps a direction to improve in.
 
     Args:
-        outcomes: Of one step or of the finals; with shares, there is a job of the baseline for every seed, and it did
-            not fail.
+        outcomes: Those of one step or of the finals; with shares, every seed must have a successful job of the
+            baseline.
         shares: The least share of the baseline, in (0, 1], per metric.
-        baseline: The loss to compare with, which is cross-entropy.
+        baseline: The content of cross-entropy.
 
     Returns:
         The same jobs in the same order.

@@ -1,4 +1,4 @@
-"""Jobs and outcomes: one training to be done, and what came of it."""
+"""Jobs and their outcomes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Place: TypeAlias = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Job:
-    """One training to be done: with which loss, with which seed, and what for.
+    """One training to run: its loss, its seed and its purpose.
 
     Args:
         stage: "search" for a sample of the algorithm, "final" for a run that decides the winner, "compare" for one of
@@ -25,7 +25,7 @@ class Job:
         index: Place within the step.
         loss: The whole loss, as the content of its file.
         seed: Seed of the training.
-        theta: Where an optimiser drew the loss, in [0, 1]^d, for the record; None of a loss that none drew.
+        theta: The point in [0, 1]^d at which an optimiser drew the loss, for the record; None otherwise.
     """
 
     stage: Stage
@@ -37,20 +37,20 @@ class Job:
 
     @property
     def place(self) -> Place:
-        """What names it among all of a study."""
+        """Stage, step and index, which identify the job within a study."""
         return self.stage, self.step, self.index
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: a reward, or an error.
+    """The outcome of a job: a reward or an error.
 
     Args:
         reward: The target metric on the held-out part, which the search maximises; None if the training failed.
         metrics: Every metric on the held-out part.
-        validation: Every metric on the validation set; not of a job of the search.
-        error: Why there is no reward.
-        seconds: Wall-clock time spent. The only field that differs from run to run.
+        validation: Every metric on the validation set; empty for jobs of the search.
+        error: Why the training failed.
+        seconds: Wall-clock time. The only field that differs between runs.
     """
 
     reward: float | None
@@ -61,13 +61,13 @@ class Outcome:
 
     @classmethod
     def failed(cls, error: str, seconds: float) -> Outcome:
-        """Outcome of a training that broke."""
+        """The outcome of a failed training."""
         return cls(reward=None, metrics={}, validation={}, error=error, seconds=seconds)
 
     def checked(self) -> Outcome:
-        """This outcome in plain, finite floats; a failed one if a number is not finite."""
+        """This outcome with plain floats, or a failed one if a number is not finite."""
         if self.reward is None:
-            return Outcome.failed(self.error or "no reward, and no error given", float(self.seconds))
+            return Outcome.failed(self.error or "no reward and no error message", float(self.seconds))
         numbers = {"reward": self.reward, **self.metrics, **self.validation}
         wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
         if wrong:
@@ -83,4 +83,4 @@ class Outcome:
 
 
 Objective: TypeAlias = Callable[[Job], Outcome]
-"""Runs a trial: a deterministic function of the job, but for the seconds."""
+"""Runs a trial: a deterministic function of the job, except for the seconds."""

@@ -1,6 +1,6 @@
-"""The journal of a search: one JSON line a finished trial, on disk before the algorithm hears of it.
+"""The journal of a search: one JSON line per finished trial, on disk before the algorithm is told of it.
 
-The journal is the only truth a resumed search needs: replaying it through the algorithm restores everything else.
+A resumed search needs nothing else: replaying the journal through the algorithm restores the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from io import FileIO
 from pathlib import Path
-from types import TracebackType, UnionType
+from types import UnionType
 from typing import Any, cast, get_args
 
 from autosegloss.errors import RefusedError, SearchError
@@ -27,17 +27,17 @@ LINE_KEYS = {field.name for kind in (Job, Outcome) for field in fields(kind)}
 
 
 class Journal:
-    """The journal file, locked for as long as it is open.
+    """The journal file, locked while it is open.
 
-    A last line that a kill tore is cut off; its trial runs again.
+    An incomplete last line, left by a killed process, is removed; its trial runs again.
 
     Args:
         path: The file, usually `trials.jsonl` in the folder of the search; created with its folder if absent.
-        resume: Whether to continue a journal that has begun.
-        what: What the trials are of, for messages.
+        resume: Whether to continue a journal that holds trials.
+        what: What the trials belong to, for messages.
 
     Raises:
-        RefusedError: The journal is in use, or damaged; or it has begun and `resume` is not set.
+        RefusedError: The journal is in use or damaged, or holds trials and `resume` is not set.
     """
 
     def __init__(self, path: Path, *, resume: bool = False, what: str = "search") -> None:
@@ -71,7 +71,7 @@ class Journal:
         lines = self._file.read().splitlines(keepends=True)
         torn = bool(lines) and not (lines[-1].endswith(b"\n") and _is_json(lines[-1]))
         if torn and (len(lines) > 1 or lines[0].startswith(BEGINNING[: len(lines[0])])):
-            lines.pop()  # by a kill; what else is no JSON is not ours to cut
+            lines.pop()  # an interrupted write; other text that is not JSON may be the user's
         if lines and not resume:
             raise RefusedError(
                 f"{self.path.parent} already holds a {self._what} with {len(lines)} finished trials. "
@@ -100,21 +100,18 @@ class Journal:
         return Job(**job), Outcome(**outcome)
 
     def append(self, job: Job, outcome: Outcome) -> None:
-        """Write one finished trial; it is on disk when this returns.
+        """Write one finished trial to disk.
 
         Args:
-            job: What was run.
-            outcome: What came of it, as `Outcome.checked` returns it.
+            job: The job.
+            outcome: Its outcome, as `Outcome.checked` returns it.
 
         Raises:
-            SearchError: The disk does not take it.
+            SearchError: The file can't be written.
         """
-        self._write(asdict(job) | asdict(outcome))
-
-    def _write(self, record: Mapping[str, Any]) -> None:
         try:
-            line = json.dumps(record, allow_nan=False).encode() + b"\n"
-            while line:  # a disk that is nearly full takes a part
+            line = json.dumps(asdict(job) | asdict(outcome), allow_nan=False).encode() + b"\n"
+            while line:  # a nearly full disk may take a part only
                 line = line[self._file.write(line) or 0 :]
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -124,17 +121,13 @@ class Journal:
             ) from error
 
     def close(self) -> None:
-        """Close the file and give up the lock."""
+        """Close the file and release the lock."""
         self._file.close()
 
     def __enter__(self) -> Journal:
-        """Enter a `with` block that closes the journal at its end."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the journal."""
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -149,7 +142,7 @@ def in_use(path: Path) -> bool:
 
 
 def _is_trial(record: Mapping[str, Any]) -> bool:
-    """Whether all is there that a trial has, of the types that it has."""
+    """Whether a record has the keys of a trial, with values of the right types."""
     if record.keys() != LINE_KEYS:
         return False
     theta, reward, error = (record[key] for key in ("theta", "reward", "error"))

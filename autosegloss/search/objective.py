@@ -1,4 +1,4 @@
-"""The proxy as the study and its workers call it: a job in, an outcome out."""
+"""The objective of a search: trains a proxy with the loss of a job and returns the outcome."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from autosegloss.search.settings import StudyConfig
 
 
 def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
-    """The proxy that a configuration describes, with a data set that is loaded already if one is given.
+    """The proxy that a configuration describes, with its data set unless one is given.
 
     Raises:
-        DataError: The data set or the kind of labels is unknown, missing or does not fit.
-        InputError: The network is unknown, or the file of its weights does not fit.
-        RefusedError: Trials are to train on GPUs, and this process, which prepares them, has none.
+        DataError, InputError, RefusedError: See `Proxy.load`.
     """
     target, seed = metric(config.metric), config.search.seed
     return Proxy.load(config.proxy, target, seed=seed, gpus=config.resources.gpus, dataset=dataset)
@@ -29,12 +27,12 @@ def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
 
 @dataclass(frozen=True)
 class ProxyObjective:
-    """The proxy as the study and its workers call it: a job in, an outcome out."""
+    """Trains the proxy with the loss of a job."""
 
     proxy: Proxy
 
     def __call__(self, job: Job) -> Outcome:
-        """Run a trial; a final is measured on the validation set too."""
+        """Run a trial; finals are also evaluated on the validation set."""
         start = time.perf_counter()
         (found,) = self._found([job])
         if isinstance(found, Exception):
@@ -44,7 +42,7 @@ class ProxyObjective:
     def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run trials side by side; see `GroupObjective.run_group`.
 
-        What fails other than by diverging is run once more alone: it may have lacked the memory that the others had.
+        A trial that fails without diverging is run again on its own: the others may have left it too little memory.
         """
         start = time.perf_counter()
         found = self._found(jobs)

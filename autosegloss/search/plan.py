@@ -1,6 +1,6 @@
-"""The plan of a search: what is to be trained, step after step, and what follows from the outcomes.
+"""The plan of a search: the jobs of each step and of the finals, and the result.
 
-It is deterministic given the outcomes, and knows neither when nor where a trial runs.
+The plan is a deterministic function of the outcomes; when and where trials run does not matter.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Trial = tuple[Job, Outcome]
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the search, done.
+    """A finished step of the search.
 
     Args:
-        step: Its number.
-        seed: The seed all its trials shared.
+        step: Number of the step.
+        seed: Seed of all its trials.
         mu: The algorithm's answer before the step, if it has one.
-        std: Its spread around that, of each coordinate, if it is known.
-        mean: Mean reward, a failed trial counting as the lowest.
+        std: The algorithm's standard deviation of each coordinate, if it has one.
+        mean: Mean reward; failed trials count as the lowest reward.
         best: Highest reward.
         failed: Number of trials without a reward.
     """
@@ -47,14 +47,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Final:
-    """One member of the finals, run on every fresh seed.
+    """The result of one member of the finals.
 
     Args:
         label: "cross-entropy", "identity", "mu of step 7" or "sample 3 of step 7".
         loss: The content of its loss file.
-        theta: Its coordinates; None of cross-entropy, which has none.
-        reward: Mean reward over the seeds, a failed seed counting as the lowest of all; None if every seed failed.
-        rewards: Reward per seed, None where the training failed.
+        theta: Its coordinates; None for cross-entropy.
+        reward: Mean reward over the seeds; a failed run counts as the lowest reward. None if all runs failed.
+        rewards: Reward per seed; None for a failed run.
         metrics: Every metric on the held-out part, per seed.
         validation: Every metric on the validation set, per seed. No decision looks at it.
     """
@@ -70,15 +70,15 @@ class Final:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a search found, and on what grounds. It holds no times: equal searches give equal results.
+    """The result of a search and the evidence for it. Equal searches give equal findings: no times are recorded.
 
     Args:
-        label: Which of the finals won.
+        label: Label of the winner.
         loss: The winner, as the content of its loss file.
         theta: Its coordinates.
-        reward: The winner's mean reward over the fresh seeds.
-        seeds: The fresh seeds.
-        steps: The course of the search.
+        reward: The winner's mean reward over the seeds of the finals.
+        seeds: The seeds of the finals, which no step has used.
+        steps: The steps of the search.
         finals: Cross-entropy, the identity curves, then the candidates.
     """
 
@@ -91,23 +91,24 @@ class Findings:
     finals: tuple[Final, ...]
 
     def to_json(self) -> str:
-        """Write the result as JSON text, the same bytes for the same result."""
+        """The findings as JSON; equal findings give equal bytes."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
 
 class Plan:
-    """The course of a search, in the order of the paper, then the finals.
+    """The steps of a search, in the order of the paper, then the finals.
 
     Args:
         algorithm: The optimiser.
         loss_at: The loss at a point, as the content of its file.
-        baseline: The loss to compare with, cross-entropy.
-        steps: Steps of the search.
-        candidates: Distinct thetas that enter the finals beside the identity curves.
-        finalist_seeds: Fresh seeds each member of the finals is run on.
-        seed: Source of every trial's seed, see `seeds`.
-        compare_each_step: Whether every step trains with the baseline as well.
-        lag: A step is asked for when all but this many of the steps before it are done; with 0, when all are.
+        baseline: The loss to compare with, cross-entropy, likewise.
+        steps: Number of steps.
+        candidates: Number of distinct thetas in the finals, besides the identity curves.
+        finalist_seeds: Number of runs of each member of the finals.
+        seed: Seed of the study, from which `seeds` derives those of the trials.
+        compare_each_step: Whether every step also trains with the baseline.
+        lag: Number of steps that may be unfinished when the next one begins. The result depends on the lag, never on
+            timing.
     """
 
     def __init__(
@@ -133,18 +134,18 @@ class Plan:
         self._lag = lag
 
         self.step_count = steps
-        """Steps of the search, done or not."""
+        """Number of steps of the search."""
         self.steps: list[Step] = []
-        """The steps done."""
+        """The finished steps."""
         step_size = len(algorithm.ask(algorithm.init())) + self._extra
         self.total = steps * step_size + (2 + candidates) * finalist_seeds
-        """Trials of the whole; corrected downwards where thetas coincide or the search yields fewer candidates."""
+        """Number of trials; reduced when thetas coincide or there are fewer candidates."""
 
     def course(self) -> Generator[list[list[Job]], list[Outcome], Findings]:
-        """The search as a generator.
+        """Run the search as a generator.
 
-        It yields batches of jobs to begin, none or several, and is sent the outcomes of the oldest batch of those that
-        are begun, in the order of its jobs. It returns what was found.
+        The generator yields lists of jobs to start and is sent the outcomes of the oldest unfinished list, in the
+        order of its jobs. It returns the findings.
         """
         algorithm, state = self._algorithm, self._algorithm.init()
         asked: deque[tuple[Any, list[Theta], list[Job]]] = deque()
@@ -199,7 +200,7 @@ class Plan:
         return self._decide(members, seeds, outcomes)
 
     def _jobs(self, step: int, points: Sequence[Theta]) -> list[Job]:
-        """One for each distinct point, then that of the baseline if each step has it."""
+        """A job for each distinct point, then one for the baseline if every step trains it."""
         seed = step_seed(self._seed, step)
         first = {theta: index for index, theta in reversed(list(enumerate(points)))}
         jobs = [
@@ -212,8 +213,8 @@ class Plan:
     def _choose_candidates(self, trials: Sequence[Trial]) -> list[tuple[str, Theta]]:
         """The best centres and the best samples in turn, distinct from each other and from the start.
 
-        A centre comes first: its step's mean is an average over many trainings (the paper's own choice), whereas the
-        best sample is the luckiest of all, and mostly looks better than it is.
+        Centres come first: the mean reward of a step averages many trainings (the paper's choice), whereas the reward
+        of the best sample is biased upwards by selection.
         """
         by_mean = sorted(self.steps, key=lambda step: -step.mean)  # stable: of equals, the earlier first
         by_reward = sorted(
@@ -227,7 +228,7 @@ class Plan:
         return in_turn[: self._candidates]
 
     def _decide(self, members: Sequence[_Member], seeds: Sequence[int], outcomes: Sequence[Outcome]) -> Findings:
-        """The best of identity and candidates by mean reward: never worse than where the search began."""
+        """The findings: the best of identity and candidates by mean reward."""
         rewards = _failed_as_lowest(outcomes)
         finals: list[Final] = []
         for index, member in enumerate(members):
@@ -244,7 +245,7 @@ class Plan:
                     validation=tuple(outcome.validation for outcome in own),
                 )
             )
-        # `max` keeps the first of equals: the identity before a candidate that is no better.
+        # `max` keeps the first of equals: the identity wins a tie.
         theta, reward, winner = max(
             (
                 (final.theta, final.reward, final)
@@ -258,7 +259,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Member:
-    """What enters the finals."""
+    """A member of the finals before it is run."""
 
     label: str
     loss: LossContent
@@ -266,18 +267,18 @@ class _Member:
 
 
 def _rewards(points: Iterable[Theta], outcomes: Mapping[Theta | None, Outcome]) -> list[float]:
-    """A reward for each point, those that coincide with another one included."""
+    """A reward for each point, also for points that coincide."""
     return _failed_as_lowest([outcomes[theta] for theta in points])
 
 
 def _failed_as_lowest(outcomes: Sequence[Outcome]) -> list[float]:
-    """Rewards, with the lowest of them in place of those that are missing."""
+    """The rewards; a missing one is replaced by the lowest."""
     lowest = min(outcome.reward for outcome in outcomes if outcome.reward is not None)
     return [lowest if outcome.reward is None else outcome.reward for outcome in outcomes]
 
 
 def _distinct(entries: Iterable[tuple[str, Theta | None]], taken: set[Theta]) -> list[tuple[str, Theta]]:
-    """Entries whose theta is not taken yet, each of which takes its own."""
+    """The entries whose theta is not in `taken`, to which their thetas are added."""
     chosen: list[tuple[str, Theta]] = []
     for label, theta in entries:
         if theta is not None and theta not in taken:

@@ -1,6 +1,6 @@
-"""`retrain`: train with losses to the end of a full schedule, in one process or several, and measure everything.
+"""`retrain`: train with losses for a full schedule, in one or more processes, and measure everything.
 
-A run may be stopped anywhere: it goes on from its last checkpoint and, on the CPU, ends with the same bytes.
+A run stopped at any point resumes from its last checkpoint; on the CPU its results are byte-identical.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CHECKPOINT_FILE = "checkpoint.pt"
 _EVALUATION_BATCH = 8  # images; of full size
 
 Progress = Callable[[Job, int], None]
-"""Called with the run and the number of its iterations that are done, at each checkpoint."""
+"""Called at each checkpoint with the job and its number of finished iterations."""
 
 
 def retrain(
@@ -68,30 +68,30 @@ def retrain(
     command: str = "",
     progress: Progress | None = None,
 ) -> Table | None:
-    """Train with losses as `retrain` in a configuration says, and measure everything on the validation set.
+    """Train with losses as the section `retrain` of a configuration says, and measure everything on the validation set.
 
-    It trains on the whole training set, what a search holds out included, from the weights of `proxy.start.weights`, or
-    from nothing. For each seed all losses have the same initial weights and the same images in the same order. The
-    folder gets the weights of each run, `LOSS-SEED.pt`, and what `compare` writes.
+    Runs use the whole training set, including the held-out part of a search, and start from `proxy.start.weights` or
+    from scratch. For each seed, all losses start from the same initial weights and see the same images in the same
+    order. The folder receives the weights of each run, `LOSS-SEED.pt`, and the files of `compare`.
 
-    Started by torchrun, the processes train together: each has its share of every batch, and the losses that can, sum
-    over all of it. The first one writes; the folder is one that all of them see.
+    Under torchrun the processes train together: each takes its share of every batch, and losses that support it sum
+    over the whole batch. The first process writes; all processes must see the folder.
 
     Args:
         config: A configuration, a mapping with its keys, or the path of a YAML file.
-        losses: Names of losses, presets, mixes, or paths of loss files; others are compared with the first.
+        losses: Names of losses, presets, mixes, or paths of loss files; each is compared with the first.
         out: The folder to write to.
         seeds: Number of runs of each loss, at least 1.
-        resume: Whether to continue what is in that folder. Losses and seeds may be added at the end of those it has.
-        command: The command line that asks for this, for the record.
-        progress: Called at each checkpoint, in the first process.
+        resume: Whether to continue the retraining in that folder. Losses and seeds may be appended to those it has.
+        command: The command line, for the record.
+        progress: Called at each checkpoint, in the first process only.
 
     Returns:
-        The table of the runs; None in other processes than the first.
+        The table of the runs; None in all processes but the first.
 
     Raises:
-        InputError: A loss is unknown or given twice, or the processes can't share a batch; nothing is trained then.
-        RefusedError: The folder holds something else, or there is no GPU and the configuration asks for one.
+        InputError: A loss is unknown or given twice, or the batch can't be split evenly; raised before any training.
+        RefusedError: The folder holds another retraining, or the configuration asks for a missing GPU.
     """
     settled = as_config(config)
     check_losses(losses, seeds, least=1)
@@ -101,7 +101,7 @@ def retrain(
             refuse_to_overwrite(folder, FILES, "retraining")
         proxy = _load(settled)
         modules = losses_of(losses, proxy.dataset, reduce_over_ranks=world.ranks > 1)
-        proxy.training(modules[0], 0, device=world.device, over_ranks=world.ranks > 1)  # see that it can be done
+        proxy.training(modules[0], 0, device=world.device, over_ranks=world.ranks > 1)  # raises what would fail later
         retraining = Retraining(proxy.prepare(), settled.retrain, modules, folder, world, progress)
         if world.rank > 0:
             retraining.follow()
@@ -124,7 +124,7 @@ def retrain(
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run: which one this is, of how many, and the device it trains on."""
+    """The processes that train together: the rank of this one, their number, and the device of this one."""
 
     rank: int
     ranks: int
@@ -133,12 +133,12 @@ class World:
 
 @contextmanager
 def _processes(config: StudyConfig) -> Iterator[World]:
-    """Join the processes that torchrun has started, if it has."""
+    """Join the processes that torchrun has started, if any."""
     device = device_of(config.resources.gpus)
     gpu = device.type == "cuda"
     if gpu:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    ranks = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun's
+    ranks = int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
     if ranks == 1:
         yield World(0, 1, device)
         return
@@ -151,14 +151,14 @@ def _processes(config: StudyConfig) -> Iterator[World]:
         traceback.clear_frames(error.__traceback__)
         raise
     finally:
-        # A DistributedDataParallel that outlives the group may hang: it ends gloo's threads while it holds Python's
-        # lock, for which they wait. It is part of a cycle, and so goes only with the garbage.
+        # A DistributedDataParallel that outlives the group may hang: it joins gloo's threads while holding the GIL, for
+        # which they wait. It is part of a reference cycle, so only the garbage collector frees it.
         gc.collect()
         dist.destroy_process_group()
 
 
 def _load(config: StudyConfig) -> Proxy:
-    """What is trained: the proxy of a configuration with the schedule, the data and the start of the retraining."""
+    """The proxy of a configuration, with the schedule, data and start of the retraining."""
     own, proxy = config.retrain, config.proxy
     start = StartConfig(regime="scratch") if proxy.start.weights is None else proxy.start
     full = config.model_copy(update={"proxy": proxy.model_copy(update={"train": own, "start": start})})
@@ -169,7 +169,7 @@ def _load(config: StudyConfig) -> Proxy:
 def _plan(
     config: StudyConfig, losses: Sequence[str], modules: Sequence[Loss], seeds: int, world: World
 ) -> dict[str, Any]:
-    """All that decides the numbers."""
+    """Everything that determines the results, as `plan.json` records it."""
     definitions = {name: bare_content(module) for name, module in zip(losses, modules, strict=True)}
     weights = config.proxy.start.weights
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
@@ -200,27 +200,27 @@ class Retraining:
     progress: Progress | None
 
     def lead(self, comparison: Comparison) -> None:
-        """In the first process: run all jobs that are left, and record them."""
+        """In the first process: run the unfinished jobs and record their outcomes."""
         while (job := comparison.next_job()) is not None:
             self._broadcast([1, job.step, job.index, job.seed])
             comparison.record(job, self._run(job))
 
     def dismiss(self) -> None:
-        """In the first process: all is done; the others may go, and so may the last checkpoint."""
+        """In the first process: end the others and delete the last checkpoint."""
         (self.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
         self._broadcast([0, 0, 0, 0])
 
     def follow(self) -> None:
-        """In the others: take part in what the first one runs."""
-        while (word := self._broadcast([0, 0, 0, 0]))[0]:
-            _, step, index, seed = word
+        """In the other processes: take part in each job until dismissed."""
+        while (message := self._broadcast([0, 0, 0, 0]))[0]:
+            _, step, index, seed = message
             self._run(Job("compare", step, index, bare_content(self.losses[index]), seed))
 
-    def _broadcast(self, words: list[int]) -> list[int]:
-        """The words of the first process."""
+    def _broadcast(self, numbers: list[int]) -> list[int]:
+        """The numbers that the first process gives."""
         if self.world.ranks == 1:
-            return words
-        said = torch.tensor(words, device=self.world.device)
+            return numbers
+        said = torch.tensor(numbers, device=self.world.device)
         dist.broadcast(said, 0)
         heard: list[int] = said.tolist()
         return heard
@@ -241,7 +241,7 @@ class Retraining:
         path, run = self.folder / CHECKPOINT_FILE, [job.index, job.seed]
         if path.exists():
             kept = torch.load(path, map_location=world.device, weights_only=True)
-            if kept["run"] == run:  # not that of the one before
+            if kept["run"] == run:  # otherwise it is of the previous run
                 training.load_state_dict(kept["training"])
         while training.iteration < settings.iterations:
             training.advance(training.iteration + settings.checkpoint_every)
@@ -255,7 +255,7 @@ class Retraining:
 
     @torch.inference_mode()
     def _measure(self, network: nn.Module) -> dict[str, float]:
-        """Every metric on the validation set at its full size, each process having its share of the images."""
+        """Every metric on the full-size validation set, with the images split between the processes."""
         world, dataset = self.world, self.proxy.dataset
         scores = Accumulators(measured(self.proxy.target), len(dataset.classes), dataset.ignore_index)
         error = CalibrationError(len(dataset.classes), ignore_index=dataset.ignore_index)
@@ -274,7 +274,7 @@ class Retraining:
 
 
 def _batches(dataset: Dataset, world: World) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """The images (N, 3, h, w) and labels (N, H, W) of this process's share of the validation set, of one size each."""
+    """Batches of validation images (N, 3, h, w) and labels (N, H, W) of this process, each batch of one size."""
     pairs = dataset.validation_images(world.rank, world.ranks)
     for _, alike in groupby(pairs, lambda pair: (pair[0].shape, pair[1].shape)):
         while part := list(islice(alike, _EVALUATION_BATCH)):
@@ -283,7 +283,7 @@ def _batches(dataset: Dataset, world: World) -> Iterator[tuple[NDArray[np.uint8]
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file that loads with `weights_only`, whole or not at all."""
+    """Write a file that loads with `weights_only`, atomically."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())

@@ -1,14 +1,14 @@
 """The seed of every training, derived from the seed of the study.
 
-The convention: a training's seed is the first word of `SeedSequence(study seed, spawn_key=(purpose, ordinal))`. All
-losses that are compared share a seed, so that they differ by themselves and not by their luck:
+The convention: a training's seed is the first word of `SeedSequence(study seed, spawn_key=(purpose, ordinal))`. Losses
+that are compared share a seed, so that random effects cancel:
 
 - `STEP`: all trials of a step of the search; the ordinal is the number of the step.
-- `FINAL`: all members of the finals; the ordinals count up, and a seed that a step has had is passed over.
+- `FINAL`: all members of the finals; ordinals whose seed a step has used are skipped.
 - `COMPARISON`: all losses of a comparison or a retraining.
 
-An optimiser draws the points of a step from `step_rng`, so that what it asks for depends on nothing else.
-What a training draws in an iteration follows from its own seed, rank and iteration (see `proxy.train`).
+An optimiser draws the points of a step from `step_rng` alone. The random numbers of a training iteration follow from
+the seed of the training, the rank and the iteration (see `proxy.train`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def step_seed(study_seed: int, step: int) -> int:
 
 
 def final_seeds(study_seed: int, number: int, used: Collection[int]) -> list[int]:
-    """The seeds of the finals, none of which is among those used."""
+    """The seeds of the finals, distinct from the used seeds."""
     fresh: list[int] = []
     ordinal = 0
     while len(fresh) < number:
@@ -46,7 +46,7 @@ def comparison_seeds(study_seed: int, number: int) -> list[int]:
 
 
 def step_rng(search_seed: int, step: int) -> np.random.Generator:
-    """What an optimiser draws the points of a step from."""
+    """The generator from which an optimiser draws the points of a step."""
     return np.random.default_rng((search_seed, step))
 
 

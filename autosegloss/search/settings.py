@@ -1,4 +1,4 @@
-"""The sections of a configuration that are of the search, and `StudyConfig`, which joins those of all rooms."""
+"""The sections of a configuration that belong to the search, and `StudyConfig`, which joins all sections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from autosegloss.search.algorithms import ALGORITHMS
 
 
 def _settings(value: dict[str, SettingConfig]) -> dict[str, SettingConfig]:
-    """Refuse a comparison in no setting."""
+    """Refuse an empty mapping."""
     if not value:
         raise ValueError("must name at least one setting; omit `settings` to compare in the configuration as it is")
     return value
@@ -56,41 +56,41 @@ class SearchConfig(Section):
         str, AfterValidator(_algorithm), WithJsonSchema({"enum": list(ALGORITHMS), "type": "string"})
     ] = "ppo2"
     """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `snes` (natural evolution
-    strategies: the same policy, whose spread is learned too), `random`, `cma_es`, `tpe`, or `tune`, a searcher of Ray
+    strategies: the same policy with a learned spread), `random`, `cma_es`, `tpe`, or `tune`, a searcher of Ray
     Tune; the last three need the extra `algorithms`."""
     steps: Count = 12
     """Updates of the policy."""
     samples: Annotated[int, Field(ge=2)] = 32
-    """Trials a step; they are compared with one another, so at least 2."""
+    """Trials per step; at least 2, since they are compared with each other."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the search and, with step and index, of each trial."""
+    """Seed of the search, from which the seeds of all trials derive."""
     lag: Annotated[int, Field(ge=0)] = 0
-    """Steps that may be unfinished when the next one begins; above 0, no worker waits for the slowest trial of a step,
-    and the algorithm learns that many steps later."""
+    """Number of steps that may be unfinished when the next one begins. Above 0, no worker waits for the slowest trial
+    of a step, and the algorithm learns of rewards that many steps later."""
     std: Positive = 0.2
-    """Standard deviation of the truncated normal, in units of the range of theta; of `snes` and `cma_es` the first
-    one."""
+    """Standard deviation of the truncated normal, in units of the range of theta; for `snes` and `cma_es` the
+    initial one."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Clip range of the probability ratio."""
     updates: Count = 60
-    """Gradient updates of the policy's mean a step."""
+    """Gradient updates of the policy's mean per step."""
     learning_rate: Positive = 0.2
     """Learning rate of these updates (Adam, on the logit of the mean)."""
     ratio: Literal["coordinate", "joint"] = "coordinate"
-    """Ratio and clip per `coordinate` (the published code) or on the `joint` density (the paper)."""
+    """Ratio and clipping per `coordinate` (the published code) or of the `joint` density (the paper)."""
     baseline: Literal["mean", "mu"] = "mean"
-    """What a reward is compared with: the `mean` of the step's rewards, or the reward of the policy's mean `mu`."""
+    """Baseline of the rewards: the `mean` reward of the step, or the reward of the policy's mean `mu`."""
     searcher: str | None = None
-    """Of `tune`: `module:function`, a function from a seed to a searcher without space, metric or mode."""
+    """For `tune`: `module:function`, a function from a seed to a searcher without space, metric or mode."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the algorithm takes beside its start."""
+        """The options of the algorithm, without its start."""
         return self.model_dump(include={"samples", "seed", *_OPTIONS[self.algorithm]})
 
     @model_validator(mode="after")
     def _fitting(self) -> SearchConfig:
-        """Refuse an option of another algorithm, which would do nothing."""
+        """Refuse options of other algorithms, which would have no effect."""
         problems: dict[str, str] = {}
         for name in sorted({name for names in _OPTIONS.values() for name in names} - {*_OPTIONS[self.algorithm]}):
             if getattr(self, name) != type(self).model_fields[name].default:
@@ -106,94 +106,94 @@ class SearchConfig(Section):
 
 
 class FinalistsConfig(Section):
-    """The best losses of the search, trained again before one is chosen."""
+    """The finals: the best losses of the search are retrained on fresh seeds before one is chosen."""
 
     candidates: Count = 3
-    """Losses that enter the final."""
+    """Number of losses that are retrained before one is chosen."""
     seeds: Annotated[int, Field(ge=2)] = 3
-    """Fresh seeds that each of them is trained with; a spread needs at least 2."""
+    """Fresh seeds per loss; at least 2, for a standard deviation."""
 
 
 class ResourcesConfig(Section):
-    """What may be used at a time; the result does not depend on it."""
+    """The resources of a search; its result does not depend on them."""
 
     workers: Count = 2
-    """Trials that run side by side; with `--runner serial`, only where they have a GPU, which they share."""
+    """Number of trials at a time; with `--runner serial`, only on a GPU, which they share."""
     cpus: Count = 1
-    """CPU cores a trial."""
+    """CPU cores per trial."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs a trial; a fraction shares one."""
+    """GPUs per trial; a fraction shares a GPU."""
     time_limit: Positive | None = None
-    """Seconds a trial may take; one that takes longer is ended, tried once more, and then counts as failed. Not with
+    """Seconds per trial; a trial that exceeds them is stopped, retried once, and then counts as failed. Not with
     `--runner serial`."""
 
 
 class RetrainConfig(TrainConfig):
-    """The full training with a loss, by `autosegloss retrain`; a search does not read it."""
+    """The full training with a loss, for `autosegloss retrain`; a search ignores it."""
 
     iterations: Count = 20_000
     """Iterations of a run."""
     batch_size: Count = 16
-    """Images in a batch, of all processes together."""
+    """Images per batch, over all processes."""
     data: dict[str, JsonValue] = {}
-    """Options of the data set in place of those of `proxy.data`, such as its size."""
+    """Options of the data set that replace those of `proxy.data`, such as its size."""
     checkpoint_every: Count = 500
     """Iterations between two checkpoints."""
 
 
 class SettingConfig(Section):
-    """What a setting of a comparison has in place of the configuration: what is not written stays."""
+    """Changes to the configuration in one setting of a comparison."""
 
     proxy: ProxyConfig = Field(default_factory=ProxyConfig)
-    """Merged key by key; a new `name` of data, labels or network replaces that section, options and all."""
+    """Merged key by key; a new `name` of data, labels or network replaces that section with its options."""
 
 
 class CompareConfig(Section):
-    """The comparison of losses, by `autosegloss compare`; a search does not read it."""
+    """The comparison of losses, for `autosegloss compare`; a search ignores it."""
 
     losses: list[str] = []
-    """Names of losses, presets, mixes, or paths of loss files; others are compared with the first."""
+    """Names of losses, presets, mixes, or paths of loss files; each is compared with the first."""
     seeds: Annotated[int, Field(ge=2)] = 5
-    """Runs of each loss in each setting; an interval needs at least 2."""
+    """Runs of each loss in each setting; at least 2, for an interval."""
     metrics: Columns = ["miou", "miou_i", "miou_c", CALIBRATION]
-    """The columns of the tables beside the target: metrics as for `metric`, or `ece`, the expected calibration error.
-    Verdicts are on these; the JSON has every metric of the catalogue besides."""
+    """The columns of the tables besides the target: metrics as for `metric`, or `ece`, the expected calibration error.
+    Verdicts refer to these; the JSON also has every metric of the catalogue."""
     settings: Annotated[dict[str, SettingConfig], AfterValidator(_settings)] = Field(
         default_factory=lambda: {"": SettingConfig()}
     )
-    """Names, and what differs from the configuration there: every loss is trained in each of them. Without this key
-    there is one setting, without a name: the configuration as it is."""
+    """The settings by name, each with its changes to the configuration; every loss is trained in each setting. Default:
+    one unnamed setting without changes."""
 
     @field_serializer("settings")
     def _as_written(self, settings: dict[str, SettingConfig]) -> dict[str, Any]:
-        """What was left out is that of the configuration, not a default."""
+        """Omit unset keys: they take the values of the configuration, not the defaults."""
         return {name: setting.model_dump(exclude_unset=True) for name, setting in settings.items()}
 
 
 class StudyConfig(Section):
-    """A study: one metric in, one loss out. Every key has a default but `metric`."""
+    """A study: one metric in, one loss out. Every key except `metric` has a default."""
 
     metric: MetricSpec
-    """The metric to search a loss for: a name, a mapping such as {name: biou, radius: 3}, or a text expression."""
+    """The target metric: a name, a mapping such as {name: biou, radius: 3}, or a text expression."""
     relaxation: RelaxationConfig = RelaxationConfig()
     proxy: ProxyConfig = ProxyConfig()
     search: SearchConfig = SearchConfig()
     guard: dict[CatalogueName, Annotated[float, Field(gt=0, le=1)]] = {}
-    """Metrics of the catalogue that must not fall below a share of what cross-entropy has, e.g. {miou: 0.9}: the reward
-    of a loss that lets them is reduced."""
+    """Metrics of the catalogue that must not fall below a share of their value under cross-entropy, e.g. {miou: 0.9};
+    the reward of a loss that violates this is reduced."""
     finalists: FinalistsConfig = FinalistsConfig()
     resources: ResourcesConfig = ResourcesConfig()
     retrain: RetrainConfig = RetrainConfig()
     compare: CompareConfig = CompareConfig()
 
     def in_setting(self, name: str) -> StudyConfig:
-        """The configuration as it is in a setting of the comparison."""
+        """The configuration in a setting of the comparison."""
         changes = self.compare.settings[name].model_dump(exclude_unset=True).get("proxy", {})
         proxy = ProxyConfig.model_validate(merged(ProxyConfig, self.proxy.model_dump(), changes))
         return self.model_copy(update={"proxy": proxy})
 
     def late_mistakes(self) -> Iterator[tuple[Keys, ValidationError]]:
-        """Keys of a setting that do not go with those of the configuration."""
+        """Errors of a setting in combination with the configuration."""
         for name in self.compare.settings:
             try:
                 self.in_setting(name)
@@ -206,22 +206,22 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
     Args:
         path: The file; messages show it as given.
-        overrides: Texts `key.sub=value` that win over the file; the value is YAML, as in the file.
+        overrides: Texts `key.sub=value` that override the file; the value is YAML.
 
     Returns:
         The configuration, complete with defaults.
 
     Raises:
-        ConfigError: All mistakes at once, each with its file and line or with the override it comes from.
+        ConfigError: The configuration is invalid; all errors are listed, each with its file and line or its override.
     """
     return read_file(StudyConfig, path, overrides)
 
 
 def as_config(source: StudyConfig | Mapping[str, Any] | str | os.PathLike[str]) -> StudyConfig:
-    """The configuration in any of its forms: built, as a mapping with the keys of the file, or the path of a file.
+    """The configuration from any of its forms: a StudyConfig, a mapping with its keys, or the path of a YAML file.
 
     Raises:
-        ConfigError: All mistakes at once.
+        ConfigError: The configuration is invalid; all errors are listed.
     """
     if isinstance(source, StudyConfig):
         return source
@@ -233,7 +233,7 @@ def as_config(source: StudyConfig | Mapping[str, Any] | str | os.PathLike[str]) 
 
 
 def dump_config(config: StudyConfig) -> str:
-    """The resolved configuration as YAML, in a fixed order of keys; `load_config` gives it back."""
+    """The resolved configuration as YAML with a fixed order of keys, which `load_config` reads back."""
     return yaml.dump(config.model_dump(), Dumper=Dumper, sort_keys=False, width=120)
 
 
@@ -248,14 +248,14 @@ _LATER = (
     ("search", "lag"),
     ("search", "searcher"),
 )
-"""Keys that joined the configuration after version 0.1, whose defaults do what was done before there was the key."""
+"""Keys added after version 0.1, whose defaults keep the earlier behaviour."""
 
 
 def fingerprint(config: StudyConfig) -> dict[str, Any]:
-    """What determines the result of a study: the resolved configuration less resources, retraining and comparison.
+    """The part of the configuration that determines the result: all but resources, retraining and comparison.
 
-    A key of `_LATER` stands in it only where it is not at its default, so that results and journals of before go on to
-    name the configuration that they come from.
+    Keys of `_LATER` are left out at their defaults, so that earlier results and journals still match their
+    configurations.
     """
     content = config.model_dump(exclude={"resources", "retrain", "compare"})
     for *sections, key in _LATER:
@@ -268,5 +268,5 @@ def fingerprint(config: StudyConfig) -> dict[str, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a configuration file, from which an editor completes, explains and checks."""
+    """The JSON schema of a configuration file, for completion and checks in editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **StudyConfig.model_json_schema()}

@@ -1,4 +1,4 @@
-"""The losses that a search chooses from: every point of the unit cube is one of them."""
+"""The family of losses that a search explores: a loss for every point of the unit cube."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from autosegloss.search.settings import StudyConfig
 
 @dataclass(frozen=True)
 class LossFamily:
-    """The losses of a configuration, by their coordinates theta.
+    """The losses of a configuration, indexed by theta.
 
     Args:
-        space: The coordinates and the curves that they are.
-        relaxation: All else of the losses.
+        space: The mapping from theta to curves.
+        relaxation: The other settings of the losses.
     """
 
     space: SearchSpace
@@ -30,7 +30,7 @@ class LossFamily:
 
     @classmethod
     def of(cls, config: StudyConfig) -> LossFamily:
-        """The losses that a configuration describes."""
+        """The family that a configuration describes."""
         relaxation = config.relaxation
         space = SearchSpace(
             metric(config.metric),
@@ -51,7 +51,7 @@ class LossFamily:
 
     @cached_property
     def start(self) -> tuple[float, ...]:
-        """The theta where a search begins: identity curves."""
+        """The theta at which a search starts: identity curves."""
         return self.space.identity
 
     def loss(self, theta: Sequence[float]) -> SurrogateLoss | MixedLoss:
@@ -85,4 +85,4 @@ def bare_content(loss: Loss) -> LossContent:
 
 
 CROSS_ENTROPY: LossContent = bare_content(CrossEntropy())
-"""What every search compares with, and a guard with every step."""
+"""The content of cross-entropy, the baseline of every search."""

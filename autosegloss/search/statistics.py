@@ -1,4 +1,4 @@
-"""How sure the mean of some runs is, and how two losses differ over the same seeds."""
+"""Statistics over seeds: means with intervals, and paired differences between two losses."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from scipy.stats import t as student
 
 @dataclass(frozen=True)
 class Score:
-    """A metric over several seeds: its mean, and the standard deviation of one run (n - 1)."""
+    """Mean and standard deviation (n - 1) of a metric over several seeds."""
 
     mean: float
     sd: float
 
     @classmethod
     def of(cls, values: list[float]) -> Score:
-        """The score of some runs; one run alone has no spread, given as 0."""
+        """The score of some runs; the standard deviation of a single run is given as 0."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of two values or more, and the ends of its 95% t-interval."""
+    """The mean of two or more values, and the ends of its 95% t-interval."""
     mean = statistics.fmean(values)
     half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
     return mean, mean - half, mean + half
 
 
 def interval_text(values: Sequence[float], form: str) -> str:
-    """The same in words, each number in the given format.
+    """The mean and its 95% t-interval as text, with each number in the given format.
 
     Example:
         >>> interval_text([1.0, 2.0, 3.0], ".1f")
@@ -44,7 +44,7 @@ def interval_text(values: Sequence[float], form: str) -> str:
 
 @dataclass(frozen=True)
 class Estimate(Score):
-    """A score with the 95% t-interval of its mean, which one run alone does not have."""
+    """A score with the 95% t-interval of its mean; None for a single run."""
 
     low: float | None
     high: float | None
@@ -61,14 +61,14 @@ class Estimate(Score):
 
 @dataclass(frozen=True)
 class Difference:
-    """How a loss differs from the first one, over the seeds on which both ended.
+    """The paired difference between a loss and the first loss, over the seeds on which both succeeded.
 
     Args:
-        mean: Of the differences.
-        low: Of their 95% t-interval.
-        high: Of the same.
-        p: Of the two-sided paired t-test, as it is: the verdict takes account of how many there are.
-        verdict: Which loss is the better one, where the test of the table says so; see `judged`.
+        mean: Mean of the differences.
+        low: Lower end of their 95% t-interval.
+        high: Upper end.
+        p: p-value of the two-sided paired t-test, unadjusted.
+        verdict: Whether the loss is better or worse, if the adjusted test says so; see `judged`.
     """
 
     mean: float
@@ -79,21 +79,21 @@ class Difference:
 
     @classmethod
     def of(cls, ours: Sequence[float], first: Sequence[float]) -> Difference | None:
-        """The difference of paired values; None of fewer than two pairs, which have no interval."""
+        """The difference of paired values; None for fewer than two pairs, which have no interval."""
         gains = [a - b for a, b in zip(ours, first, strict=True)]
         if len(gains) < 2:
             return None
         mean, low, high = t_interval(gains)
         error = statistics.stdev(gains) / math.sqrt(len(gains))
-        # Without an error every seed says the same.
+        # A standard error of 0: the difference is the same on every seed.
         p = 2 * float(student.sf(abs(mean) / error, len(gains) - 1)) if error > 0 else float(mean == 0)
         return cls(mean, low, high, p)
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """The p-values of a family as Holm adjusts them.
+    """The p-values of a family, adjusted by Holm's procedure.
 
-    Rejecting those up to 5% errs anywhere in the family with a probability of 5% at most.
+    Rejecting the adjusted values up to 5% keeps the probability of any false rejection at 5% or less.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])

@@ -1,7 +1,6 @@
-"""The study: a plan and its journal, driven by whoever runs the trials.
+"""The study: a plan and its journal, driven by a runner.
 
-The outcomes are in the journal: a study that was killed anywhere is rebuilt by replaying it, and ends with the same
-result.
+A study killed at any point is rebuilt by replaying the journal, and gives the same result.
 """
 
 from __future__ import annotations
@@ -19,29 +18,25 @@ from autosegloss.search.jobs import Job, Outcome, Place
 from autosegloss.search.journal import Journal
 from autosegloss.search.plan import Findings, Plan, Step, Theta, Trial
 
-# Bits of the last place may differ between processors when a journal moves; nothing larger may.
+# The last bits may differ between processors when a journal is moved to another machine.
 THETA_TOLERANCE = 1e-9
 
 
 class Study:
-    """A search in progress: it says what to run next, and takes what came of it.
+    """A search in progress: hands out jobs and records their outcomes.
 
-    A runner asks `next_job` for work, runs it anywhere and in any order, and hands each outcome to `record`, until the
-    study is `finished`; `findings` then says what was found. The journal is replayed at construction.
+    A runner takes jobs from `next_job`, runs them anywhere and in any order, and passes each outcome to `record` until
+    the study is `finished`; `findings` then returns the result. The constructor replays the journal.
 
     Args:
         algorithm: The optimiser.
-        journal: Where finished trials are written, and what was finished before.
-        loss_at: The loss at a point, as the content of its file.
-        baseline: The loss to compare with, cross-entropy.
-        steps: Steps of the search.
-        candidates: Distinct thetas that enter the finals beside the identity curves.
-        finalist_seeds: Fresh seeds each member of the finals is run on.
-        seed: Source of every trial's seed.
+        journal: The journal, with the trials finished so far.
+        loss_at: See `Plan`.
+        baseline: See `Plan`.
         guard: Shares of cross-entropy's metrics below which a reward is reduced (see `guarded`); every step then
             trains with cross-entropy as well.
-        lag: Steps that may be unfinished when the next one begins. The result depends on it, never on timing.
         observer: Called with the study after each record, for a display.
+        **numbers: `steps`, `candidates`, `finalist_seeds`, `seed` and `lag` of `Plan`.
 
     Raises:
         RefusedError: The journal does not fit the plan.
@@ -54,41 +49,26 @@ class Study:
         loss_at: Callable[[Theta], LossContent],
         baseline: LossContent,
         *,
-        steps: int,
-        candidates: int,
-        finalist_seeds: int,
-        seed: int,
         guard: Mapping[str, float] | None = None,
-        lag: int = 0,
         observer: Callable[[Study], None] | None = None,
+        **numbers: int,
     ) -> None:
-        """Begin the plan, and replay the journal."""
         self._journal = journal
         self._guard = dict(guard or {})
         self._baseline = baseline
         self._observer = observer
-        self._plan = Plan(
-            algorithm,
-            loss_at,
-            baseline,
-            steps=steps,
-            candidates=candidates,
-            finalist_seeds=finalist_seeds,
-            seed=seed,
-            compare_each_step=bool(self._guard),
-            lag=lag,
-        )
+        self._plan = Plan(algorithm, loss_at, baseline, compare_each_step=bool(self._guard), **numbers)
 
         self.done = 0
-        """Trials that are finished, failed ones included."""
+        """Number of finished trials, failed ones included."""
         self.failed = 0
-        """Trials that ended without a reward."""
+        """Number of failed trials."""
         self.best: Trial | None = None
-        """The trial of the search with the highest reward so far; with a guard, of the steps done."""
+        """The trial of the search with the highest reward so far; with a guard, among the finished steps."""
         self.last: Trial | None = None
-        """The trial recorded last; None if there was none since the study began or was resumed."""
+        """The trial recorded last; None if there is none since the study began or was resumed."""
         self.seconds = 0.0
-        """Time the finished trials took, added up over workers."""
+        """Total time of the finished trials, over all workers."""
 
         self._best_reward = -math.inf
         self._findings: Findings | None = None
@@ -99,22 +79,22 @@ class Study:
 
     @property
     def step_count(self) -> int:
-        """Steps of the search, done or not."""
+        """Number of steps of the search."""
         return self._plan.step_count
 
     @property
     def steps(self) -> Sequence[Step]:
-        """The steps done."""
+        """The finished steps."""
         return self._plan.steps
 
     @property
     def total(self) -> int:
-        """Trials of the whole study; corrected downwards where the search yields fewer."""
+        """Number of trials of the study; see `Plan.total`."""
         return self._plan.total
 
     @property
     def running(self) -> int:
-        """Trials handed out and not yet recorded."""
+        """Number of jobs handed out and not yet recorded."""
         return len(self._running)
 
     @property
@@ -123,7 +103,7 @@ class Study:
         return self._findings is not None
 
     def findings(self) -> Findings:
-        """What the search found.
+        """The result of the search.
 
         Raises:
             SearchError: The study is not finished.
@@ -133,10 +113,10 @@ class Study:
         return self._findings
 
     def next_job(self) -> Job | None:
-        """A job to be run; each is handed out once.
+        """The next job to run; each is handed out once.
 
         Returns:
-            None if there is none now, because the study is finished or waits for what is running.
+            A job, or None if the study is finished or waits for running jobs.
         """
         for batch in self._batches:
             for place in batch.waiting:
@@ -145,15 +125,15 @@ class Study:
         return None
 
     def record(self, job: Job, outcome: Outcome) -> None:
-        """Take the outcome of a job: write it down, and go on with the plan if a step is complete.
+        """Record the outcome of a job, and continue with the plan if a step is complete.
 
         Args:
             job: A job from `next_job`.
-            outcome: What came of it. One with a number that is not finite counts as failed.
+            outcome: Its outcome; an outcome with a number that is not finite counts as failed.
 
         Raises:
-            InputError: The job is not due.
-            SearchError: Too many trials of the step failed, or the journal cannot be written.
+            InputError: The job was not handed out, or is already recorded.
+            SearchError: Too many trials of the step failed, or the journal can't be written.
         """
         batch = self._batch_of(job.place)
         if batch is None or job.place not in self._running or batch.jobs[job.place] != job:
@@ -172,9 +152,9 @@ class Study:
         return next((batch for batch in self._batches if place in batch.jobs), None)
 
     def _replay(self) -> None:
-        """Take the journal's trials in their order, which repeats every decision of the runs before.
+        """Record the trials of the journal in order, which repeats every earlier decision.
 
-        A step that was refused then is refused again, but in place of an error its failed trials become due once more.
+        The failed trials of a step that was refused are due again; no error is raised.
         """
         for line, (written, outcome) in enumerate(self._journal.trials, start=1):
             batch = self._batch_of(written.place)
@@ -188,7 +168,7 @@ class Study:
             self._take(batch, job, outcome)
 
     def _take(self, batch: _Batch, job: Job, outcome: Outcome) -> str | None:
-        """Count one outcome, and send complete batches to the plan; or say why the oldest cannot be used."""
+        """Count an outcome and send complete batches to the plan; returns why the oldest can't be used, if so."""
         batch.outcomes[job.place] = outcome
         self.done += 1
         self.seconds += outcome.seconds
@@ -217,14 +197,14 @@ class Study:
             self._findings = stop.value
 
     def _notice(self, job: Job, outcome: Outcome) -> None:
-        """Remember the best trial of the search."""
+        """Update the best trial of the search."""
         sampled = job.stage == "search" and job.theta is not None
         if sampled and outcome.reward is not None and outcome.reward > self._best_reward:
             self.best, self._best_reward = (job, outcome), outcome.reward
 
 
 class _Batch:
-    """Jobs whose outcomes the plan wants together: of a step, or of the finals."""
+    """The jobs of a step or of the finals, whose outcomes the plan takes together."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = {job.place: job for job in jobs}
@@ -240,14 +220,14 @@ class _Batch:
         return [(job, self.outcomes[place]) for place, job in self.jobs.items()]
 
     def retry_failed(self) -> int:
-        """Let the failed jobs of a complete batch wait once more; their number."""
+        """Make the failed jobs of a complete batch due again; returns their number."""
         self.waiting = {job.place: job for job, outcome in self.pairs() if outcome.reward is None}
         for place in self.waiting:
             del self.outcomes[place]
         return len(self.waiting)
 
     def refusal(self, baseline: LossContent, guarded: bool) -> str | None:
-        """Why a complete batch cannot be used, if so."""
+        """Why a complete batch can't be used, or None."""
         failed = [trial for trial in self.pairs() if trial[1].reward is None]
         if not failed:
             return None

@@ -12,20 +12,20 @@ from autosegloss.proxy.trial import TARGET
 from autosegloss.search.statistics import Difference, Estimate, holm
 
 LEVEL = 0.05
-"""Of the tests."""
+"""The significance level of the tests."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one loss scores on the validation set in one setting.
+    """The validation scores of one loss in one setting.
 
     Args:
-        setting: The name of the setting.
-        loss: That of the loss.
-        runs: Every metric, one mapping a seed; None where the training failed.
-        errors: Why, one text for each seed that failed.
-        scores: An estimate per metric, over the seeds that ended.
-        differences: To the first loss of the setting, per metric; empty for that loss itself.
+        setting: Name of the setting.
+        loss: Name of the loss.
+        runs: Every metric, one mapping per seed; None where the training failed.
+        errors: The error of each failed run.
+        scores: An estimate per metric, over the successful runs.
+        differences: Difference to the first loss of the setting, per metric; empty for the first loss itself.
     """
 
     setting: str
@@ -37,10 +37,10 @@ class Row:
 
 
 def judged(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
-    """The rows of a setting with their verdicts.
+    """The rows of a setting with verdicts.
 
-    There is one where Holm's procedure rejects at 5% that the difference is 0, and its interval excludes 0. The family
-    is the differences of all rows in the columns that are shown; no other metric is judged.
+    A difference gets a verdict if Holm's procedure rejects at 5% that it is 0, and its interval excludes 0. The family
+    consists of the differences of all rows in the shown columns; other metrics get no verdict.
     """
     family = {
         (number, name): difference
@@ -76,13 +76,12 @@ class Table:
     """A finished comparison.
 
     Args:
-        plan: What was compared: losses, seeds, columns and settings; for each setting its configuration and the
-            definitions of the losses there.
-        command: The command line that gives this table, if it came from one.
-        target: The metric of the configuration, in words.
-        notes: What there is to know about the data of each setting.
+        plan: Losses, seeds, columns and settings; for each setting its configuration and the definitions of the losses.
+        command: The command line that makes this table, if any.
+        target: Label of the metric of the configuration.
+        notes: A note on the data of each setting.
         rows: A row for each loss in each setting, in the order given.
-        versions: Of the packages that decide the numbers.
+        versions: Versions of the packages that determine the results.
     """
 
     plan: dict[str, Any]
@@ -93,7 +92,7 @@ class Table:
     versions: dict[str, str]
 
     def to_json(self) -> str:
-        """The table as JSON text, the same bytes for the same table."""
+        """The table as JSON; equal tables give equal bytes."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
@@ -152,7 +151,7 @@ class Table:
 
 @dataclass(frozen=True)
 class _Style:
-    """How a kind of file writes things."""
+    """How a file format writes text, code, numbers and verdicts."""
 
     text: Callable[[str], str]
     code: Callable[[str], str]
@@ -163,7 +162,7 @@ class _Style:
 
 @dataclass(frozen=True)
 class _Part:
-    """What is said of a setting, in the style of a file."""
+    """The part of the table for one setting, formatted for one file format."""
 
     setting: str
     titles: list[str]
@@ -195,7 +194,7 @@ def _line(text: str) -> str:
 
 _MARKDOWN = _Style(
     text=_line,
-    code=lambda text: f"`{text}`",  # a mix of losses has asterisks in its name: as code they stay as they are
+    code=lambda text: f"`{text}`",  # code, since the name of a mix of losses has asterisks
     number=str,
     better=lambda text: f"**{text}**",
     worse=lambda text: f"{text} ↓",

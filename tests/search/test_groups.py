@@ -19,7 +19,7 @@ from autosegloss.loss.base import LossContent
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy import train
 from autosegloss.proxy.data import Split
-from autosegloss.proxy.train import LOOK, LossFunction
+from autosegloss.proxy.train import CHECK_EVERY, LossFunction
 from autosegloss.proxy.trial import Evaluation, Proxy
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import ProxyObjective, proxy_of
@@ -29,7 +29,7 @@ from autosegloss.search.space import CROSS_ENTROPY, LossFamily
 from tests.faulty import TINY
 from tests.toys import TOY, Quadratic, run_toy, toy_loss
 
-STEPS = LOOK + 7
+STEPS = CHECK_EVERY + 7
 NAN, RAISES, LATE, NEVER = ({"odd": name} for name in ("nan", "raises", "late", "never"))  # which are no losses
 
 

@@ -32,15 +32,14 @@ READERS = {
 class Split:
     """Images and their labels.
 
-    Arrays that are files mapped into memory are pickled as the paths of these files: the processes of a machine share
-    one copy, which the one that reads it need not hold.
+    Memory-mapped arrays are pickled as the paths of their files, so that the processes of a machine share one copy.
 
     Args:
         images: Colours, uint8 of shape (N, 3, H, W).
-        labels: Class numbers, uint8 of shape (N, H, W); `Dataset.ignore_index` marks pixels that do not count.
-        annotations: The maps of A annotators, like `labels`, (N, A, H, W); `labels` then is their majority vote.
-        soft: What training has for its target in place of `labels`: shares of each class, float16 of shape
-            (N, C, H, W). Pixels that do not count are those of `labels`.
+        labels: Class numbers, uint8 of shape (N, H, W); `Dataset.ignore_index` marks ignored pixels.
+        annotations: The maps of A annotators, (N, A, H, W); `labels` is then their majority vote.
+        soft: The target of training in place of `labels`: shares of each class, float16 of shape (N, C, H, W). The
+            ignored pixels are those of `labels`.
     """
 
     images: NDArray[np.uint8]
@@ -56,10 +55,10 @@ class Split:
 
 
 def open_array(path: Path) -> NDArray[Any]:
-    """The array in a .npy file, mapped into memory; what is written to it stays in this process.
+    """The memory-mapped array of a .npy file; changes stay in this process.
 
     Raises:
-        DataError: The file is not there.
+        DataError: The file can't be read.
     """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="c")
@@ -81,16 +80,16 @@ class Dataset:
     """Three disjoint splits of one data set.
 
     Args:
-        name: The name `load_dataset` knows it by.
+        name: The name for `load_dataset`.
         classes: Names of the classes, in label order.
-        ignore_index: The label of pixels that do not count.
-        train: What proxies train on.
+        ignore_index: The label of ignored pixels.
+        train: The training images of proxies.
         heldout: The part of the training set that rewards come from.
-        unseen: The validation set, or what reads it when it is first asked for.
-        note: What a table of results has to say about the data, in a sentence.
-        whole: What reads the whole training set at once; None to join the two parts of it.
-        full_size: How many validation images there are, and what reads one by its number: the image (3, h, w) and the
-            labels (H, W) of its full size; None if the arrays have that.
+        unseen: The validation set, or a function that reads it when first used.
+        note: A sentence on the data for tables of results.
+        whole: A function that reads the whole training set; None joins `train` and `heldout`.
+        full_size: The number of validation images, and a function that reads one by index: the image (3, h, w) and the
+            labels (H, W) at full size; None if the arrays have the full size.
     """
 
     name: str
@@ -105,11 +104,11 @@ class Dataset:
 
     @cached_property
     def validation(self) -> Split:
-        """What final tables are about; rewards never come from it."""
+        """The validation set, for final results only; rewards never come from it."""
         return self.unseen if isinstance(self.unseen, Split) else self.unseen()
 
     def all_training(self) -> Split:
-        """The training images with those held out, which a search keeps apart."""
+        """The training images including the held-out ones."""
         if self.whole is not None:
             return self.whole()
         one, other = self.train, self.heldout
@@ -120,7 +119,7 @@ class Dataset:
         return Split(images, labels, annotations)
 
     def validation_images(self, start: int = 0, step: int = 1) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Each validation image (3, h, w) and its labels of full size (H, W), from a number on in steps."""
+        """Every `step`-th validation image (3, h, w) from `start` on, with its full-size labels (H, W)."""
         number, read = self.full_size or (len(self.validation.images), self._of_the_arrays)
         return map(read, range(start, number, step))
 
@@ -132,8 +131,8 @@ def load_dataset(name: str, **options: object) -> Dataset:
     """Load a data set by name.
 
     Args:
-        name: One of `READERS`, or `module:function` for data of your own, see `autosegloss.proxy.data.custom`.
-        **options: What the reader's `load` takes, or the function.
+        name: One of `READERS`, or `module:function` for your own data, see `autosegloss.proxy.data.custom`.
+        **options: Arguments of the reader's `load`, or of the function.
 
     Returns:
         The data set; the same name and options always give the same arrays.
@@ -163,13 +162,13 @@ def check_options(
     options: Iterable[str],
     error: type[AutoseglossError] = DataError,
 ) -> None:
-    """Raise an error for an option that there is not.
+    """Raise an error for an unknown option.
 
     Args:
-        owner: What the options are of, for the message.
-        takes: The names of all options, or a function whose parameters they are.
-        options: The names given.
-        error: The kind of error.
+        owner: What the options belong to, for the message.
+        takes: The names of all options, or a function with these parameters.
+        options: The given names.
+        error: The class of the error.
     """
     known = list(inspect.signature(takes).parameters) if callable(takes) else list(takes)
     for option in options:
@@ -179,10 +178,10 @@ def check_options(
 
 
 def class_names(owner: str, classes: object) -> tuple[str, ...]:
-    """The names of classes that are given by name or by number.
+    """The names of classes, given as names or as their number.
 
     Raises:
-        DataError: They are no names, or fewer than 2 or more than 255.
+        DataError: The value is neither, or there are fewer than 2 or more than 255 classes.
     """
     names = [str(number) for number in range(classes)] if type(classes) is int and classes < 256 else classes
     if (
@@ -196,6 +195,6 @@ def class_names(owner: str, classes: object) -> tuple[str, ...]:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The name that was probably meant, as the end of a message; nothing if none is alike."""
+    """A hint to the most similar name, to append to a message; empty if there is none."""
     close = difflib.get_close_matches(given, known, n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""

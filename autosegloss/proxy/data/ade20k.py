@@ -20,13 +20,13 @@ def load(
     seed: int = 0,
     cache: str | None = None,
 ) -> Dataset:
-    """Read ADE20K: 20,210 images to train with and 2,000 to validate, 150 classes; label 0, "other", does not count.
+    """Read ADE20K: 20,210 training and 2,000 validation images, 150 classes; label 0, "other", is ignored.
 
     Args:
-        root: The folder ADEChallengeData2016. The names of the classes are those of its objectInfo150.txt; without that
-            file they are numbers.
+        root: The folder ADEChallengeData2016. Class names come from its objectInfo150.txt; without that file
+            they are numbers.
         size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
-        heldout: How many training images rewards come from, or their share below 1; 2,000 are as many as validate.
+        heldout: Number of held-out training images for rewards, or their share below 1; 2,000 as in validation.
         seed: Decides which ones.
         cache: Folder for the decoded images; by default the user's cache folder.
 
@@ -45,7 +45,7 @@ def load(
 
 
 def _names(path: Path) -> tuple[str, ...]:
-    """The last of the columns of a file, which tabs separate, below their titles."""
+    """The last column of a tab-separated file with a header."""
     numbers = tuple(str(number) for number in range(1, NUMBER + 1))
     if not path.is_file():
         return numbers

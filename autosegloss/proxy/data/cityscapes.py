@@ -26,13 +26,13 @@ def load(
     seed: int = 0,
     cache: str | None = None,
 ) -> Dataset:
-    """Read Cityscapes with fine annotations: 2,975 images to train with and 500 to validate, 19 classes.
+    """Read Cityscapes with fine annotations: 2,975 training and 500 validation images, 19 classes.
 
     Args:
         root: The folder of leftImg8bit and gtFine.
         size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
             The images are 1024 x 2048: a square is the middle half of each.
-        heldout: How many training images rewards come from, or their share below 1; 500 is what was published.
+        heldout: Number of held-out training images for rewards, or their share below 1; 500 as published.
         seed: Decides which ones.
         cache: Folder for the decoded images; by default the user's cache folder.
 

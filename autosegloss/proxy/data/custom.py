@@ -1,4 +1,4 @@
-"""Data of your own, from a function that returns `torch.utils.data.Dataset`s."""
+"""Your own data, from a function that returns `torch.utils.data.Dataset`s."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ def load(name: str, options: Mapping[str, Any]) -> Dataset:
 
     The function returns a mapping with the keys
 
-    - `classes`: the names of the classes, of labels 0, 1, 2, ..., or how many they are;
+    - `classes`: the names of the classes 0, 1, 2, ..., or their number;
     - `train` and `validation`: each a `torch.utils.data.Dataset` with a length, of pairs of an image and a label map;
-    - `heldout`: another such data set that rewards come from, or how many of the training images, or their share
-      below 1, which are drawn with seed 0; by default 0.2;
-    - `ignore_index`: the label of pixels that don't count; by default 255.
+    - `heldout`: another such data set for rewards, or a number or share below 1 of the training images, drawn with
+      seed 0; by default 0.2;
+    - `ignore_index`: the label of ignored pixels; by default 255.
 
-    An image is a PIL image, or an array or tensor (3, H, W), (1, H, W) or (H, W), of bytes or of floats in [0, 1]:
-    before any normalisation. A label map is a PIL image, or an integer array or tensor (H, W) or (1, H, W). All are of
-    one size. Each is asked for once, so that random transforms are drawn once. The validation set is asked for where it
-    is needed: a worker then calls the function again.
+    An image is a PIL image, or an array or tensor (3, H, W), (1, H, W) or (H, W), uint8 or floats in [0, 1],
+    before any normalisation. A label map is a PIL image, or an integer array or tensor (H, W) or (1, H, W). All have
+    the same size. Each item is read once, so random transforms are drawn once. The validation set is read only where it
+    is needed; a worker calls the function again.
 
     Args:
         name: "module:function".
         options: The function's arguments.
 
     Raises:
-        DataError: There is no such function, or it returns something else: all items that can't be used are listed.
+        InputError: The function can't be imported.
+        DataError: The function returns something else, or items can't be used; the error lists all of them.
     """
     owner = f"data set `{name}`"
     given = _given(name, options)
@@ -65,7 +66,7 @@ def load(name: str, options: Mapping[str, Any]) -> Dataset:
 
 
 def _given(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the function returns."""
+    """Call the function and check the keys of the mapping that it returns."""
     owner = f"data set `{name}`"
     function = import_function(name, "data set")
     check_options(owner, function, options)
@@ -86,14 +87,14 @@ def _validation(name: str, options: Mapping[str, Any], reading: _Reading) -> Spl
 
 @dataclass(frozen=True)
 class _Reading:
-    """How items become arrays."""
+    """Converts the items of a data set to arrays."""
 
     owner: str
     classes: int
     ignored: int
 
     def split(self, part: str, items: Any) -> Split:
-        """Read all items of a part; those that can't be used are listed."""
+        """Read all items of a split; the error lists those that can't be used."""
         pairs, mistakes = [], []
         for number in range(len(items)):
             try:
@@ -125,7 +126,7 @@ class _Reading:
 
 
 def _pixels(value: Any) -> NDArray[np.uint8]:
-    """An image as bytes, (3, H, W)."""
+    """An image as uint8, (3, H, W)."""
     array = _array(value.convert("RGB")).transpose(2, 0, 1) if isinstance(value, Image.Image) else _array(value)
     image = array[None] if array.ndim == 2 else array
     if image.ndim != 3 or len(image) not in (1, 3):

@@ -32,13 +32,13 @@ UNUSABLE = "files that can't be used"
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in files, as messages speak of it.
+    """A data set in files.
 
     Args:
         name: The name of the data set.
-        advice: Where which files belong, and who has them.
+        advice: The expected layout of the files and where to get them, for messages.
         classes: Names of the classes, in label order.
-        labels: The class of each value that the label maps may hold; `IGNORE_INDEX` for those that do not count.
+        labels: The class of each value that the label maps may hold; `IGNORE_INDEX` for ignored values.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Source:
         return DataError(f"data set `{self.name}`: {what}")
 
     def refuse(self, what: str, mistakes: Iterable[str]) -> None:
-        """Raise an error that lists all mistakes of a kind, if there are any."""
+        """Raise an error that lists all mistakes, if there are any."""
         if lines := sorted(mistakes):
             raise self.error(f"{what} ({len(lines)}):" + "".join(f"\n  {line}" for line in lines))
 
     def missing(self, what: str) -> DataError:
-        """An error about a file that is not where it belongs."""
+        """An error about a missing file."""
         return self.error(f"{what}\n{self.advice}")
 
     def pairs(
@@ -65,10 +65,10 @@ class Source:
         picture_endings: tuple[str, ...],
         label_endings: tuple[str, ...] = (".png",),
     ) -> list[list[Pair]]:
-        """Pair the pictures and label maps of some folders by path without ending, in the order of their names.
+        """Pair the pictures and label maps of folders by path without ending, sorted by name.
 
         Raises:
-            DataError: A folder is missing or empty, or files have no partner; all of these are listed.
+            DataError: A folder is missing or empty, or files are unpaired; the error lists all of these.
         """
         found, alone = [], []
         for images, masks in folders:
@@ -93,20 +93,19 @@ class Source:
         cache: object,
         note: str = "",
     ) -> Dataset:
-        """The data set of a training and a validation list; the second is not read before it is asked for.
+        """The data set of a training and a validation list; validation images are read when first used.
 
         Args:
             train: The training list, of which a part is held out.
             validation: The validation list.
-            size: Height and width in pixels, or one number for squares; None is the size that all images of the
-                training list have.
-            heldout: How many training images are held out, or their share below 1.
-            seed: Decides which ones.
-            cache: Folder of the cache; None is the user's own.
+            size: Height and width in pixels, or one number for squares; None is the common size of the training images.
+            heldout: Number of held-out training images, or their share below 1.
+            seed: Seed of the random choice of held-out images.
+            cache: Folder of the cache; None is the user's cache folder.
             note: See `Dataset`.
 
         Raises:
-            DataError: An option is wrong, or files are missing or can't be used: all of them are listed.
+            DataError: An option is invalid, or files are missing or can't be used; the error lists all of these.
         """
         wanted, folder = self._size(size), _cache(cache)
         if absent := sorted({str(path) for pair in (*train, *validation) for path in pair if not path.is_file()}):
@@ -137,7 +136,7 @@ class Source:
         return [pairs[i] for i in rest], [pairs[i] for i in part]
 
     def _check_classes(self, split: Split) -> None:
-        """Refuse labels of one class, as of masks that are white, 255, where another class is meant."""
+        """Refuse labels of a single class, e.g. masks that mark a class by 255, which is ignored."""
         seen: set[int] = set()
         for labels in split.labels:
             seen |= {*np.unique(labels).tolist()} - {IGNORE_INDEX}
@@ -159,7 +158,7 @@ class Source:
         raise self.error(f"size must be positive integers, one side or [height, width], got {size!r}.")
 
     def _one_size(self, pairs: Sequence[Pair]) -> tuple[int, int]:
-        """The size that all pictures of a list have; those that can't be opened are left to be listed later."""
+        """The common size of the pictures; those that can't be opened are reported later."""
         sizes: dict[tuple[int, int], Path] = {}
         for path, _ in pairs:
             with suppress(Exception), Image.open(path) as picture:  # Pillow raises many kinds
@@ -204,15 +203,15 @@ def random_split(owner: str, option: str, total: int, amount: object, seed: obje
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """Pictures and label maps in files, and how they become the arrays of a split.
+    """Pictures and label maps in files, decoded into cached arrays.
 
-    A picture and its labels are scaled, sides in proportion, until they just cover `size`, and what stands out is cut
-    off in equal parts; the picture bilinearly with antialiasing, the labels to the nearest. The arrays are kept in the
-    cache, in a folder whose name is a hash of all that determines them: the files' paths, sizes and times of change,
-    and the settings. It appears there whole or not at all, and of several processes that want it one makes it.
+    A picture and its labels are scaled proportionally to cover `size`, and centre-cropped: pictures bilinearly with
+    antialiasing, labels to the nearest. The arrays are cached in a folder named by a hash of everything that determines
+    them: paths, sizes and modification times of the files, and the settings. The folder is created atomically, by one
+    process if several need it.
 
     Args:
-        source: What the files are of.
+        source: The data set.
         pairs: The files.
         size: Height and width in pixels.
         cache: Folder of the cache.
@@ -225,7 +224,7 @@ class CachedSplit:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the arrays are, or will be."""
+        """The folder of the arrays, existing or not."""
         try:
             stats = [(str(path), path.stat()) for pair in self.pairs for path in pair]
         except OSError as error:
@@ -235,16 +234,16 @@ class CachedSplit:
         return self.cache / f"{self.source.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
     def split(self) -> Split:
-        """The arrays, mapped from the cache; they are made if they are not there.
+        """The memory-mapped arrays, created if necessary.
 
         Raises:
-            DataError: Files can't be used; all of them are listed.
+            DataError: Files can't be used; the error lists all of them.
         """
         self.source.refuse(UNUSABLE, self.make())
         return Split(open_array(self.folder / "images.npy"), open_array(self.folder / "labels.npy"))
 
     def make(self) -> list[str]:
-        """Make the arrays unless they are there; what is wrong with which file, and nothing is made if there is any.
+        """Create the arrays unless they exist; returns the problems with files, in which case nothing is created.
 
         Raises:
             DataError: The cache can't be written.
@@ -255,7 +254,7 @@ class CachedSplit:
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
             with _locked(folder.with_suffix(".lock")):
-                # Another process may have made it meanwhile.
+                # Another process may have created the folder meanwhile.
                 return [] if folder.is_dir() else self._make(folder)
         except OSError as error:
             raise self.source.error(
@@ -264,7 +263,7 @@ class CachedSplit:
 
     def _make(self, folder: Path) -> list[str]:
         unfinished = folder.with_suffix(".tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was ended
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
         unfinished.mkdir()
         try:
             if not (mistakes := self._write(unfinished)):
@@ -274,7 +273,7 @@ class CachedSplit:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _write(self, folder: Path) -> list[str]:
-        """Decode all files into two arrays in a folder; the mistakes found."""
+        """Decode all files into two arrays in a folder; returns the problems with files."""
         images, labels = (
             np.lib.format.open_memmap(folder / name, "w+", np.uint8, (len(self.pairs), *channels, *self.size))
             for name, channels in (("images.npy", (3,)), ("labels.npy", ()))
@@ -289,21 +288,21 @@ class CachedSplit:
             labels[index] = np.asarray(_covering(Image.fromarray(values), self.size, Image.Resampling.NEAREST))
             return []
 
-        with ThreadPoolExecutor() as threads:  # Pillow decodes and resizes without the interpreter's lock
+        with ThreadPoolExecutor() as threads:  # Pillow releases the GIL while it decodes and resizes
             found = [line for mistakes in threads.map(fill, range(len(self.pairs))) for line in mistakes]
         for array in (images, labels):
             array.flush()
         return found
 
     def full_size(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A picture scaled as in the arrays, but all of it, (3, h, w), and its labels as in the file, (H, W).
+        """A picture scaled as in the arrays but not cropped, (3, h, w), and its original labels, (H, W).
 
         Raises:
             DataError: The files can't be used.
         """
         found = self._pair(index)
         self.source.refuse(UNUSABLE, found if isinstance(found, list) else [])
-        assert not isinstance(found, list)  # it has been refused
+        assert not isinstance(found, list)  # refused above
         picture, labels = found
         height, width = self.size
         scale = max(height / picture.height, width / picture.width)
@@ -311,7 +310,7 @@ class CachedSplit:
         return np.asarray(picture.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1), labels
 
     def _pair(self, index: int) -> tuple[Image.Image, NDArray[np.uint8]] | list[str]:
-        """A picture and the classes of its pixels, (H, W), at their own size; or what is wrong with them."""
+        """A picture and the classes of its pixels, (H, W), at the original size; or the problems with the files."""
         image, mask = self.pairs[index]
         mistakes = []
         try:
@@ -348,17 +347,17 @@ class CachedSplit:
 
 
 def _cache(folder: object) -> Path:
-    """The folder of the cache: the one given, or the user's own."""
+    """The given cache folder, or by default that of the user."""
     if folder is None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autosegloss"
     return path_of("cache", folder)
 
 
 def path_of(option: str, value: object) -> Path:
-    """The path that an option gives, absolute: workers may run elsewhere.
+    """The absolute path of an option, since workers may run in another folder.
 
     Raises:
-        DataError: It is no text.
+        DataError: The value is not a path.
     """
     if not isinstance(value, str | Path):
         raise DataError(f"proxy.data.{option} must be the path of a folder, got {value!r}.")
@@ -366,7 +365,7 @@ def path_of(option: str, value: object) -> Path:
 
 
 def _covering(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
-    """A picture brought to (height, width): scaled until it just covers it, the middle of the longer side kept."""
+    """A picture scaled to cover (height, width), and centre-cropped."""
     height, width = size
     scale = min(picture.height / height, picture.width / width)
     across, down = min(scale * width, picture.width), min(scale * height, picture.height)  # rounding may exceed them
@@ -380,7 +379,7 @@ def _shape(size: tuple[int, ...]) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process; its file stays, since another may be waiting for it."""
+    """Hold a file lock, which ends with the process; the file stays, as other processes may be waiting for it."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

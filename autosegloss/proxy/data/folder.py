@@ -1,4 +1,4 @@
-"""A folder of images and masks of your own."""
+"""Your own images and masks in folders."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def load(
     seed: int = 0,
     cache: str | None = None,
 ) -> Dataset:
-    """Read pictures, and PNG masks of the same names that hold the number of a class in each pixel.
+    """Read images, and PNG masks of the same names whose pixels hold class numbers.
 
     Args:
-        classes: The names of the classes, of labels 0, 1, 2, ..., or how many they are; 2 to 255.
+        classes: The names of the classes 0, 1, 2, ..., or their number; 2 to 255.
         root: The folder that holds the folders `images` and `masks`.
-        images: The folder of the pictures, if it is another; with `masks`.
-        masks: The folder of the masks, if it is another.
-        ignore_index: The value in the masks of pixels that do not count.
-        validation: A folder like `root`, or a share of all images, which are drawn by the seed.
+        images: The folder of the images, instead of `root`; needs `masks`.
+        masks: The folder of the masks, instead of `root`; needs `images`.
+        ignore_index: The value of ignored pixels in the masks.
+        validation: A folder like `root`, or a share of all images, drawn at random.
         size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
-            None takes them as they are, which then must have one size.
-        heldout: How many of the training images rewards come from, or their share below 1.
-        seed: Decides which images are drawn.
+            None keeps their size, which must be the same for all.
+        heldout: Number of held-out training images for rewards, or their share below 1.
+        seed: Seed of the random splits.
         cache: Folder for the decoded images; by default the user's cache folder.
 
     Raises:

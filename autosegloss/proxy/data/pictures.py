@@ -1,4 +1,4 @@
-"""Pictures and label maps in files: which there are, by name, and what is in one."""
+"""Finding and reading picture files and label maps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from autosegloss.errors import DataError
 LabelMap = NDArray[np.int64]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-"""Endings of the files that are taken for pictures."""
+"""The endings of picture files."""
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16")  # Pillow's modes of a grey or palette PNG
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # its modes that become RGB whole
 
 
 def files_by_name(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """The files below a folder with one of the endings, by path without ending; hidden ones are passed over.
+    """The files below a folder with one of the endings, by path without ending; hidden files are skipped.
 
     Raises:
-        DataError: There is no such folder, nothing in it, or two files have one name, or one that is no text.
+        DataError: The folder is missing or holds no such file, two files have the same name, or a name is not UTF-8.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder.")
@@ -48,7 +48,7 @@ def read_labels(path: Path) -> LabelMap:
     """The labels of a PNG file, (height, width): its grey values, 1 to 16 bits, or its palette's indices.
 
     Raises:
-        DataError: The file is damaged, no PNG, or has more than one channel.
+        DataError: The file is damaged, not a PNG file, or has more than one channel.
     """
     try:
         with path.open("rb") as file:
@@ -73,7 +73,7 @@ def read_picture(path: Path) -> Image.Image:
     """The picture in a file, in RGB.
 
     Raises:
-        DataError: The file is damaged, no picture, or has more than 8 bits a channel, whose range is not known.
+        DataError: The file is damaged, not a picture, or has more than 8 bits per channel, whose range is unknown.
     """
     try:
         with Image.open(path) as image:
@@ -88,7 +88,7 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def why_unreadable(error: Exception, wanted: str) -> str:
-    """What to say of a file that Pillow can't read."""
+    """The message for a file that Pillow can't read."""
     if isinstance(error, UnidentifiedImageError):
         return f"not a {wanted}"
     if isinstance(error, OSError) and error.strerror:  # of the system, not of the decoder

@@ -27,15 +27,15 @@ def load(
     seed: int = 0,
     cache: str | None = None,
 ) -> Dataset:
-    """Read PASCAL VOC 2012: background and 20 kinds of objects; contours and doubtful regions don't count.
+    """Read PASCAL VOC 2012: background and 20 object classes; contours and ambiguous regions are ignored.
 
-    The training list is `trainaug` (10,582 images) where that is there, else `train` (1,464); validation is `val`.
+    The training list is `trainaug` (10,582 images) if present, otherwise `train` (1,464); the validation list is `val`.
 
     Args:
         root: The folder VOC2012.
         size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
-        heldout: How many images of the training list rewards come from, or their share below 1. 1,500 is what was
-            published; it needs the larger list.
+        heldout: Number of held-out training images for rewards, or their share below 1; 1,500 as published, which needs
+            the larger list.
         seed: Decides which ones.
         cache: Folder for the decoded images; by default the user's cache folder.
 
@@ -54,7 +54,7 @@ def load(
 
 
 def _pairs(source: Source, path: Path) -> list[Pair]:
-    """The files of a list."""
+    """The image and label files of a list."""
     try:
         names = dict.fromkeys(path.read_text(encoding="utf-8").split())
     except OSError as error:

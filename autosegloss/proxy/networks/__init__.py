@@ -1,7 +1,7 @@
-"""Networks by name: our own small one, those of two libraries, and whatever a function of yours builds.
+"""Networks by name: a small U-Net, those of two libraries, and those of your own functions.
 
-A network maps images (N, in_channels, H, W) to logits (N, num_classes, H, W). In training it may give a pair of these
-and the logits of an auxiliary head, of the same shape, which take the same loss with a weight.
+A network maps images (N, in_channels, H, W) to logits (N, num_classes, H, W). In training it may return a pair of these
+and auxiliary logits of the same shape, to which the same loss is applied with a weight.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ NETWORKS: Mapping[str, Builder] = {
     "transformers:segformer": hugging_face.segformer,
     "transformers:upernet": hugging_face.upernet,
 }
-"""Networks with names of their own; those of `smp:ARCHITECTURE/ENCODER` and `module:function` come besides."""
+"""The named networks, besides `smp:ARCHITECTURE/ENCODER` and `module:function`."""
 
 ENCODERS = ("encoder", "backbone", "segformer")
-"""What the libraries call the part that is pretrained on other data, which the regime `encoder` keeps."""
+"""The names of the encoder in the libraries, which the regime `encoder` pretrains."""
 
 
 def build_network(name: str, in_channels: int, num_classes: int, **options: object) -> nn.Module:
@@ -40,7 +40,7 @@ def build_network(name: str, in_channels: int, num_classes: int, **options: obje
             `smp:DeepLabV3Plus/resnet50`; or `module:function` for a function (in_channels, num_classes) -> network.
         in_channels: Channels of an image.
         num_classes: Channels of the logits.
-        **options: What the network takes besides.
+        **options: Options of the network.
 
     Returns:
         A module from images (N, in_channels, H, W) to logits (N, num_classes, H, W), in channels-last layout.
@@ -50,7 +50,7 @@ def build_network(name: str, in_channels: int, num_classes: int, **options: obje
     """
     build = _builder(name)
     own = list(inspect.signature(build).parameters.values())[2:]
-    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):  # who takes all checks for himself
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):  # **options check themselves
         check_options(f"network `{name}`", [parameter.name for parameter in own], options, InputError)
     try:
         network = build(in_channels, num_classes, **options)
@@ -66,7 +66,7 @@ def build_network(name: str, in_channels: int, num_classes: int, **options: obje
 
 
 def encoder_prefix(network: nn.Module) -> str:
-    """What the names of the encoder's weights begin with: its child `encoder`, `backbone` or `segformer`, and a dot.
+    """The prefix of the names of the encoder's weights: `encoder.`, `backbone.` or `segformer.`.
 
     Raises:
         InputError: The network has no such child.

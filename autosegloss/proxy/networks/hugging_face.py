@@ -34,7 +34,7 @@ class SegFormer(nn.Module):
 class UperNet(nn.Module):
     """UperNet with logits of the images' size; the parts have the library's names, and `backbone` is the encoder.
 
-    In training it gives the logits of its auxiliary head as well, if it has one.
+    In training it also returns auxiliary logits, if it has an auxiliary head.
 
     Reference: Xiao et al., Unified perceptual parsing for scene understanding, ECCV 2018.
     """
@@ -86,7 +86,7 @@ def upernet(in_channels: int, num_classes: int, **options: Any) -> nn.Module:
 
 
 def _config(owner: str, kind: Any, options: Mapping[str, Any], *more: str) -> Callable[..., Any]:
-    """A configuration with options that are its own: those of all models, and those of its loss, would do nothing."""
+    """A configuration with options of its class only: common options and those of its loss would have no effect."""
     common = inspect.signature(_library().PretrainedConfig).parameters
     own = [name for name in inspect.signature(kind).parameters if name not in common and "loss" not in name]
     check_options(owner, [*own, *more], options, InputError)

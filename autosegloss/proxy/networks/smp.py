@@ -60,9 +60,9 @@ class Segmenter(nn.Module):
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """What builds the network of a name such as `DeepLabV3Plus/resnet50`; encoders `tu-...` are those of timm.
+    """The builder of a network such as `DeepLabV3Plus/resnet50`; encoders `tu-...` are those of timm.
 
-    Its options are those of the library's class, and `auxiliary`, true for an auxiliary head.
+    Its options are those of the library's class, and `auxiliary` for an auxiliary head.
 
     Raises:
         InputError: The library is not installed, or has no such network.

@@ -1,4 +1,4 @@
-"""The network of the project's own proxies: a hundred iterations take a second on one core."""
+"""The default network of proxies: a hundred iterations take a second on one core."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Decoder(nn.Module):
 class UNetSmall(nn.Module):
     """A U-Net of one convolution a level whose finest level has half the input's size: about 60,000 parameters.
 
-    What a regime keeps and what it draws afresh are modules of their own: `encoder`, `decoder` and `head`.
+    The modules `encoder`, `decoder` and `head` can be pretrained separately.
 
     Args:
         in_channels: Channels of an image.

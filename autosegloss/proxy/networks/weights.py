@@ -1,4 +1,4 @@
-"""Weights from files: those of a whole network, or of its encoder alone. Nothing in such a file is run."""
+"""Weights of a network or of its encoder from files. No code in such a file is executed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from autosegloss.proxy.imports import import_extra
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors by name in a file of `torch.save` (without pickled objects) or in a .safetensors file.
+    """The tensors by name of a file of `torch.save` (without pickled objects) or of a .safetensors file.
 
-    Where they lie under `state_dict` or `model`, as training scripts write them, they are taken from there.
+    Tensors below the key `state_dict` or `model`, as training scripts write them, are found too.
 
     Raises:
         InputError: The file can't be read, or holds something else.
@@ -45,22 +45,21 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def matching_weights(file: Mapping[str, Tensor], network: nn.Module, part: str, source: str) -> dict[str, Tensor]:
-    """The weights in a file that are those of a network, or of a part of it, under the network's names.
+    """The weights of a network, or of a part of it, from a file, under the names of the network.
 
-    All of them must be there and have the network's shapes; others in the file are left out (the classifier of a
-    network that was trained on ImageNet). In the file their names are those of the network, or the same without a
-    beginning that all names of the part share (of an encoder on its own).
+    All weights must be present with the shapes of the network; others in the file are ignored (e.g. an ImageNet
+    classifier). The names in the file may lack a prefix that all names of the part share (e.g. of a separate encoder).
 
     Args:
         file: See `read_weights`.
-        network: Whose weights they are to be.
-        part: What the names of the part begin with; nothing for the whole network.
-        source: What to call the file in messages.
+        network: The network.
+        part: Prefix of the names of the part; empty for the whole network.
+        source: Name of the file, for messages.
 
     Raises:
         InputError: A weight is missing or has another shape.
     """
-    # The counts of batches are left to the network: old files lack them, and nothing reads them.
+    # Counts of batches are unused, and old files lack them.
     state = {name: weight for name, weight in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     wanted = [name for name in state if name.startswith(part)]
     common = os.path.commonpath([name.replace(".", "/") for name in wanted]).split("/")

@@ -1,4 +1,4 @@
-"""The door to the search algorithms: one class each, chosen by name."""
+"""The search algorithms, by name."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ S = TypeVar("S")
 
 
 class Algorithm(Protocol[S]):
-    """An optimiser that is asked for points and told their rewards.
+    """An ask/tell optimiser.
 
-    It never owns the loop. All it knows is in a state that is explicit, immutable and serialisable as JSON, and every
-    method is a pure function of its arguments and of the fields of the class.
+    The study owns the loop. All knowledge of the optimiser is in an explicit, immutable state that JSON can store, and
+    every method is a pure function of its arguments and of the fields of the class.
     """
 
     @property
     def start(self) -> tuple[float, ...]:
-        """Where the search begins: the identity curves."""
+        """The start of the search: the identity curves."""
 
     def init(self) -> S:
-        """State before the first step."""
+        """The state before the first step."""
 
     def ask(self, state: S) -> list[tuple[float, ...]]:
-        """Points in [0, 1]^d whose rewards `tell` wants; their number is the same in every step."""
+        """The points in [0, 1]^d to evaluate next; their number is the same in every step."""
 
     def skip(self, state: S) -> S:
-        """State of the next step while the rewards of this one are out: asked, it gives new points from old knowledge.
+        """The state of the next step before the rewards of this one are known: new points, no new knowledge.
 
-        A search that does not wait for the slowest trial of a step asks it, and hands it to `tell` with the rewards.
+        A search with a lag asks this state for points, and passes it to `tell` together with their rewards.
         """
 
     def tell(self, state: S, rewards: Sequence[float], asked: S | None = None) -> S:
-        """State of the next step, from one finite reward for each point of `ask(asked)`; more is better.
+        """The state of the next step, given one finite reward for each point of `ask(asked)`; higher is better.
 
-        `asked` is `state` itself by default, or an older one, skipped to the number of steps that `state` has done.
+        `asked` is `state` by default, or an older state skipped to the step of `state`.
         """
 
     def answer(self, state: S) -> tuple[float, ...] | None:
-        """The point this state stands for (a policy's centre), or None if there is none but the samples."""
+        """The best guess of the state (the centre of a policy), or None if there are only samples."""
 
     def spread(self, state: S) -> tuple[float, ...] | None:
-        """The standard deviation of each coordinate around `answer`, before truncation; None if it is not known."""
+        """The standard deviation of each coordinate around `answer`, before truncation; None if unknown."""
 
 
 ALGORITHMS: Mapping[str, type[Any]] = {

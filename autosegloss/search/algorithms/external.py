@@ -1,8 +1,8 @@
 """Search algorithms of other packages: random search, CMA-ES, TPE, and any searcher of Ray Tune.
 
-They look back on every trial, so their state is the history of the search, and what they ask for is a function of it:
-for every step the optimiser of the package is built anew, from its seed, and taken through the history. That costs
-milliseconds, and any state can be stopped, written down and gone on with.
+Their state is the history of the search, and the points of a step are a function of it: in every step the optimiser of
+the package is rebuilt from its seed and replays the history, which takes milliseconds. So any state can be stored and
+resumed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class History(JsonState):
 
 @dataclass(frozen=True)
 class _Replayed(ABC):
-    """What these algorithms share.
+    """Base of these algorithms.
 
     Args:
-        start: Where the search begins, one number inside (0, 1) per coordinate.
-        samples: Points a step.
-        seed: Source of all randomness.
+        start: The start of the search, one number inside (0, 1) per coordinate.
+        samples: Points per step.
+        seed: Seed of all random numbers.
     """
 
     start: Theta
@@ -47,22 +47,22 @@ class _Replayed(ABC):
     seed: int = 0
 
     def init(self) -> History:
-        """State before the first step."""
+        """The state before the first step."""
         return History()
 
     @abstractmethod
     def ask(self, state: History) -> list[Theta]:
-        """Points whose rewards `tell` wants."""
+        """The points to evaluate next."""
 
     def skip(self, state: History) -> History:
-        """The state of the next step while the rewards of this one are out: it asks by what `state` knows."""
+        """The state of the next step before the rewards of this one are known."""
         return History((*state.points, ()), (*state.rewards, ()))
 
     def tell(self, state: History, rewards: Sequence[float], asked: History | None = None) -> History:
-        """The state of the next step, from one finite reward for each point of `ask(asked)`; more is better.
+        """The state of the next step, from one finite reward for each point of `ask(asked)`; higher is better.
 
         Args:
-            state: What is known so far.
+            state: The history so far.
             rewards: In the order of the points.
             asked: The state that gave the points; by default `state` itself.
 
@@ -74,11 +74,11 @@ class _Replayed(ABC):
         return History((*state.points, points), (*state.rewards, tuple(map(float, rewards))))
 
     def answer(self, state: History) -> Theta | None:
-        """None: the samples are all there is."""
+        """None: there are only samples."""
         return None
 
     def spread(self, state: History) -> Theta | None:
-        """None: these packages do not tell."""
+        """None: these packages do not report it."""
         return None
 
     def _seed_of_step(self, state: History) -> int:
@@ -86,7 +86,7 @@ class _Replayed(ABC):
 
 
 class RandomSearch(_Replayed):
-    """Uniform points: what every other algorithm has to beat."""
+    """Uniform points: the baseline of every other algorithm."""
 
     def ask(self, state: History) -> list[Theta]:
         rng = step_rng(self.seed, len(state.points))
@@ -99,8 +99,8 @@ class CMAES(_Replayed):
 
     Args:
         start: Mean of the first generation.
-        samples: Points a generation.
-        seed: Source of all randomness.
+        samples: Points per generation.
+        seed: Seed of all random numbers.
         std: Step size of the first generation.
 
     Reference: Hansen, The CMA Evolution Strategy: A Tutorial, arXiv 1604.00772.
@@ -162,15 +162,15 @@ class TuneSearch(_Replayed):
     """Any searcher of Ray Tune.
 
     Args:
-        start: Its length is the number of coordinates; where a searcher starts is its own affair.
-        samples: Points a step.
+        start: Only its length is used, as the number of coordinates.
+        samples: Points per step.
         seed: Passed to the function.
-        searcher: "module:function"; the function takes a seed and returns a `ray.tune.search.Searcher` that has no
-            space, metric or mode yet. From one seed it always asks for the same points.
+        searcher: "module:function"; the function takes a seed and returns a `ray.tune.search.Searcher` without
+            space, metric or mode. The same seed must give the same points.
 
     Raises:
-        InputError: There is no such function.
-        RefusedError: The searcher does not repeat itself, or has nothing more to ask for.
+        InputError: The function can't be imported.
+        RefusedError: The searcher gives other points for the same seed, or too few.
     """
 
     searcher: str = ""
@@ -179,11 +179,11 @@ class TuneSearch(_Replayed):
         object.__setattr__(self, "_build", import_function(self.searcher, "searcher"))
 
     def skip(self, state: History) -> History:
-        """Refuse: a searcher is replayed with every reward it was given before it is asked again."""
+        """Raise RefusedError: a searcher replays all rewards before it suggests new points."""
         raise RefusedError(f"{self.searcher}: Ray Tune needs all rewards of a step before the next one.")
 
     def ask(self, state: History) -> list[Theta]:
-        from autosegloss.search.runners.ray import tune_space  # Ray is imported when it is asked for, not before
+        from autosegloss.search.runners.ray import tune_space  # keeps Ray out of other searches
 
         searcher = self._build(self.seed)  # type: ignore[attr-defined]
         space = tune_space(len(self.start))

@@ -19,7 +19,7 @@ from autosegloss.errors import InputError
 
 
 def check_start(start: Sequence[float]) -> None:
-    """Refuse a centre that no search can begin from.
+    """Check the start of a search.
 
     Raises:
         InputError: There is no coordinate, or the start is not inside (0, 1).
@@ -35,7 +35,7 @@ def sample(
 ) -> npt.NDArray[np.float64]:
     """Draw points from the truncated normal.
 
-    One uniform number is spent on each coordinate, row by row: the first rows are the same whatever `n` is.
+    Each coordinate uses one uniform number, row by row, so the first rows do not depend on `n`.
 
     Args:
         mu: Centre of each coordinate, length d, in [0, 1].

@@ -41,21 +41,21 @@ class State(JsonState):
 class PPO2:
     """Proximal policy optimisation of the centre of a truncated normal.
 
-    Only mu moves; std is fixed. The defaults are those of the published code, but the baseline, where the mean of the
-    paper's text measured better.
+    Only mu moves; std is fixed. The defaults are those of the published code, except the baseline: the mean, as in the
+    paper's text, measured better.
 
     Args:
         start: Centre of the first step, one number inside (0, 1) per coordinate.
-        samples: Points a step.
-        seed: Source of all randomness, with the step's number: `ask` depends on nothing else.
+        samples: Points per step.
+        seed: Seed of the points; `ask` uses it with the number of the step.
         std: Standard deviation of the policy before truncation.
-        clip: How far from 1 the ratio of new to old density still earns.
-        updates: Gradient steps (Adam) a step of the search.
-        learning_rate: Of Adam, on logit(mu).
-        ratio: "coordinate" takes and clips a ratio per coordinate, then sums (published code); "joint" takes and clips
-            the ratio of the joint density (paper).
-        baseline: "mean" subtracts the mean reward of the step's samples (paper); "mu" the reward of mu itself, asked
-            for as one more point ahead of the samples (published code).
+        clip: Clip range of the probability ratio.
+        updates: Gradient updates (Adam) per step.
+        learning_rate: Learning rate of Adam, on logit(mu).
+        ratio: "coordinate" computes and clips a ratio per coordinate, then sums (published code); "joint" computes and
+            clips the ratio of the joint density (paper).
+        baseline: "mean" subtracts the mean reward of the step's samples (paper); "mu" subtracts the reward of mu,
+            evaluated as an extra point before the samples (published code).
     """
 
     start: tuple[float, ...]
@@ -69,19 +69,14 @@ class PPO2:
     baseline: Literal["mean", "mu"] = "mean"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be searched.
-
-        Raises:
-            InputError: There is no coordinate, or the start is not inside (0, 1).
-        """
         policy.check_start(self.start)
 
     def init(self) -> State:
-        """State before the first step."""
+        """The state before the first step."""
         return State(step=0, mu=self.start)
 
     def answer(self, state: State) -> tuple[float, ...]:
-        """The point this state stands for: mu."""
+        """The centre of the policy, mu."""
         return state.mu
 
     def spread(self, state: State) -> tuple[float, ...]:
@@ -89,22 +84,22 @@ class PPO2:
         return (self.std,) * len(state.mu)
 
     def ask(self, state: State) -> list[tuple[float, ...]]:
-        """Points whose rewards `tell` wants: `samples` draws, after mu itself if it is the baseline."""
+        """The points to evaluate next: `samples` draws, preceded by mu if it is the baseline."""
         rng = step_rng(self.seed, state.step)
         points: list[list[float]] = policy.sample(state.mu, self.std, self.samples, rng).tolist()
         asked = [tuple(point) for point in points]
         return [state.mu, *asked] if self.baseline == "mu" else asked
 
     def skip(self, state: State) -> State:
-        """The state of the next step while the rewards of this one are out: the same policy, other draws."""
+        """The state of the next step before the rewards of this one are known: the same policy, new draws."""
         return State(step=state.step + 1, mu=state.mu)
 
     def tell(self, state: State, rewards: Sequence[float], asked: State | None = None) -> State:
-        """Move mu towards the points that earned more than the baseline.
+        """Move mu towards the points with rewards above the baseline.
 
         Args:
-            state: Where mu starts from.
-            rewards: One finite reward for each point of `ask(asked)`, in its order; more is better.
+            state: The current state.
+            rewards: One finite reward for each point of `ask(asked)`, in its order; higher is better.
             asked: The state that gave the points, to whose density the ratios refer; by default `state` itself.
 
         Returns:

@@ -1,8 +1,8 @@
-"""SNES, separable natural evolution strategies: PPO2's kind of policy, whose spread is learned too.
+"""SNES, separable natural evolution strategies: a truncated normal policy like that of PPO2, with a learned spread.
 
-A step draws points from a normal distribution, one mean and one standard deviation a coordinate, truncated to [0, 1],
-and moves both along the natural gradient of the expected utility of a point. Utilities follow from the ranks of the
-rewards, so that neither a plateau, nor the scale of a reward, nor a luck that all trials of a step share says anything.
+A step draws points from a normal distribution with a mean and a standard deviation per coordinate, truncated to [0, 1],
+and moves both along the natural gradient of the expected utility. Utilities depend on the ranks of the rewards alone,
+so the scale of the rewards and random effects that all trials of a step share have no influence.
 
 Reference: Wierstra et al., Natural Evolution Strategies, JMLR 15, 2014, algorithm 6 and section 3.1.
 """
@@ -39,8 +39,8 @@ class SNES:
 
     Args:
         start: Centre of the first step, one number inside (0, 1) per coordinate.
-        samples: Points a step.
-        seed: Source of all randomness, with the step's number.
+        samples: Points per step.
+        seed: Seed of the points; `ask` uses it with the number of the step.
         std: Standard deviation of the first step before truncation.
 
     Raises:
@@ -53,15 +53,14 @@ class SNES:
     std: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be searched."""
         policy.check_start(self.start)
 
     def init(self) -> State:
-        """State before the first step."""
+        """The state before the first step."""
         return State(step=0, mu=self.start, std=(self.std,) * len(self.start))
 
     def answer(self, state: State) -> tuple[float, ...]:
-        """The point this state stands for: mu."""
+        """The centre of the policy, mu."""
         return state.mu
 
     def spread(self, state: State) -> tuple[float, ...]:
@@ -69,21 +68,21 @@ class SNES:
         return state.std
 
     def ask(self, state: State) -> list[tuple[float, ...]]:
-        """Points whose rewards `tell` wants."""
+        """The points to evaluate next."""
         rng = step_rng(self.seed, state.step)
         points: list[list[float]] = policy.sample(state.mu, state.std, self.samples, rng).tolist()
         return [tuple(point) for point in points]
 
     def skip(self, state: State) -> State:
-        """The state of the next step while the rewards of this one are out: the same policy, other draws."""
+        """The state of the next step before the rewards of this one are known: the same policy, new draws."""
         return State(state.step + 1, state.mu, state.std)
 
     def tell(self, state: State, rewards: Sequence[float], asked: State | None = None) -> State:
         """Move the policy towards the points of high rank.
 
         Args:
-            state: What is moved.
-            rewards: One finite reward for each point of `ask(asked)`, in its order; more is better.
+            state: The current state.
+            rewards: One finite reward for each point of `ask(asked)`, in its order; higher is better.
             asked: The state that gave the points, at whose policy the gradient is taken; by default `state` itself.
 
         Raises:
@@ -106,7 +105,7 @@ class SNES:
 
 
 def _utilities(rewards: Sequence[float]) -> NDArray[np.float64]:
-    """What each point is worth, by its rank alone; they sum to 0, and points of equal reward are worth the same."""
+    """The utility of each point, by its rank alone; utilities sum to 0, and equal rewards have equal utilities."""
     n = len(rewards)
     worth = np.maximum(0, np.log(n / 2 + 1) - np.log(np.arange(n, 0, -1)))  # from the lowest reward to the highest
     worth = worth / worth.sum() - 1 / n

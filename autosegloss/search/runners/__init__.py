@@ -1,4 +1,4 @@
-"""Who runs the trials of a search or a comparison: this process, or workers of Ray."""
+"""The runners of trials: this process, or workers of Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def choose_runner(runner: Runner | str, resources: ResourcesConfig, address: str
     if runner == "serial":
         return SerialRunner(resources.workers if resources.gpus else 1)
     if runner == "ray":
-        from autosegloss.search.runners.ray import RayRunner  # Ray is imported when it is asked for, not before
+        from autosegloss.search.runners.ray import RayRunner  # keeps Ray out of serial runs
 
         return RayRunner(resources.workers, resources.cpus, resources.gpus, resources.time_limit, address)
     if isinstance(runner, str):

@@ -1,4 +1,4 @@
-"""Who runs trials, and of what: the protocols, and how one trial is run whatever it raises."""
+"""The protocols of runners, job queues and objectives, and running one trial safely."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from autosegloss.search.jobs import Job, Objective, Outcome
 
 
 class JobQueue(Protocol):
-    """What a runner works through: a study, or a comparison."""
+    """Where a runner takes jobs from and records outcomes: a study or a comparison."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all jobs are recorded."""
 
     def next_job(self) -> Job | None:
-        """A job to be run, each handed out once; None if there is none now."""
+        """The next job to run, each handed out once; None if there is none now."""
 
     def record(self, job: Job, outcome: Outcome) -> None:
-        """Take the outcome of a job."""
+        """Record the outcome of a job."""
 
 
 class Runner(Protocol):
     """Runs the trials of a study until it is finished."""
 
     def ready(self) -> AbstractContextManager[None]:
-        """A context in which there is something to run trials on: what is missing is said before work is done for it.
+        """A context in which trials can run; entered before any expensive preparation.
 
         Raises:
-            RefusedError: There is nothing, or too little.
+            RefusedError: Resources are missing.
         """
 
     def run(self, study: JobQueue, objective: Objective) -> None:
         """Take jobs from the study, run the objective on each, and record the outcomes.
 
         Args:
-            study: The study, or whatever has trials; finished when this returns.
-            objective: A deterministic function of the job. What it raises becomes a failed outcome.
+            study: The study or comparison; finished when this returns.
+            objective: A deterministic function of the job. An exception becomes a failed outcome.
 
         Raises:
-            SearchError: The study refuses to go on, or there is nothing to run the trials on.
-            KeyboardInterrupt: The user stopped it. What was finished is in the journal.
+            SearchError: The study can't continue, or all workers are lost.
+            KeyboardInterrupt: The user interrupted the run; finished trials are in the journal.
         """
 
 
 @runtime_checkable
 class GroupObjective(Protocol):
-    """An objective that can run several trials side by side in one process."""
+    """An objective that can also run several trials side by side in one process."""
 
     def __call__(self, job: Job) -> Outcome:
         """Run one trial."""
 
     def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run trials of one stage and seed, with the outcomes that each would have alone."""
+        """Run trials of the same stage and seed, each with the outcome it would have alone."""
 
 
 def attempt(objective: Objective, job: Job) -> Outcome:
-    """Run one trial; an exception is an outcome, an interrupt is not."""
+    """Run one trial; an exception becomes a failed outcome, an interrupt does not."""
     start = time.perf_counter()
     try:
         return objective(job)

@@ -2,9 +2,9 @@
 
 This is the only module that imports Ray, and nothing imports it before a search on Ray is asked for.
 
-A worker is an actor that holds the objective from its start and runs one job after another; the driver hands a job to
-whichever is free. Ray Tune is not used: it ends an actor that has nothing to do at the end of a step and starts another
-one seconds later, and one trial that the memory monitor kills ends the whole run.
+A worker is an actor that holds the objective and runs one job after another; the driver gives jobs to idle workers.
+Ray Tune is not used: it ends idle actors at the end of a step and starts new ones seconds later, and a trial that the
+memory monitor kills ends the whole run.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from autosegloss.errors import RefusedError, SearchError
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.runners.base import JobQueue, attempt
 
-OBJECT_STORE_BYTES = 256 * 2**20  # holds the objective with its data once; Ray spills more to disk
-TRIES = 2  # of a job whose worker died: the first death may be bad luck
-NODES = 5  # a job may lose under it, which is no fault of its own unless it is always the same job
-LOOK_SECONDS = 1.0  # between looks at the nodes that are left, while there is no worker
-CONNECT_SECONDS = 5.0  # for a cluster to answer; Ray itself would try for minutes
+OBJECT_STORE_BYTES = 256 * 2**20  # holds one copy of the objective with its data; Ray spills the rest to disk
+TRIES = 2  # attempts at a job whose worker dies: the first death may be bad luck
+NODES = 5  # lost under a job before it counts as failed: losing a node is rarely the fault of the job
+LOOK_SECONDS = 1.0  # between checks of the remaining nodes while there is no worker
+CONNECT_SECONDS = 5.0  # timeout for a cluster to answer; Ray itself tries for minutes
 
 
 class RayRunner:
     """Runs trials side by side in worker processes.
 
-    It joins the cluster at `address` or `RAY_ADDRESS`, or the Ray that this process has started already, or else starts
-    one on this machine and shuts it down at the end. A worker that dies (killed, crashed, out of memory) or exceeds the
-    time limit is replaced and its trial tried once more; then the trial counts as failed. A trial whose node is lost is
-    tried on another one. If less room is left than for all workers, the run goes on with fewer.
+    The runner joins the cluster at `address` or `RAY_ADDRESS`, or the Ray that this process has started; else it
+    starts Ray on this machine and shuts it down at the end. A worker that dies (killed, crashed, out of memory) or
+    exceeds the time limit is replaced and its trial retried once; then the trial counts as failed. A trial whose node
+    is lost is retried on another node. If not all workers fit any more, the run continues with fewer.
 
     Args:
-        workers: Trials at a time.
-        cpus: Processor cores a trial; fractions share a core.
-        gpus: GPUs a trial; fractions share a GPU, whose memory Ray does not divide.
-        time_limit: Seconds a trial may take; None is no limit.
-        address: Of the cluster to join, as `host:port`; None is what `RAY_ADDRESS` says.
+        workers: Number of trials at a time.
+        cpus: CPU cores per trial; fractions share a core.
+        gpus: GPUs per trial; fractions share a GPU, whose memory Ray does not divide.
+        time_limit: Seconds per trial; None for no limit.
+        address: Address of the cluster to join, `host:port`; None takes that in `RAY_ADDRESS`.
     """
 
     def __init__(
@@ -58,7 +58,6 @@ class RayRunner:
         time_limit: float | None = None,
         address: str | None = None,
     ) -> None:
-        """Remember the resources; Ray starts with `run`."""
         self.workers = workers
         self.cpus = cpus
         self.gpus = gpus
@@ -93,7 +92,7 @@ class RayRunner:
                 pool.stop()
 
     def _handle_event(self, pool: _WorkerPool, study: JobQueue) -> None:
-        """Wait for what happens next: a worker is there, a trial ends or exceeds its time, or a worker is lost."""
+        """Wait for the next event and handle it: a worker starts, is lost, ends its trial or exceeds the time limit."""
         event = self._next_event(pool)
         if event is None:
             self._check_capacity()
@@ -108,7 +107,7 @@ class RayRunner:
         else:
             run = pool.running.pop(event)
             try:
-                outcome = ray.get(event, timeout=0)  # it is there, or its time is up
+                outcome = ray.get(event, timeout=0)  # finished, or past the time limit
                 pool.idle.append(run.worker)
             except RayError as error:
                 pool.replace(run.worker)
@@ -120,7 +119,7 @@ class RayRunner:
             study.record(run.task.job, outcome)
 
     def _next_event(self, pool: _WorkerPool) -> Any:
-        """The next worker to be there or run to end, or the run whose time is up first; None if there is no event."""
+        """The next worker to start or run to end, or the first run to exceed the limit; None if nothing happens."""
         oldest = min(pool.running, key=lambda run: pool.running[run].start, default=None)
         left = LOOK_SECONDS if oldest is None else None
         if oldest is not None and self.time_limit is not None:
@@ -136,7 +135,7 @@ class RayRunner:
         return f"the worker failed twice: {_summary(error)}"
 
     def _check_room(self) -> None:
-        """Refuse what would wait for ever."""
+        """Raise RefusedError if the workers do not fit, as Ray would wait forever."""
         nodes = _nodes()
         room = sum(self._slots(node) for node in nodes)
         if room < self.workers:
@@ -148,7 +147,7 @@ class RayRunner:
             )
 
     def _check_capacity(self) -> None:
-        """Give up when all workers are lost and no node that is left has room for one."""
+        """Raise SearchError if no remaining node has room for a worker."""
         nodes = _nodes()
         if not any(self._slots(node) for node in nodes):
             raise SearchError(
@@ -182,14 +181,14 @@ class _Worker:
         self._objective = objective
 
     def answer(self) -> None:
-        """Show that it is there."""
+        """Show that the worker has started."""
 
     def run(self, job: Job) -> Outcome:
         return attempt(self._objective, job)
 
 
 class _Task(NamedTuple):
-    """A job to be run, and what it has gone through: workers that died under it, nodes that were lost, no memory."""
+    """A job and its failed attempts: dead workers, lost nodes, and whether it ran out of memory and must run alone."""
 
     job: Job
     deaths: int = 0
@@ -197,10 +196,9 @@ class _Task(NamedTuple):
     alone: bool = False
 
     def after(self, error: RayError) -> _Task:
-        """This task once its worker is gone.
+        """The task after the loss of its worker.
 
-        Which of the trials on a machine took its memory Ray cannot say, so whatever is tried again for that is tried
-        with no other beside it.
+        Ray can't tell which trial used up the memory of a machine, so a task that ran out of memory is retried alone.
         """
         if isinstance(error, ActorUnavailableError) or "its node has died" in str(error):
             return self._replace(lost=self.lost + 1)
@@ -212,7 +210,7 @@ class _Task(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A task at work, since when by the monotonic clock."""
+    """A running task and its start on the monotonic clock."""
 
     worker: Any
     task: _Task
@@ -220,9 +218,9 @@ class _Run(NamedTuple):
 
 
 class _WorkerPool:
-    """The workers of a run: each is coming, idle or at work. Only one that has answered is given work.
+    """The workers of a run: each is starting, idle or running. Only workers that have answered are given jobs.
 
-    So a worker for which there is no room any more holds nothing up, nor does an idle one whose node is gone.
+    So neither a worker that no longer fits nor an idle one on a lost node blocks the run.
     """
 
     def __init__(self, runner: RayRunner, objective: Objective) -> None:
@@ -232,13 +230,13 @@ class _WorkerPool:
         self._size = runner.workers
         self._failed_starts = 0
         self.starting: dict[Any, Any] = {}
-        """Workers by the answer that is waited for."""
+        """Starting workers, by the reference of their answer."""
         self.idle: list[Any] = []
-        """Workers without work."""
+        """Workers without a job."""
         self.running: dict[Any, _Run] = {}
-        """What is at work, by the outcome that is waited for."""
+        """Running tasks, by the reference of their outcome."""
         self.retries: list[_Task] = []
-        """Tasks whose worker is gone."""
+        """Tasks to retry because their worker was lost."""
         for _ in range(self._size):
             self._start()
 
@@ -247,25 +245,25 @@ class _WorkerPool:
         self.starting[worker.answer.remote()] = worker
 
     def add(self, worker: Any) -> None:
-        """Take in a worker that has answered."""
+        """Add a worker that has answered to the idle ones."""
         self._failed_starts = 0
         self.idle.append(worker)
 
     def replace(self, worker: Any) -> None:
-        """Send for another worker; the idle ones must answer again, for they may be gone with the node of this one."""
-        ray.kill(worker)  # it may be out of reach but alive
+        """Replace a worker; idle workers must answer again, as they may be lost with the same node."""
+        ray.kill(worker)  # it may be unreachable but alive
         self.starting |= {other.answer.remote(): other for other in self.idle}
         self.idle.clear()
         self._start()
 
     def note_failed_start(self, error: RayError) -> None:
-        """Give up if no worker ever starts: one that raises will do so again, one that dies may have had bad luck."""
+        """Raise SearchError if workers never start: an error would recur, but a death may be bad luck."""
         self._failed_starts += 1
         if (isinstance(error, RayActorError) and error.actor_init_failed) or self._failed_starts > TRIES * self._size:
             raise SearchError(f"workers do not start: {_summary(error)}\nThe journal is safe; continue with --resume.")
 
     def due(self, study: JobQueue) -> _Task | None:
-        """What to run now; None if there is nothing, or if a task is alone or is to be."""
+        """The next task; None if there is none, or if a task must run alone."""
         if any(run.task.alone for run in self.running.values()):
             return None
         if self.retries:
@@ -285,12 +283,12 @@ class _WorkerPool:
 
 
 def _nodes() -> list[Mapping[str, float]]:
-    """The resources of each node that is alive."""
+    """The resources of each live node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _summary(error: RayError) -> str:
-    """The line of what Ray says that says it; its advice on a dead process is a page."""
+    """The informative line of a Ray error; its advice on a dead process fills a page."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0] if isinstance(error, OutOfMemoryError) else lines[-1]
     return line.partition(" Worker exit type:")[0].strip()
@@ -298,7 +296,7 @@ def _summary(error: RayError) -> str:
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[None]:
-    """Ray at an address, or as it is found, or a small quiet one of our own."""
+    """Ray at an address, as already started, or started on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None and ray.is_initialized():
         yield
@@ -324,7 +322,7 @@ def _join(address: str) -> None:
     """Connect this process to a running cluster.
 
     Raises:
-        RefusedError: There is none, or not one that can be joined.
+        RefusedError: There is no cluster at the address, or it can't be joined.
     """
     if address != "auto":
         host, _, port = address.rpartition(":")
@@ -349,9 +347,9 @@ def _unreachable(address: str, why: str) -> RefusedError:
 
 
 def _package_env() -> dict[str, Any]:
-    """The runtime environment that brings this package, as the driver runs it, to every node.
+    """The runtime environment that copies the package of the driver to every node.
 
-    A job that was submitted with modules of its own keeps them: Ray refuses two such lists.
+    A job submitted with its own `py_modules` keeps them: Ray refuses two such lists.
     """
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     return {} if "py_modules" in job else {"py_modules": [str(Path(__file__).parents[2])]}

@@ -1,4 +1,4 @@
-"""The runner that needs nothing but this process."""
+"""The runner that uses only this process."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from autosegloss.search.runners.base import GroupObjective, JobQueue, attempt
 class SerialRunner:
     """Runs trials in this process, one after another, or several of one seed side by side.
 
-    Side by side they share the work of making batches, and a GPU has more to do at a time; a CPU gains little.
+    Trials side by side share their batches and use a GPU better; a CPU gains little.
 
     Args:
-        trials: Side by side, where the objective is a `GroupObjective` and so many of a seed are due.
+        trials: Maximal number of trials side by side; more than one needs a `GroupObjective`.
     """
 
     def __init__(self, trials: int = 1) -> None:
         self._trials = trials
 
     def ready(self) -> AbstractContextManager[None]:
-        """This process is there."""
+        """Nothing to prepare."""
         return nullcontext()
 
     def run(self, study: JobQueue, objective: Objective) -> None:
@@ -33,7 +33,7 @@ class SerialRunner:
 
 
 def _groups(study: JobQueue, size: int) -> Iterator[list[Job]]:
-    """The jobs of a study, in lists of at most so many whose stage and seed are the same."""
+    """The jobs of a study, in lists of at most `size` jobs of the same stage and seed."""
     group: list[Job] = []
     while (job := study.next_job()) is not None or group:
         if job is not None and (not group or _kind(job) == _kind(group[0])):
@@ -54,6 +54,6 @@ def _attempts(objective: Objective, jobs: Sequence[Job]) -> list[Outcome]:
     if len(jobs) > 1 and isinstance(objective, GroupObjective):
         try:
             return objective.run_group(jobs)
-        except Exception as error:  # of what they share; who is to blame shows when each is alone
+        except Exception as error:  # of what they share; running each alone shows which one fails
             error.with_traceback(None)
     return [attempt(objective, job) for job in jobs]
