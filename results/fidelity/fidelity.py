@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import time
@@ -35,7 +34,6 @@ from results.common.rows import Row, complete
 from results.common.script import run, script
 
 Array = NDArray[Any]
-Theta = tuple[float, ...]
 
 MODULE = "results.fidelity.fidelity"
 SEEDS = (1, 2)
@@ -95,106 +93,84 @@ def arms(iterations: Sequence[int] = ITERATIONS, full: int = FULL) -> list[Arm]:
 
 
 def bench_fidelity(
-    out: Path, configs: Sequence[Path], thetas: int = 20, iterations: Sequence[int] = ITERATIONS, full: int = FULL
+    out: Path, path: Path, thetas: int = 20, iterations: Sequence[int] = ITERATIONS, full: int = FULL
 ) -> str:
     """Train with losses of every kind by proxies of every kind and in full, and compare how they rank the losses.
 
-    Loss after loss is written to `out/fidelity.jsonl`, and those that are there already are not trained again; at the
-    end a summary of every study to `out/NAME.json`, and the table that is made from it to `out/NAME.md`, by the name of
-    its configuration. All but the seconds is the same for the same arguments.
+    Loss after loss is written to `out/NAME.jsonl`, by the name of the configuration, and those that are there already
+    are not trained again; at the end a summary to `out/NAME.json`, and the table that is made from it to `out/NAME.md`.
+    All but the seconds is the same for the same arguments.
 
     Args:
         out: The folder to write to.
-        configs: Studies with hard labels; the regime and the iterations of their proxies are not read.
+        path: A configuration with hard labels; the regime and the iterations of its proxy are not read.
         thetas: Losses drawn from the search space, 4 or more: half of them anywhere, half as a first step draws them.
         iterations: Of the proxies.
         full: Iterations of full training.
 
     Returns:
-        The tables as Markdown.
+        The table as Markdown.
 
     Raises:
-        ConfigError: A configuration has mistakes.
+        ConfigError: The configuration has mistakes.
         InputError: An argument is out of range.
     """
     if thetas < 4:
-        raise InputError(f"thetas is {thetas}; 4 or more are wanted to be ranked.")
-    settings = {path.stem: load_config(path) for path in configs}
-    if len(settings) < len(configs):
-        raise InputError(f"of {', '.join(map(str, configs))} several have one name; tables are named by it.")
-    if soft := [name for name, config in settings.items() if config.proxy.labels.name != "hard"]:
-        raise InputError(f"{', '.join(soft)}: proxy.labels.name is not `hard`; parts of images have no soft labels.")
+        raise InputError(f"thetas must be 4 or more, got {thetas}.")
+    config = load_config(path)
+    if config.proxy.labels.name != "hard":
+        raise InputError(f"{path}: proxy.labels.name must be `hard`; parts of images have no soft labels.")
     ways = arms(iterations, full)
-    tasks = {}
-    for name, config in settings.items():
-        start = config.proxy.start.model_copy(update={"regime": "encoder"})
-        plain = config.model_copy(update={"proxy": config.proxy.model_copy(update={"start": start})})
-        proxy = proxy_of(plain).prepare()
-        for loss, seed in product(_losses(plain, proxy, thetas), SEEDS):
-            tasks[name, _digest(plain, ways), loss[0], seed] = proxy, loss, seed, ways
-    rows = complete(out / "fidelity.jsonl", ("config", "study", "loss", "seed"), tasks, _measured, WORKERS)
-    tables = []
-    for path, (name, config) in zip(configs, settings.items(), strict=True):
-        summary = {
-            "study": name,
-            "metric": spec_label(config.metric),
-            "command": f"python -m {MODULE} {path} --thetas {thetas}",
-            "machine": machine() | packages("autosegloss", "torch", "numpy", "scipy"),
-            "arms": _summary([row for row in rows.values() if row["config"] == name], ways),
-        }
-        tables.append(to_markdown(summary))
-        write_text(out / f"{name}.json", json.dumps(summary) + "\n")
-        write_text(out / f"{name}.md", tables[-1])
-    return "\n".join(tables)
+    start = config.proxy.start.model_copy(update={"regime": "encoder"})
+    proxy = proxy_of(config.model_copy(update={"proxy": config.proxy.model_copy(update={"start": start})})).prepare()
+    asked = json.dumps([fingerprint(config), [way.name for way in ways]], sort_keys=True)
+    study = hashlib.sha256(asked.encode()).hexdigest()[:8]  # so that rows of another configuration are not taken
+    losses = [*_drawn(config, proxy, thetas // 2), *zip(NAMED, losses_of(NAMED, proxy.dataset), strict=True)]
+    tasks = {(study, name, seed): (proxy, loss, seed, ways) for (name, loss), seed in product(losses, SEEDS)}
+    found = complete(out / f"{path.stem}.jsonl", ("study", "loss", "seed"), tasks, _measured, WORKERS)
+    rows = [found[key] for key in sorted(found)]
+    summary = {
+        "study": path.stem,
+        "metric": spec_label(config.metric),
+        "command": f"python -m {MODULE} {path} --thetas {thetas}",
+        "machine": machine() | packages("autosegloss", "torch", "numpy", "scipy"),
+        "arms": [
+            asdict(way)
+            | {
+                "seconds": median(row["seconds"][way.name] for row in rows),
+                "rewards": [[row["rewards"][way.name] for row in rows if row["seed"] == seed] for seed in SEEDS],
+            }
+            for way in ways
+        ],
+    }
+    write_text(out / f"{path.stem}.json", json.dumps(summary) + "\n")
+    write_text(out / f"{path.stem}.md", to_markdown(summary))
+    return to_markdown(summary)
 
 
-def _summary(rows: Sequence[Row], ways: Sequence[Arm]) -> list[Row]:
-    """Of each way to train: what it is, the median of its seconds, and its rewards, a list of all losses a seed."""
-    by_seed = [sorted((row for row in rows if row["seed"] == seed), key=lambda row: str(row["loss"])) for seed in SEEDS]
+def _drawn(config: StudyConfig, proxy: Proxy, count: int) -> list[tuple[str, Loss]]:
+    """Losses from anywhere in the search space, then as many as the first step of a search draws them."""
+    family = LossFamily.of(config)
+    anywhere = np.random.default_rng(0).random((count, len(family.start)))
+    first = policy.sample(family.start, config.search.std, count, np.random.default_rng(1))
+    named = {"anywhere": anywhere, "first step": first}
     return [
-        asdict(way)
-        | {
-            "seconds": median(row["seconds"][way.name] for row in rows),
-            "rewards": [[row["rewards"][way.name] for row in each] for each in by_seed],
-        }
-        for way in ways
+        (f"{kind} {number}", proxy.loss(family.content(tuple(theta))))
+        for kind, thetas in named.items()
+        for number, theta in enumerate(thetas.tolist())
     ]
 
 
-def _digest(config: StudyConfig, ways: Sequence[Arm]) -> str:
-    """A few digits of what was asked, so that rows of another configuration are not taken for these."""
-    text = json.dumps([fingerprint(config), [way.name for way in ways]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _losses(config: StudyConfig, proxy: Proxy, thetas: int) -> list[tuple[str, Theta | None, Loss]]:
-    """Names, the theta of those that are drawn, and the losses."""
-    each = thetas // 2
-    drawn, family = drawn_thetas(config, each), LossFamily.of(config)
-    names = [f"{kind} {number}" for kind in ("anywhere", "first step") for number in range(each)]
-    losses = [proxy.loss(family.content(theta)) for theta in drawn]
-    named = zip(NAMED, losses_of(NAMED, proxy.dataset), strict=True)
-    return [*zip(names, drawn, losses, strict=True), *((name, None, loss) for name, loss in named)]
-
-
-def drawn_thetas(config: StudyConfig, count: int) -> list[Theta]:
-    """Points from the whole cube, then as many as the first step of a search draws them."""
-    start = LossFamily.of(config).start
-    cube = np.random.default_rng(0).random((count, len(start)))
-    near = policy.sample(start, config.search.std, count, np.random.default_rng(1))
-    return [tuple(row) for row in [*cube.tolist(), *near.tolist()]]
-
-
-def _measured(task: tuple[Proxy, tuple[str, Theta | None, Loss], int, Sequence[Arm]]) -> Row:
+def _measured(task: tuple[Proxy, Loss, int, Sequence[Arm]]) -> Row:
     """Rewards of a loss by every arm, and the seconds of a processor that they took."""
-    proxy, (_, theta, loss), seed, ways = task
+    proxy, loss, seed, ways = task
     rewards, seconds = {}, {}
     for arm in ways:
         trained, number = arm.of(proxy), seed + max(SEEDS) if arm.full else seed
         start = time.process_time()
         rewards[arm.name] = _reward(trained, loss, number, arm.iterations)
         seconds[arm.name] = round(time.process_time() - start, 2)
-    return {"theta": theta, "rewards": rewards, "seconds": seconds}
+    return {"rewards": rewards, "seconds": seconds}
 
 
 def _reward(proxy: Proxy, loss: Loss, seed: int, iterations: int) -> float:
@@ -291,15 +267,10 @@ def _origin(way: Arm) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     parser = script(MODULE, "How well short and small proxies rank losses as full training does.")
-    parser.add_argument(
-        "config", nargs="+", type=Path, metavar="CONFIG", help="a YAML file; several, one after another"
-    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
     parser.add_argument("--thetas", type=int, default=20, metavar="N", help="losses drawn; default: 20")
 
-    def measure(given: argparse.Namespace) -> str:
-        return bench_fidelity(given.out, given.config, given.thetas)
-
-    run(parser, measure, arguments)
+    run(parser, lambda given: bench_fidelity(given.out, given.config, given.thetas), arguments)
 
 
 if __name__ == "__main__":
