@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -56,27 +56,6 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     "random": {},
 }
 """Options by name; the name begins with that of the algorithm."""
-
-
-class Setting(Protocol):
-    """What is searched, for how long, and how good a point is.
-
-    `name` says all that decides it. `best` is the highest score there is; None if nobody knows.
-    """
-
-    best: ClassVar[float | None]
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def lag(self) -> int: ...
-    def start(self) -> Theta: ...
-    def objective(self, seed: int) -> Objective: ...
-    def score(self, theta: Theta, seed: int) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -152,13 +131,12 @@ class RealProxy:
         data: A data set of `PROXIES`.
         steps: Steps of the search.
         samples: Trials a step.
-        lag: Steps that may be under way when the next one is asked.
     """
 
     data: str
     steps: int = 8
     samples: int = 12
-    lag: int = 0
+    lag: ClassVar[int] = 0
     best: ClassVar[float | None] = None
     FRESH_SEEDS: ClassVar[int] = 6
 
@@ -181,6 +159,9 @@ class RealProxy:
         fresh = (Job("final", 0, 0, theta_alone(theta), number, theta) for number in range(self.FRESH_SEEDS))
         return statistics.fmean(attempt(self.objective(seed), job).reward or 0.0 for job in fresh)
 
+
+Setting = Toy | RealProxy
+"""What is searched, for how long, and the score of a point. `best` is the highest one; None if nobody knows."""
 
 SIDE = 32
 """Height and width of the crops that cheap proxies train on and are scored on."""
