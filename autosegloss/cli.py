@@ -105,12 +105,8 @@ def _add_search(commands: Commands) -> None:
     _add_config(command)
     _add_out(command, "results/<name of the file>")
     _add_runner(command)
-    command.add_argument(
-        "--dry-run", action="store_true", help="run every part once, estimate the cost, and write nothing"
-    )
-    command.add_argument(
-        "--tensorboard", action="store_true", help=f"also write scalars for TensorBoard to DIR/{SCALARS_FOLDER}"
-    )
+    command.add_argument("--dry-run", action="store_true", help="run every part once, estimate the cost, write nothing")
+    command.add_argument("--tensorboard", action="store_true", help=f"also write scalars to DIR/{SCALARS_FOLDER}")
     command.set_defaults(run=_search)
 
 
@@ -122,17 +118,15 @@ def _search(given: argparse.Namespace, console: Console) -> None:
     folder = _folder(given)
     workers = 1 if given.runner == "serial" else config.resources.workers
     report = JsonLog(_name(given), folder) if given.json_logs else Display(console, config, workers, folder)
-    scalars = ScalarLog(folder / SCALARS_FOLDER) if given.tensorboard else None
+    observers = [report, *([ScalarLog(folder / SCALARS_FOLDER)] if given.tensorboard else [])]
 
     def observe(study: Study) -> None:
-        report.update(study)
-        if scalars is not None:
-            scalars.update(study)
+        for each in observers:
+            each.update(study)
 
     with ExitStack() as stack:
-        stack.enter_context(report)
-        if scalars is not None:
-            stack.enter_context(scalars)
+        for each in observers:
+            stack.enter_context(each)
         result = search(
             config, runner=given.runner, out=folder, resume=given.resume, observer=observe, address=given.address
         )
@@ -209,7 +203,7 @@ def _retrain(given: argparse.Namespace, console: Console) -> None:
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG", help="a YAML file; see search_configs/")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key of the file; repeatable"
+        "--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key; repeatable"
     )
 
 
@@ -217,7 +211,7 @@ def _add_losses(command: argparse.ArgumentParser, seeds: int | None) -> None:
     """The losses and the number of seeds; None: by default those of the section `compare`."""
     losses = "; default: compare.losses" if seeds is None else ""
     command.add_argument(
-        "--loss", action="append", default=[], metavar="NAME", help=f"a loss name or a loss file; repeatable{losses}"
+        "--loss", action="append", default=[], metavar="NAME", help=f"a loss or its file; repeatable{losses}"
     )
     default = "compare.seeds" if seeds is None else seeds
     command.add_argument("--seeds", type=int, default=seeds, metavar="K", help=f"runs per loss; default: {default}")
@@ -262,7 +256,7 @@ def _repeated(option: str, values: Sequence[object]) -> list[str]:
 
 
 def _add_status(commands: Commands) -> None:
-    command = commands.add_parser("status", help="the progress of the search in a folder, running or not")
+    command = commands.add_parser("status", help="show the progress of the search in a folder, running or not")
     command.add_argument("folder", metavar="DIR", help="the folder of the search")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=_status)
@@ -408,16 +402,10 @@ def _add_evaluate(commands: Commands) -> None:
     command.add_argument("--pred", required=True, metavar="DIR", help="the predicted labels")
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels")
     command.add_argument("--num-classes", required=True, type=int, metavar="C", help="labels are 0 to C - 1")
-    command.add_argument(
-        "--metric", required=True, metavar="NAME,...", help='names or expressions, as in "miou,bf1(radius=3)"'
-    )
-    command.add_argument(
-        "--ignore-index", type=int, default=255, metavar="LABEL", help="the label of ignored pixels; default: 255"
-    )
+    command.add_argument("--metric", required=True, metavar="NAME,...", help='metrics, as in "miou,bf1(radius=3)"')
+    command.add_argument("--ignore-index", type=int, default=255, metavar="LABEL", help="ignored label; default: 255")
     command.add_argument("--worst", type=int, metavar="N", help="list the N worst images per metric and per class")
-    command.add_argument(
-        "--sheet", metavar="FILE.html", help=f"write a page that shows the worst images ({_WORST} without --worst)"
-    )
+    command.add_argument("--sheet", metavar="FILE.html", help=f"show the worst images ({_WORST} by default) as a page")
     command.add_argument("--images", metavar="DIR", help="the pictures, shown in the sheet")
     command.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output, without text")
     command.add_argument("--allow-missing", action="store_true", help="skip files without a partner")
@@ -477,30 +465,17 @@ def _add_bench(commands: Commands) -> None:
     command.add_argument("--size", default=SIZE, metavar="NxCxHxW", help=f"the shape of the logits; default: {SIZE}")
     command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=f"of the logits; default: {DTYPES[0]}")
     command.add_argument("--device", choices=DEVICES, default=DEVICES[0], help=f"default: {DEVICES[0]}")
-    command.add_argument(
-        "--loss",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help=f"a metric, a loss name or a loss file; repeatable; default: {', '.join(LOSSES)}",
-    )
-    command.add_argument(
-        "--repeats", type=int, default=ROUNDS, metavar="N", help=f"number of rounds; default: {ROUNDS}"
-    )
+    losses = f"a metric or a loss; repeatable; default: {', '.join(LOSSES)}"
+    command.add_argument("--loss", action="append", default=[], metavar="NAME", help=losses)
+    command.add_argument("--repeats", type=int, default=ROUNDS, metavar="N", help=f"rounds; default: {ROUNDS}")
     command.set_defaults(run=_bench, measure=_bench_loss)
 
     command = benches.add_parser("proxies", help="measure proxies per hour on synthetic images, alone and in parallel")
     _add_config(command)
     command.add_argument(
-        "--trials",
-        action="append",
-        type=int,
-        metavar="K",
-        help="number of parallel trials; repeatable; default: 1, then 4",
+        "--trials", action="append", type=int, metavar="K", help="in parallel; repeatable; default: 1, 4"
     )
-    command.add_argument(
-        "--iterations", type=int, default=20, metavar="N", help=f"iterations, timed {REPEATS} times; default: 20"
-    )
+    command.add_argument("--iterations", type=int, default=20, metavar="N", help=f"timed {REPEATS} times; default: 20")
     command.set_defaults(run=_bench, measure=_bench_proxies)
 
 

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -68,7 +69,7 @@ class Forecast:
             f"network    {self.network}",
             f"iteration  {1000 * self.iteration:.0f} ms",
             f"trial      {self.trial:.1f} s",
-            f"search     {self.trials} trials, {self.workers} in parallel: about {_duration(self.wall)}",
+            f"search     {self.trials} trials, {self.workers} in parallel: about {timedelta(seconds=round(self.wall))}",
             f"memory     {self.process:.0f} MiB per process at the peak",
         ]
         if self.gpu is not None:
@@ -154,9 +155,3 @@ def _trials(config: StudyConfig) -> int:
         Journal(Path(folder, JOURNAL_FILE)) as new,
     ):
         return study_of(config, new, None).total
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"

@@ -281,9 +281,9 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _ticks(low: float, high: float, most: int = 6) -> dict[float, str]:
-    """Round numbers in a range, as text."""
-    rough = (high - low) / most
+def _ticks(low: float, high: float) -> dict[float, str]:
+    """At most seven round numbers in a range, with their texts."""
+    rough = (high - low) / 6
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
