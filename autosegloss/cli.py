@@ -337,7 +337,7 @@ def _found_loss(folder: Path) -> Loss:
             raise RefusedError(
                 f"{folder}: the search is not finished. Finish it with: autosegloss search CONFIG --resume."
             )
-        raise InputError(f"{folder}: no {LOSS_FILE} in this folder; it is not the folder of a search.")
+        raise InputError(f"{folder}: not the folder of a search: {LOSS_FILE} is missing.")
     return load_loss(folder / LOSS_FILE)
 
 

@@ -215,7 +215,7 @@ def test_a_folder_that_holds_a_search_is_refused_and_kept(
 def test_export_of_what_is_no_finished_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, error = run("export", str(tmp_path), "--out", str(tmp_path / "loss.json"), capsys=capsys)
     assert status == 2
-    assert "no loss.json in this folder" in error
+    assert "not the folder of a search: loss.json is missing" in error
     (tmp_path / "trials.jsonl").write_text("")
     status, _, error = run("export", str(tmp_path), "--out", str(tmp_path / "loss.json"), capsys=capsys)
     assert status == 2
@@ -238,7 +238,7 @@ def test_export_of_a_loss_by_name(name: str, tmp_path: Path, capsys: pytest.Capt
     [
         (("jml",), "export: give --out FILE for a loss file, --python FILE.py for a PyTorch module, or both."),
         (("jml", "--python", "loss.txt"), "--python must be the name of a module, which ends in .py, got loss.txt."),
-        (("jmi", "--python", "loss.py"), "`jmi` is no loss (did you mean jml?)"),
+        (("jmi", "--python", "loss.py"), "`jmi` is not a loss (did you mean jml?)"),
         (("weighted_cross_entropy", "--python", "loss.py"), "a weighted cross-entropy needs `counts`"),
     ],
 )

@@ -356,11 +356,10 @@ def test_the_curves_of_a_comparison_are_those_of_its_table(compared: Path, tmp_p
     table = json.loads((compared / "table.json").read_text())
     slots = table["plan"]["definitions"][""]["asl/voc/miou"]["slots"]
     point = next(iter(slots.values()))[0]
-    before = f"({point[0]:.2f}, {point[1]:.2f})"
-    point[0] /= 2
+    before, point[0] = f"({point[0]:.2f}, {point[1]:.2f})", 0.25
     (tmp_path / "x/table.json").write_text(json.dumps(table))
     assert before in section(text_of(compared), "curves")
-    assert f"({point[0]:.2f}, {point[1]:.2f})" in section(report_page(tmp_path / "x", images=False), "curves")
+    assert f"(0.25, {point[1]:.2f})" in section(report_page(tmp_path / "x", images=False), "curves")
 
 
 def test_provenance_tells_seeds_versions_sums_and_configuration(searched: Path, compared: Path) -> None:
@@ -409,7 +408,7 @@ def another_loss(folder: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "14 of 21 trials are done. Continue": cut_journal,
     "--resume": lambda folder: (folder / "loss.json").unlink(),
-    "not that of a search": lambda folder: (folder / "config.yaml").unlink(),
+    "not the folder of a search": lambda folder: (folder / "config.yaml").unlink(),
     "nothing to report": lambda folder: [each.unlink() for each in folder.iterdir()],
     "trials.jsonl:1: this line is damaged": lambda folder: (folder / "trials.jsonl").write_text("rubbish\nrubbish\n"),
     "loss.json": lambda folder: (folder / "loss.json").write_text("{"),
