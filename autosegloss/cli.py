@@ -490,10 +490,7 @@ def _bench_loss(given: argparse.Namespace) -> str:
 
 
 def _bench_proxies(given: argparse.Namespace) -> str:
-    config, trials = load_config(given.config, given.set), given.trials or [1, 4]
-    command = ["autosegloss", "bench", "proxies", given.config, *_repeated("--set", given.set)]
-    command += _repeated("--trials", trials)
-    return bench_proxies(config, trials, given.iterations, shlex.join(command))
+    return bench_proxies(load_config(given.config, given.set), given.trials or (1, 4), given.iterations)
 
 
 def _add_schema(commands: Commands) -> None:

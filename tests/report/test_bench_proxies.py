@@ -24,7 +24,6 @@ def test_it_measures_and_prints(tiny_config: Path, capsys: pytest.CaptureFixture
     assert [row[0] for row in rows] == ["1", "3"]
     assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in rows)
     assert "100 iterations of 4 images of 16x16, float32; then 8 images" in printed
-    assert f"Command: `autosegloss bench proxies {tiny_config} --set {sets[0]}" in printed
 
 
 def test_a_rate_by_hand() -> None:

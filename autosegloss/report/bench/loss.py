@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import statistics
 import time
 import warnings
@@ -62,13 +61,11 @@ def bench_loss(
     for name in names or LOSSES:
         loss = surrogate(name) if name in METRICS else named_loss(name, ignore_index=IGNORED, counts=counts)
         losses[name] = loss.to(device)
-    command = ["autosegloss", "bench", "loss", "--size", size, "--dtype", dtype, "--device", device]
-    command += [*(part for name in names for part in ("--loss", name)), "--repeats", str(rounds)]
     return (
         f"{to_markdown(*measure(losses, size, dtype, device, rounds))}\n\n"
         f"Forward and backward of logits {size} in {dtype}; medians [quartiles] of {rounds} rounds, on a CPU of the "
         "processor's time on one thread. Memory is the peak of what torch allocates, with the gradient of the logits. "
-        f"The curves of a metric's loss have two pieces.\n\nCommand: `{shlex.join(command)}`. "
+        "The curves of a metric's loss have two pieces.\n\n"
         f"{about(device, 'autosegloss', 'torch', 'triton')}.\n"
     )
 

@@ -25,7 +25,7 @@ HELD_OUT = 1500  # images, as published
 REPEATS = 3
 
 
-def bench_proxies(config: StudyConfig, trials: Sequence[int] = (1, 4), timed: int = 20, command: str = "") -> str:
+def bench_proxies(config: StudyConfig, trials: Sequence[int] = (1, 4), timed: int = 20) -> str:
     """Train a few iterations of the proxies of a configuration on made-up images, and time them.
 
     The images are noise with the classes of VOC in blocks, of the size that `proxy.data.size` says; the weights are
@@ -35,7 +35,6 @@ def bench_proxies(config: StudyConfig, trials: Sequence[int] = (1, 4), timed: in
         config: Its network, its training and `resources.gpus` count.
         trials: How many side by side, one number after another.
         timed: Iterations that are timed, at least 1.
-        command: The command to print below the table.
 
     Returns:
         A table, as Markdown.
@@ -70,7 +69,7 @@ def bench_proxies(config: StudyConfig, trials: Sequence[int] = (1, 4), timed: in
             f"{size}x{size}, {train.precision}; then {HELD_OUT:,} images are measured. Of {timed} iterations, median "
             f"of {REPEATS}, on one thread.",
             "",
-            f"Command: `{command}`. {about(device.type, 'autosegloss', 'torch')}.",
+            f"{about(device.type, 'autosegloss', 'torch')}.",
             "",
         ]
     )
