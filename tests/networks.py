@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Plain(nn.Module):
-    """BatchPlan nothing and does not normalise: halves of a batch give halves of its gradient. One layer is idle."""
+    """Draws nothing and does not normalise: halves of a batch give halves of its gradient. One layer is idle."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Plain(nn.Module):
 
 
 class Drawing(nn.Module):
-    """BatchPlan in training and keeps running statistics; it has an auxiliary head."""
+    """Draws in training and keeps running statistics; it has an auxiliary head."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Drawing(nn.Module):
 
 
 class Scribbling(nn.Module):
-    """BatchPlan in training, and writes into its images."""
+    """Draws in training, and writes into its images."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()

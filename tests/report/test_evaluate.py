@@ -323,7 +323,7 @@ def colours(folder: Path) -> str:
     Image.new("RGB", (4, 4)).save(path)
     return (
         f"files that can't be read (1):\n  {path}: a label map must have one channel, "
-        "a label map has one, grey (1 to 16 bits) or palette\n"
+        "grey (1 to 16 bits) or palette, got R, G, B\n"
     )
 
 

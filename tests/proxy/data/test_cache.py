@@ -160,7 +160,7 @@ def test_what_is_written_to_an_array_stays_in_the_process(read):
 def test_a_cache_that_is_gone_is_named(read, tmp_path):
     pickled = pickle.dumps(read().train)
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(DataError, match=r"images\.npy: can't be read: No such file.*one cache folder"):
+    with pytest.raises(DataError, match=r"images\.npy: can't be read: No such file.*the same cache folder"):
         pickle.loads(pickled)
 
 
