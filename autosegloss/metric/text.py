@@ -81,7 +81,10 @@ class Printer:
         return f"{build.__name__}({', '.join(parts)})", ATOM
 
     def _operand(self, node: Written, at_least: int) -> str:
-        text, precedence = self.node(node)
+        # As in `node`, without its frame: an expression may be nested as deeply as it can be read.
+        if node in self._names or node in self._shared:
+            return self.node(node)[0]
+        text, precedence = node.text(self)
         return text if precedence >= at_least else f"({text})"
 
 

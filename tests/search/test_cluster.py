@@ -165,7 +165,7 @@ def test_a_wrong_address_is_refused_soon(
 
 
 def test_an_address_without_ray_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"address is '10.0.0.1:6379', of a Ray cluster, but runner is 'serial'"):
+    with pytest.raises(InputError, match=r"address needs the runner ray, got 'serial'\."):
         autosegloss.search(TINY, runner="serial", out=tmp_path / "out", address="10.0.0.1:6379")
 
 

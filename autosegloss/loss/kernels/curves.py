@@ -35,11 +35,11 @@ class FastCurve:
         self._last_jump = 1 - level if 1 - level > _TINY else 0.0
 
     def values(self, x: Tensor) -> Tensor:
-        """The sum of how far each piece rises before x, and of the jumps between them; exactly 0 at 0."""
+        """How far the pieces rise before x, with the jumps between them; exactly 0 at 0, and not below 1 at 1."""
         y = torch.zeros_like(x)
         for piece in self._pieces:
             piece.add_rise(x, y)
-        return self._jumped(x, y)
+        return torch.maximum(self._jumped(x, y), x.floor(), out=y)
 
     def slopes(self, x: Tensor) -> Tensor:
         """The slope of the piece that x is in; one without axes if it is the same everywhere."""
