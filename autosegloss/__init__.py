@@ -3,8 +3,6 @@
 Metrics and losses need torch and numpy only. What a search needs besides is imported when it is first used.
 """
 
-from typing import TYPE_CHECKING
-
 from autosegloss.errors import (
     AutoseglossError,
     ConfigError,
@@ -44,10 +42,7 @@ from autosegloss.metric import (
 
 # The function takes the place of the package of the same name for good: importing a module of a package that is
 # imported already does not set the attribute again.
-from autosegloss.search import search
-
-if TYPE_CHECKING:
-    from autosegloss.search.settings import load_config
+from autosegloss.search import load_config, search
 
 __all__ = [
     "METRICS",
@@ -89,11 +84,3 @@ __all__ = [
     "target",
     "total",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name == "load_config":
-        from autosegloss.search.settings import load_config
-
-        return load_config
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

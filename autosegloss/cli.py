@@ -19,7 +19,7 @@ from rich.console import Console
 
 from autosegloss.errors import AutoseglossError, InputError, RefusedError
 from autosegloss.files import write_text
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss, presets
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.report.bench.loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
@@ -43,6 +43,7 @@ from autosegloss.search.study import Study
 
 Commands = Any  # what add_subparsers returns, whose class is private
 BAD_INPUT, FAILED = 2, 1
+LOSS_HELP = "the folder of a finished search, a loss file, or the name of a loss"
 PAGE_FILE = "report.html"
 _WORST = 5  # images per list of a contact sheet, by default
 
@@ -310,9 +311,7 @@ def _check_writable(path: Path) -> None:
 
 def _add_export(commands: Commands) -> None:
     command = commands.add_parser("export", help="write a loss as a loss file, or as a PyTorch module of its own")
-    command.add_argument(
-        "loss", metavar="DIR|LOSS", help="the folder of a finished search, a loss file, or the name of a loss"
-    )
+    command.add_argument("loss", metavar="DIR|LOSS", help=LOSS_HELP)
     command.add_argument("--out", metavar="FILE", help="the loss file to write")
     command.add_argument("--python", metavar="FILE.py", help="the module to write; it imports only PyTorch")
     command.set_defaults(run=_export)
@@ -323,15 +322,17 @@ def _export(given: argparse.Namespace, console: Console) -> None:
         raise InputError("export: give --out FILE for a loss file, --python FILE.py for a PyTorch module, or both.")
     if given.python and Path(given.python).suffix != ".py":
         raise InputError(f"--python must be the name of a module, which ends in .py, got {given.python}.")
-    folder = Path(given.loss)
-    loss = _found_loss(folder) if folder.is_dir() else named_loss(given.loss)
+    loss = _loss_of(given.loss)
     for path in filter(None, (given.out, given.python)):
         loss.save(path)
         console.print(f"wrote {path}", markup=False)
 
 
-def _found_loss(folder: Path) -> Loss:
-    """The loss of the finished search in a folder."""
+def _loss_of(source: str) -> Loss:
+    """The loss of a finished search in a folder, of a loss file, or of a name."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return named_loss(source)
     if not (folder / LOSS_FILE).exists():
         if (folder / JOURNAL_FILE).exists():
             raise RefusedError(
@@ -346,13 +347,13 @@ def _found_loss(folder: Path) -> Loss:
 
 def _add_show(commands: Commands) -> None:
     command = commands.add_parser("show", help="print a loss: formula, slots, control points, curves")
-    command.add_argument("loss", metavar="LOSS", help=f"a loss file, or one of: {', '.join(presets())}")
+    command.add_argument("loss", metavar="DIR|LOSS", help=LOSS_HELP)
     command.add_argument("--plot", metavar="FILE", help="also draw the curves (.png, .svg, .pdf)")
     command.set_defaults(run=_show)
 
 
 def _show(given: argparse.Namespace, console: Console) -> None:
-    loaded = load_loss(given.loss)
+    loaded = _loss_of(given.loss)
     loss = loaded.surrogate if isinstance(loaded, MixedLoss) else loaded
     console.print(f"loss      {formula(loaded)}", markup=False)
     if isinstance(loss, SurrogateLoss):

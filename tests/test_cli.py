@@ -36,6 +36,7 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
     return status, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_a_search_in_a_process_of_its_own_writes_a_loss_and_prints_every_metric(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
@@ -57,6 +58,7 @@ def test_a_search_in_a_process_of_its_own_writes_a_loss_and_prints_every_metric(
     assert all(set(METRICS) <= line["metrics"].keys() for line in lines)
 
 
+@pytest.mark.slow
 def test_status_of_a_search_finished_stopped_or_running(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,6 +294,7 @@ def test_a_loss_without_curves_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
     assert (status, error) == (2, f"InputError: {path} has no curves to plot; omit --plot.\n")
 
 
+@pytest.mark.slow
 def test_texts_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loss = load_loss("jml")
     loss.provenance = {"note": "at 1:100:2, :bug:, [bold]café"}
@@ -306,6 +309,7 @@ def test_texts_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFix
     assert r"caf\xe9" in done.stdout
 
 
+@pytest.mark.slow
 def test_who_does_not_read_on_ends_it_quietly(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
     command = [sys.executable, "-m", "autosegloss.cli", "evaluate", "--pred", str(tmp_path), "--target", str(tmp_path)]

@@ -34,10 +34,14 @@ def python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_metrics_and_losses_need_torch_and_numpy_only(tmp_path: Path) -> None:
     done = python(REFUSE + CORE, str(tmp_path / "loss.json"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(" is not installed here\n")
+    assert done.stdout.endswith(
+        " is not installed here. Metrics and losses need torch and numpy only; a search needs a complete install of "
+        "autosegloss.\n"
+    )
 
 
 def test_what_is_refused_can_not_be_imported() -> None:
@@ -56,6 +60,7 @@ def test_what_is_refused_can_not_be_imported() -> None:
         "from autosegloss.report.pages import report",
     ],
 )
+@pytest.mark.slow
 def test_the_search_is_a_function_whatever_is_imported(first: str) -> None:
     script = f"""
 import inspect
@@ -70,6 +75,8 @@ assert inspect.signature(search) == inspect.signature(api.search)
 assert Result is api.Result
 from autosegloss import *
 assert load_config is autosegloss.load_config
+from autosegloss.search import settings
+assert inspect.signature(load_config) == inspect.signature(settings.load_config)
 try:
     autosegloss.serch
 except AttributeError as error:

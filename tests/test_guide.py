@@ -43,6 +43,7 @@ def carry_out(command: str) -> None:
     assert main(arguments) == 0, command
 
 
+@pytest.mark.slow
 def test_the_guide_can_be_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

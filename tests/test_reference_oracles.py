@@ -50,6 +50,7 @@ def loss(case: reference.Case, key: str, logits: np.ndarray) -> float:
 
 @CASES
 @pytest.mark.parametrize("key", reference.ASL_LOSSES + reference.JDT_LOSSES)
+@pytest.mark.slow
 def test_losses_are_the_published_ones(case: reference.Case, key: str) -> None:
     reference.assert_agrees(loss(case, key, case.logits), case.loss(key))
 
@@ -63,6 +64,7 @@ def test_metrics_are_the_published_ones(case: reference.Case, key: str) -> None:
 
 @CASES
 @pytest.mark.parametrize("key", reference.ASL_LOSSES + reference.JDT_LOSSES)
+@pytest.mark.slow
 def test_slopes_of_the_losses_are_the_published_projections(case: reference.Case, key: str) -> None:
     step, entries = 1e-6, case.logits.size
     published = case.projections[f"{key}_grad"]
@@ -236,6 +238,7 @@ def test_control_points_by_hand() -> None:
 @pytest.mark.parametrize("name", ["gacc", "macc", "miou", "fwiou", "biou_all", "biou_fg", "bf1_all", "bf1_fg"])
 @FEW
 @given(maps=label_maps(), theta=coordinates)
+@pytest.mark.slow
 def test_a_surrogate_is_exact_on_one_hot_predictions(name: str, maps, theta: list[float]) -> None:
     pred, target = maps
     metric, *variant = name.split("_")

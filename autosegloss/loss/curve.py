@@ -87,7 +87,7 @@ class Curve:
         """Ordinates at abscissae in [0, 1] (values beyond are cut off), shaped like `x`; differentiable once."""
         if self.is_identity:
             return x
-        y: Tensor = _Evaluation.apply(x, self.pieces)[0]  # type: ignore[no-untyped-call]
+        y: Tensor = _EvaluateCurve.apply(x, self.pieces)[0]  # type: ignore[no-untyped-call]
         return y
 
 
@@ -182,11 +182,11 @@ def _quadratics(kind: CurveKind, points: tuple[Point, ...]) -> tuple[Piece, ...]
         pieces = [Piece.straight(*ends) for ends in pairwise(knots)]
     else:
         pieces = [Piece.quadratic(*knots[i : i + 3]) for i in range(0, len(knots) - 1, 2)]
-    # In a narrow piece lies no abscissa of note, and its slope would know no bound.
+    # A narrow piece contains almost no x, and its slope would be unbounded.
     return tuple(piece for piece in pieces if piece.width >= _NARROW)
 
 
-class _Evaluation(torch.autograd.Function):
+class _EvaluateCurve(torch.autograd.Function):
     """Ordinates and slopes together: the backward pass multiplies by a slope in place of retracing a dozen steps."""
 
     generate_vmap_rule = True

@@ -138,7 +138,7 @@ class _Writer:
         for name, (curve, places) in self._functions.items():
             doc = _wrapped(f"Curve of {', and of '.join(map(_place, places))}.", _WIDTH - 10)
             doc = [f'"""{doc[0]}"""'] if len(doc) == 1 else [f'"""{doc[0]}', *doc[1:], '"""']
-            shape = "_polyline" if curve.kind == "linear" else "_bezier"
+            shape = {"linear": "_polyline", "bezier": "_bezier"}[curve.kind]
             pieces = [f"({', '.join(f'({_number(u)}, {_number(v)})' for u, v in piece)})" for piece in _pieces(curve)]
             lines = [f"    return {shape}(x, [{', '.join(pieces)}])"]
             if len(lines[0]) > _WIDTH:

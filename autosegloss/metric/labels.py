@@ -35,7 +35,7 @@ def check_ignore_index(ignore_index: int) -> int:
 
     Raises:
         InputTypeError: It is no integer.
-        InputError: It is none of 64 bits.
+        InputError: It does not fit in 64 bits.
     """
     label = whole(ignore_index)
     if label is None:

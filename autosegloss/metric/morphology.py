@@ -17,7 +17,7 @@ _Pick = Callable[[Tensor, Tensor], Tensor]
 def in_pixels(radius: float, sides: Sequence[int]) -> int:
     """A radius in pixels: an int as it is, a share of the image's diagonal rounded, at least 1.
 
-    An axis of length 1 is none of the image's: it may be one of channels, or of the slices of a volume of one.
+    An axis of length 1 does not count: it may be a channel axis or a volume of one slice.
     """
     if isinstance(radius, int):
         return radius

@@ -19,7 +19,7 @@ CALIBRATION = "ece"
 
 
 def _metric(value: object) -> str | dict[str, Any]:
-    """Refuse what is no metric; keep what was written, so that a name stays a name."""
+    """Refuse anything that is not a metric; keep what was written, so that a name stays a name."""
     if not isinstance(value, str | Mapping | Expr):
         raise ValueError(
             f"must be a name, a mapping such as {{name: biou, radius: 3}}, or a text expression, got {show(value)}"

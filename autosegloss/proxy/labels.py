@@ -21,7 +21,7 @@ from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, 
 from autosegloss.proxy.mean_teacher import Unlabelled
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.networks.weights import read_weights
-from autosegloss.proxy.train import State, logits_of, one_thread
+from autosegloss.proxy.train import Weights, logits_of, one_thread
 
 Soft = NDArray[np.float16]
 """Shares of the classes, (N, C, H, W): half precision, accurate to 0.0005."""
@@ -161,7 +161,7 @@ class Distilled(LabelSource):
         network.load_state_dict(self._weights(network))
         return network
 
-    def _weights(self, network: nn.Module) -> State:
+    def _weights(self, network: nn.Module) -> Weights:
         """The weights in the teacher's file, of the shapes that the network has."""
         try:
             state = read_weights(str(self.teacher))
@@ -274,7 +274,7 @@ def near_boundary(labels: NDArray[np.uint8], radius: int) -> NDArray[np.bool_]:
     return near
 
 
-def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+def _shapes(state: Weights) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in state.items()}
 
 

@@ -27,7 +27,7 @@ from autosegloss.proxy.settings import Regime, TrainConfig
 LossFunction = Callable[..., Tensor]
 """From logits (N, C, H, W) and a target to a scalar. The target is int64 labels (N, H, W) where 255 is ignored, or soft
 labels like the logits, optionally followed by a boolean mask (N, H, W), True where a pixel counts."""
-State = dict[str, Tensor]
+Weights = dict[str, Tensor]
 
 WEIGHT_DECAY = 1e-4
 CHECK_EVERY = 20  # iterations between two checks of the losses; each check synchronises with the GPU
@@ -328,7 +328,7 @@ def pretrain(
     iterations: int = 200,
     options: Mapping[str, Any] = MappingProxyType({}),
     device: torch.device = CPU,
-) -> State:
+) -> Weights:
     """Train a network from scratch with weighted cross-entropy, as the common start of a study's proxies.
 
     Each class is weighted by the inverse square root of its share of the pixels, so that rare classes are learned

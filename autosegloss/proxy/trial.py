@@ -23,8 +23,8 @@ from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.settings import ProxyConfig
 from autosegloss.proxy.train import (
     LossFunction,
-    State,
     Training,
+    Weights,
     advance_together,
     initial_network,
     logits_of,
@@ -83,7 +83,7 @@ class Proxy:
     gpus: float
     dataset: Dataset
     unlabelled: Unlabelled | None = None
-    pretrained: State | None = None
+    pretrained: Weights | None = None
 
     @classmethod
     def load(

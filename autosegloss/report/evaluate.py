@@ -76,7 +76,7 @@ class MetricValues:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class FolderEvaluation:
     """The values of metrics over a data set, and its worst images."""
 
     images: int
@@ -99,7 +99,7 @@ def evaluate(
     worst: int = 0,
     allow_missing: bool = False,
     progress: Callable[[], None] = lambda: None,
-) -> Evaluation:
+) -> FolderEvaluation:
     """Evaluate predictions against labels, one image at a time; images may differ in size.
 
     The score of an image is the metric of that image alone. The worst lists leave out images with nothing to score:
@@ -144,7 +144,7 @@ def evaluate(
     if mistakes:
         raise _refused(mistakes)
     values = whole.values()
-    return Evaluation(
+    return FolderEvaluation(
         images=len(folders.names),
         labels_left_out=len(folders.target_files) - len(folders.names),
         predictions_left_out=len(folders.pred_files) - len(folders.names),
@@ -187,7 +187,7 @@ def split_metrics(text: str) -> list[str]:
     return parts
 
 
-def summary(evaluation: Evaluation) -> str:
+def summary(evaluation: FolderEvaluation) -> str:
     """The numbers of images, classes and files left out."""
     text = f"{_number(evaluation.images, 'image')}, {_number(evaluation.num_classes, 'class', 'classes')}"
     left_out = [

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.settings import spec_label
-from autosegloss.report.tables import comparison
+from autosegloss.report.tables import search_table
 from autosegloss.search.api import Result, Status
 from autosegloss.search.comparison import FILES, Comparison
 from autosegloss.search.folder import LOSS_FILE
@@ -74,7 +74,7 @@ class Display:
     def end(self, result: Result) -> None:
         """Show the result."""
         target, loss = spec_label(self._config.metric), self._folder / LOSS_FILE
-        self._console.print(comparison(result, target))
+        self._console.print(search_table(result, target))
         score = {name: f"{100 * row['target'].mean:.1f}" if row else "failed" for name, row in result.scores.items()}
         self._console.print(
             f"{target}: cross-entropy {score['cross-entropy']}, before the search {score['identity']}, "

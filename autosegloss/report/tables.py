@@ -9,7 +9,7 @@ from rich.text import Text
 
 from autosegloss.metric import METRICS
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
-from autosegloss.report.evaluate import Evaluation
+from autosegloss.report.evaluate import FolderEvaluation
 from autosegloss.search.api import Result
 from autosegloss.search.statistics import Score
 
@@ -17,7 +17,7 @@ LOSSES: Final = {"cross-entropy": "cross-entropy", "identity": "before the searc
 """The titles of the losses that a search compares, by their names in its result."""
 
 
-def comparison(result: Result, target: str) -> Table:
+def search_table(result: Result, target: str) -> Table:
     """Every metric on the validation set, for cross-entropy, the surrogate before the search, and the found loss.
 
     Args:
@@ -56,7 +56,7 @@ def _score(score: Score | None) -> str:
     return "-" if score is None else f"{100 * score.mean:.1f} ± {100 * score.sd:.1f}"
 
 
-def values_table(evaluation: Evaluation) -> Table:
+def values_table(evaluation: FolderEvaluation) -> Table:
     """The value in % of each metric over the data set, and per class where it has one."""
     table = Table()
     table.add_column("", no_wrap=True, min_width=8)
@@ -70,7 +70,7 @@ def values_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def worst_table(evaluation: Evaluation) -> Table:
+def worst_table(evaluation: FolderEvaluation) -> Table:
     """The images of each list and their scores in %, lowest first."""
     table = Table()
     table.add_column("worst by", overflow="fold")

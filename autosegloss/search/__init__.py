@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from autosegloss.search.settings import StudyConfig
     from autosegloss.search.study import Study
 
-__all__ = ["Result", "search"]
+__all__ = ["Result", "load_config", "search"]
 
 
 def search(
@@ -49,9 +50,41 @@ def search(
         RefusedError: The folder holds another search, or resources are missing.
         SearchError: The search can't continue; the journal is safe.
     """
-    from autosegloss.search import api
+    with _whole_install():
+        from autosegloss.search import api
 
     return api.search(config, runner, out, resume, observer, address)
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a configuration from a YAML file.
+
+    Args:
+        path: The file; messages show it as given.
+        overrides: Texts `key.sub=value` that override the file; the value is YAML.
+
+    Returns:
+        The configuration, complete with defaults.
+
+    Raises:
+        ConfigError: The configuration is invalid; all errors are listed, each with its file and line or its override.
+    """
+    with _whole_install():
+        from autosegloss.search import settings
+
+    return settings.load_config(path, overrides)
+
+
+@contextmanager
+def _whole_install() -> Iterator[None]:
+    """Say what is missing where only the core, metrics and losses, is installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = (
+            f"{error}. Metrics and losses need torch and numpy only; a search needs a complete install of autosegloss."
+        )
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def __getattr__(name: str) -> object:

@@ -15,10 +15,10 @@ from typing import Any
 
 from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms import Algorithm
+from autosegloss.search.algorithms.state import Theta
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.seeds import final_seeds, step_seed
 
-Theta = tuple[float, ...]
 Trial = tuple[Job, Outcome]
 
 

@@ -43,7 +43,7 @@ _OPTIONS = {
 
 
 def _algorithm(name: str) -> str:
-    """Refuse the name of no algorithm."""
+    """Refuse a name that is not an algorithm's."""
     if name not in ALGORITHMS:
         raise ValueError(f"must be one of {', '.join(ALGORITHMS)}, not {show(name)}")
     return name
@@ -202,18 +202,7 @@ class StudyConfig(Section):
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> StudyConfig:
-    """Read a configuration from a YAML file.
-
-    Args:
-        path: The file; messages show it as given.
-        overrides: Texts `key.sub=value` that override the file; the value is YAML.
-
-    Returns:
-        The configuration, complete with defaults.
-
-    Raises:
-        ConfigError: The configuration is invalid; all errors are listed, each with its file and line or its override.
-    """
+    """See `autosegloss.load_config`."""
     return read_file(StudyConfig, path, overrides)
 
 

@@ -13,10 +13,11 @@ from typing import Any
 from autosegloss.errors import InputError, RefusedError, SearchError
 from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms import Algorithm
+from autosegloss.search.algorithms.state import Theta
 from autosegloss.search.guard import guarded
 from autosegloss.search.jobs import Job, Outcome, Place
 from autosegloss.search.journal import Journal
-from autosegloss.search.plan import Findings, Plan, Step, Theta, Trial
+from autosegloss.search.plan import Findings, Plan, Step, Trial
 
 # The last bits may differ between processors when a journal is moved to another machine.
 THETA_TOLERANCE = 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
@@ -23,6 +24,7 @@ def train(network, loader, loss_file, epochs):
             optimizer.step()
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     network = small_network()
     before = score(network)

@@ -71,6 +71,7 @@ def train(model: nn.Module, data: list[Any], folder: Path, **arguments: Any) -> 
     return trainer
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     model = segformer()
     before = score(FullSize(model))
@@ -79,6 +80,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert_improved(before, score(FullSize(model)))
 
 
+@pytest.mark.slow
 def test_accumulated_batches_weigh_as_one(tmp_path: Path) -> None:
     """A step of 2 batches of 4 copies of an image has the gradient of a step of 8 copies."""
     image = Images("train", 1)[0]

@@ -35,6 +35,7 @@ class Segmenter(lightning.LightningModule):
 # Lightning advises workers for the data, which so few images do not need.
 @pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")  # its own use
+@pytest.mark.slow
 def test_it_learns() -> None:
     network = small_network()
     before = score(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from monai.engines import SupervisedTrainer
 from torch.utils.data import DataLoader
@@ -21,6 +22,7 @@ def trainer(network, loader, loss_file, epochs):
     )
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     network = small_network()
     before = score(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
@@ -18,6 +19,7 @@ def train(network, loader, loss_file):
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     network = small_network()
     before = score(network)

@@ -326,6 +326,7 @@ def assert_equivalent(run: Run, loss: SurrogateLoss, given: Batch, slack: float 
 
 
 @pytest.mark.parametrize(("evaluator", "case"), [case for name in RUN for case in cases(name)])
+@pytest.mark.slow
 def test_every_evaluator_is_the_reference(evaluator: str, case: dict[str, Any]) -> None:
     options = {name: case[name] for name in ("logic", "classes")}
     loss = loss_of(case["expr"], case["curve"], **options)
@@ -356,6 +357,7 @@ def rounding_decides(loss: SurrogateLoss, given: Batch) -> bool:
 @pytest.mark.parametrize("evaluator", RUN[-2:])
 @settings(max_examples=15 if TRITON else 80)
 @given(data=st.data(), labels=strategies.labels(), masked=st.booleans(), seed=strategies.seeds)
+@pytest.mark.slow
 def test_drawn_metrics(evaluator: str, data: st.DataObject, labels: strategies.Labels, masked: bool, seed: int) -> None:
     it = EVALUATORS[evaluator]
     exprs = st.one_of(linear_in_atoms(), strategies.metrics()) if it.maps else linear_in_atoms()
@@ -398,6 +400,7 @@ COMPILED = [
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of what Dynamo itself does
 @pytest.mark.parametrize("run", [compiled, exported])
 @pytest.mark.parametrize(("expr", "curve", "logic", "soft"), COMPILED)
+@pytest.mark.slow
 def test_traced_losses_are_the_reference(run: Run, expr: str, curve: Any, logic: Any, soft: bool) -> None:
     given = batch((3, 4, 6, 5), DOUBLE, ignored="some", masked="some" if soft else "none", soft=soft)
     assert_equivalent(run, loss_of(expr, curve, logic=logic), given)
@@ -425,6 +428,7 @@ def maps(draw: st.DrawFn) -> tuple[Any, Any]:
     classes=st.sampled_from(["metric", "all", "present"]),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_the_reference_is_the_oracle_of_auto_seg_loss(
     name: str, maps: tuple[Any, Any], radius: int, background: bool, classes: Any, data: st.DataObject
 ) -> None:
@@ -467,6 +471,7 @@ def test_the_reference_is_the_oracle_of_jdt_losses(name: str, maps: tuple[Any, A
     soft=st.booleans(),
     seed=strategies.seeds,
 )
+@pytest.mark.slow
 def test_gradients_of_the_reference_are_finite_differences(
     loss: SurrogateLoss, labels: strategies.Labels, soft: bool, seed: int
 ) -> None:
@@ -555,6 +560,7 @@ def check_values(run: Any, dtype: torch.dtype, curve: Curve, rounding: float) ->
 @EVERY_CURVE
 @settings(max_examples=10 if TRITON else 60)
 @given(shape=strategies.shapes().filter(lambda shape: shape.theta))
+@pytest.mark.slow
 def test_curves_are_those_of_bisection(run: Any, dtype: torch.dtype, shape: strategies.Shape) -> None:
     check_values(run, dtype, curve_of(shape), ROOT_OF_ROUNDING[dtype])
 
@@ -572,6 +578,7 @@ def test_steep_curves_are_those_of_bisection(run: Any, dtype: torch.dtype, curve
 @EVERY_CURVE
 @settings(max_examples=10 if TRITON else 60)
 @given(shape=strategies.shapes(st.floats(0.05, 0.95)).filter(lambda shape: shape.theta))
+@pytest.mark.slow
 def test_smooth_curves_and_their_slopes_are_those_of_bisection(
     run: Any, dtype: torch.dtype, shape: strategies.Shape
 ) -> None:

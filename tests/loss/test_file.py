@@ -77,6 +77,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     ignored=st.sampled_from([255, 0, -100]),
     labels=strategies.labels(),
 )
+@pytest.mark.slow
 def test_a_saved_loss_is_the_same_loss(
     loss: SurrogateLoss, provenance: dict[str, Any], ignored: int, labels: strategies.Labels
 ) -> None:
@@ -693,6 +694,7 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_saved_loss_loads_and_trains_where_ray_is_not_installed() -> None:
     SurrogateLoss("miou", [[(0.0, 0.7)], [(0.6, 0.3)]]).save("loss.json")
     done = python(WITHOUT_RAY)
@@ -700,6 +702,7 @@ def test_a_saved_loss_loads_and_trains_where_ray_is_not_installed() -> None:
     assert done.stdout == "trained without Ray\n"
 
 
+@pytest.mark.slow
 def test_the_import_does_not_bring_ray() -> None:
     done = python("import autosegloss, sys; assert 'ray' not in sys.modules; print(autosegloss.presets()[0])")
     assert done.returncode == 0, done.stderr

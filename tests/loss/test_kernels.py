@@ -157,6 +157,7 @@ triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not i
 @triton
 @pytest.mark.parametrize("how", ["interpreted", "native"])
 @pytest.mark.parametrize("file", ["test_equivalence.py", "triton_laws.py"])
+@pytest.mark.slow
 def test_laws_of_triton(file: str, how: str) -> None:
     """In a process of its own: Triton's interpreter is switched on before the first import, and for all kernels."""
     if how == "native" and not torch.cuda.is_available():
@@ -174,6 +175,7 @@ def test_laws_of_triton(file: str, how: str) -> None:
 
 @triton
 @pytest.mark.parametrize("kernel", ["_sum", "_differentiate"])
+@pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu(kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For sm_90, with two chains of two curves on either side and rows of memory that allow wide loads."""
     from triton import compile

@@ -118,6 +118,7 @@ def one_rank(rank: int, shares: tuple[slice, ...]) -> dict[str, Tensor]:
     return {"loss": value.detach(), "mixed": plain} | gradients
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_loss_and_the_gradients_of_one_process(tmp_path: Path) -> None:
     seen = seen_by_ranks(one_rank, 2, tmp_path, SHARES)
     images, labels = images_and_labels()

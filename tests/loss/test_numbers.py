@@ -93,6 +93,7 @@ def test_a_training_step_under_autocast(name: str, dtype: torch.dtype) -> None:
 
 
 @LOSSES
+@pytest.mark.slow
 def test_large_logits_and_mixtures(name: str, logic: Any, curve: Any) -> None:
     loss = loss_of(name, logic, curve)
     for kind in ("labels", "masked soft labels"):

@@ -180,6 +180,7 @@ def assert_near(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], n
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.slow
 def test_a_written_loss_is_the_same_loss(name: str, found: Found) -> None:
     kinds = [kind for kind in BATCHES if not (kind.startswith("soft") and name in SOFT_REFUSED)]
     for kind in kinds:
@@ -205,6 +206,7 @@ def test_a_comparison_that_fails() -> None:
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.slow
 def test_inductor_compiles_it() -> None:
     torch.compiler.reset()
     compiled = torch.compile(function_of(LOSSES["asl/voc/gacc"]), fullgraph=True)
@@ -313,6 +315,7 @@ ADVERSARIAL = [
         st.text(max_size=300) | st.sampled_from(ADVERSARIAL) | st.lists(st.sampled_from(ADVERSARIAL)), min_size=3
     ),
 )
+@pytest.mark.slow
 def test_no_provenance_becomes_code(keys: list[str], values: list[Any]) -> None:
     content = load_loss("jml").content()
     plain = source({**content, "provenance": {}})
@@ -369,6 +372,7 @@ def rounding_decides(loss: SurrogateLoss, logits: Tensor, truth: Tensor) -> bool
     soft=st.booleans(),
     seed=strategies.seeds,
 )
+@pytest.mark.slow
 def test_any_loss_can_be_written(loss: SurrogateLoss, labels: strategies.Labels, soft: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     _, truth = labels.tensors()
@@ -390,6 +394,7 @@ def test_any_loss_can_be_written(loss: SurrogateLoss, labels: strategies.Labels,
 
 @settings(max_examples=60)
 @given(expr=strategies.expressions())
+@pytest.mark.slow
 def test_any_expression_becomes_a_module(expr: Any) -> None:
     """Also one that is ill conditioned; its text is Python and its names are all there."""
     expr = total(expr) if expr.is_map else expr
@@ -411,6 +416,7 @@ def test_a_long_name_of_a_slot_stays_in_its_docstring() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.slow
 def test_every_metric_of_the_catalogue(name: str) -> None:
     for logic in ("product", "godel"):
         loss = SurrogateLoss(name, logic=logic)  # type: ignore[arg-type]
@@ -421,6 +427,7 @@ def test_every_metric_of_the_catalogue(name: str) -> None:
 
 @settings(max_examples=150)
 @given(shape=strategies.shapes(), seed=strategies.seeds)
+@pytest.mark.slow
 def test_curves_are_the_same(shape: strategies.Shape, seed: int) -> None:
     curve = Curve(shape.kind, points_from_theta(shape.theta))
     loss = SurrogateLoss("gacc", [list(curve.points)], curve=shape.kind)

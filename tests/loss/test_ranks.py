@@ -157,6 +157,7 @@ def assert_near(one: Tensor, other: Tensor) -> None:
     assert (one - other).norm() <= 1e-9 * (1e-6 + other.norm())
 
 
+@pytest.mark.slow
 def test_the_loss_and_its_gradient_are_those_of_one_process(seen: list[dict[Any, Any]]) -> None:
     for key in keys(seen, "loss"):
         _, title, name, kind = key

@@ -189,6 +189,7 @@ def test_formulas_under_curves() -> None:
 )
 @settings(max_examples=200)
 @given(loss=strategies.losses(), labels=strategies.labels())
+@pytest.mark.slow
 def test_on_one_hot_predictions_the_loss_is_1_minus_the_metric(
     dtype: torch.dtype, tolerance: float, loss: SurrogateLoss, labels: strategies.Labels
 ) -> None:
@@ -202,6 +203,7 @@ def test_on_one_hot_predictions_the_loss_is_1_minus_the_metric(
 
 @settings(max_examples=60)
 @given(loss=strategies.losses(), labels=strategies.labels())
+@pytest.mark.slow
 def test_the_law_holds_for_one_hot_soft_targets_too(loss: SurrogateLoss, labels: strategies.Labels) -> None:
     counted = strategies.Labels(labels.pred, labels.target % 5 % labels.num_classes, labels.num_classes)
     guess, truth = counted.tensors()

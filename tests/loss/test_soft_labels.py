@@ -67,6 +67,7 @@ def random_batch(seed: int = 0, classes: int = 3) -> tuple[Tensor, Tensor, Tenso
 
 @settings(max_examples=150)
 @given(data=st.data(), truth=strategies.soft_targets(), seed=strategies.seeds, masked=st.booleans())
+@pytest.mark.slow
 def test_godel_is_smallest_where_the_prediction_is_the_soft_target(
     data: st.DataObject, truth: Tensor, seed: int, masked: bool
 ) -> None:
@@ -155,6 +156,7 @@ def test_weights_that_curves_can_turn_around(name: str, options: dict[str, float
 @EVERY_METRIC
 @settings(max_examples=8)
 @given(data=st.data(), labels=strategies.labels(), seed=strategies.seeds)
+@pytest.mark.slow
 def test_on_hard_labels_the_two_logics_agree(
     name: str, data: st.DataObject, labels: strategies.Labels, seed: int
 ) -> None:
@@ -201,6 +203,7 @@ def test_soft_labels_need_not_sum_to_1(seed: int, weights: tuple[float, float], 
 
 @EVERY_METRIC
 @pytest.mark.parametrize("logic", ["product", "godel"])
+@pytest.mark.slow
 def test_a_mask_is_another_spelling_of_ignore_index(name: str, logic: Any) -> None:
     logits, labels, _, mask = random_batch()
     space = SearchSpace(metric(name))

@@ -53,6 +53,7 @@ def value_and_gradient(loss: nn.Module, logits: Tensor, labels: Tensor) -> tuple
 
 @EVERY_METRIC
 @LOGIC
+@pytest.mark.slow
 def test_every_entry_passes_gradcheck(name: str, logic: Any) -> None:
     expr = metric(name, radius=1) if name in ("biou", "trimap_iou", "bf1") else metric(name)
     space = SearchSpace(expr, pieces=1)
@@ -64,6 +65,7 @@ def test_every_entry_passes_gradcheck(name: str, logic: Any) -> None:
 @EVERY_METRIC
 @LOGIC
 @DTYPES
+@pytest.mark.slow
 def test_gradients_are_finite_at_extreme_logits(name: str, logic: Any, dtype: torch.dtype) -> None:
     for seed in range(6):
         generator = torch.Generator().manual_seed(seed)
@@ -105,6 +107,7 @@ def test_any_loss_has_finite_gradients(
     assert bool(torch.isfinite(gradient).all())
 
 
+@pytest.mark.slow
 def test_descent_reaches_the_target() -> None:
     """The sign of the gradient, for every entry: following it from nothing labels the map rightly."""
     labels = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 255]]])
@@ -129,6 +132,7 @@ def test_descent_reaches_the_target() -> None:
 @LOGIC
 @CLASSES
 @DTYPES
+@pytest.mark.slow
 def test_all_pixels_ignored_is_no_gradient(name: str, logic: Any, classes: Any, dtype: torch.dtype) -> None:
     logits, labels = batch(2, 4, 5, dtype=dtype)
     for loss in (SurrogateLoss(name, logic=logic, classes=classes), curved(name, logic=logic, classes=classes)):
@@ -141,6 +145,7 @@ def test_all_pixels_ignored_is_no_gradient(name: str, logic: Any, classes: Any, 
 @LOGIC
 @CLASSES
 @DTYPES
+@pytest.mark.slow
 def test_absent_classes_and_an_ignored_image_are_finite(
     name: str, logic: Any, classes: Any, dtype: torch.dtype
 ) -> None:
@@ -208,6 +213,7 @@ def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("shape", [(2,), (2, 7), (2, 4, 5), (1, 3, 4, 5), (1, 1, 1), (4, 1, 9), (2, 2, 3, 2, 2)])
 @EVERY_METRIC
+@pytest.mark.slow
 def test_any_number_of_spatial_axes(name: str, shape: tuple[int, ...]) -> None:
     logits, labels = batch(*shape)
     loss = curved(name)
@@ -309,6 +315,7 @@ def test_text_for_people() -> None:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("metric", [*METRICS, "miou_i(worst=0.5)", "0.5 * miou + 0.5 * bf1"])
+@pytest.mark.slow
 def test_what_is_undefined_is_seen(metric: str, fused: bool) -> None:
     # A single pixel, and all of one of two images: the loss must not hide from whoever looks for NaN.
     logits, labels = batch(2, 12, 12)

@@ -83,6 +83,7 @@ def assert_same(loss: Callable[..., Tensor], eager: SurrogateLoss, given: Batch)
 # torch.compile --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_compiles_as_one_graph() -> None:
     torch.compiler.reset()
     loss = loss_of()
@@ -96,6 +97,7 @@ def test_it_compiles_as_one_graph() -> None:
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.slow
 def test_inductor_compiles_it() -> None:
     torch.compiler.reset()
     loss = loss_of("gacc")
@@ -200,6 +202,7 @@ def test_copies_are_the_same_loss(name: str, logic: Any, curve: Any) -> None:
         assert_same(other, loss, batch())
 
 
+@pytest.mark.slow
 def test_it_is_sent_to_the_workers_of_a_data_loader() -> None:
     values = Values(loss_of("tversky_c", curve="linear"))
     loader = DataLoader(values, num_workers=1, multiprocessing_context="spawn", batch_size=None)

@@ -108,6 +108,7 @@ def value(expr: Expr, labels: strategies.Labels) -> float:
 
 @settings(max_examples=250)
 @given(expr=strategies.metrics(), labels=strategies.labels())
+@pytest.mark.slow
 def test_any_metric_is_what_its_words_say(expr: Expr, labels: strategies.Labels) -> None:
     assert value(expr, labels) == pytest.approx(numpy_value(expr, labels), abs=1e-9, rel=1e-9)
 
@@ -159,6 +160,7 @@ WHOLE = {
 
 @settings(max_examples=60)
 @given(labels=strategies.labels(images=(1, 7)), data=st.data())
+@pytest.mark.slow
 def test_order_batches_and_shards_change_nothing(labels: strategies.Labels, data: st.DataObject) -> None:
     guess, truth = labels.tensors()
     whole = Accumulators(WHOLE, labels.num_classes)
@@ -235,6 +237,7 @@ def test_weighted_counts_are_exact_beyond_float32(weight: float) -> None:
 
 @settings(max_examples=40)
 @given(labels=strategies.labels(), dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+@pytest.mark.slow
 def test_scores_and_labels_agree(labels: strategies.Labels, dtype: torch.dtype) -> None:
     guess, truth = labels.tensors()
     from_labels, from_scores = (Accumulators(WHOLE, labels.num_classes) for _ in range(2))
@@ -283,6 +286,7 @@ def test_labels_of_whole_images_are_maps_of_one_pixel() -> None:
 
 @settings(max_examples=60)
 @given(labels=strategies.labels(), data=st.data())
+@pytest.mark.slow
 def test_a_mask_is_an_ignored_label(labels: strategies.Labels, data: st.DataObject) -> None:
     """In maps of any number of axes, for every metric; what the target holds outside the mask is never looked at."""
     guess, truth = labels.tensors()

@@ -159,6 +159,7 @@ def test_every_entry_is_tested() -> None:
 @pytest.mark.parametrize("name", METRICS)
 @settings(max_examples=60)
 @given(labels=strategies.labels())
+@pytest.mark.slow
 def test_each_entry_is_its_definition(name: str, labels: strategies.Labels) -> None:
     expected = ORACLES[name](labels.pred, labels.target, labels.num_classes)
     assert value(metric(name), labels) == pytest.approx(expected, abs=1e-12)
@@ -171,6 +172,7 @@ def test_each_entry_is_its_definition(name: str, labels: strategies.Labels) -> N
     background=st.booleans(),
     weights=st.tuples(st.floats(0, 3), st.floats(0, 3)),
 )
+@pytest.mark.slow
 def test_options_are_those_of_the_definition(
     labels: strategies.Labels, radius: int, background: bool, weights: tuple[float, float]
 ) -> None:
@@ -192,6 +194,7 @@ LENGTHS = st.integers(1, 6) | st.sampled_from([0.0075, 0.02, 0.1, 0.4])
 @pytest.mark.parametrize("form", ["", "_i", "_c"])
 @settings(max_examples=40)
 @given(labels=strategies.labels(images=(1, 7)), data=st.data())
+@pytest.mark.slow
 def test_options_of_the_forms(name: str, form: str, labels: strategies.Labels, data: st.DataObject) -> None:
     options: dict[str, Any] = {"background": data.draw(st.booleans())}
     if form:
@@ -221,6 +224,7 @@ def test_the_worst_images_by_pixel_accuracy(labels: strategies.Labels, worst: fl
     shape=st.sampled_from(["square", "disk"]),
     worst=WORST,
 )
+@pytest.mark.slow
 def test_options_of_the_boundary_metrics(
     labels: strategies.Labels, length: float, background: bool, shape: str, worst: float | None
 ) -> None:

@@ -123,6 +123,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return seen_by_ranks(one_rank, world, folder, shares)
 
 
+@pytest.mark.slow
 def test_ranks_are_one_process_to_the_last_bit(seen: list[dict[Any, Any]]) -> None:
     titles = {key[0] for key in seen[0] if isinstance(key, tuple)}
     assert titles
@@ -145,6 +146,7 @@ def test_ranks_that_count_different_things_say_so(seen: list[dict[Any, Any]]) ->
         )
 
 
+@pytest.mark.slow
 def test_torchmetrics_brings_the_ranks_together_too(seen: list[dict[Any, Any]]) -> None:
     pytest.importorskip("torchmetrics")
     checked = 0

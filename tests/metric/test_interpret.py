@@ -45,6 +45,7 @@ def assert_same(one: interpret.Sums, other: interpret.Sums) -> None:
     ),
     labels=strategies.labels(images=(0, 4)),
 )
+@pytest.mark.slow
 def test_counts_and_maps_give_the_same_sums(node: Any, labels: strategies.Labels) -> None:
     assert interpret._is_pointwise(node)
     with pytest.MonkeyPatch.context() as patch:
@@ -72,6 +73,7 @@ def test_what_is_read_from_counts() -> None:
     labels=strategies.labels(images=(0, 5)),
     part=st.sampled_from([1, 5, 30, 200]),
 )
+@pytest.mark.slow
 def test_the_size_of_the_parts_changes_nothing(expr: Expr, labels: strategies.Labels, part: int) -> None:
     nodes = nodes_of(expr)
     whole = interpret.sums(nodes, exact(labels))
@@ -81,6 +83,7 @@ def test_the_size_of_the_parts_changes_nothing(expr: Expr, labels: strategies.La
 
 
 @pytest.mark.parametrize("ignored", [255, -1, 3, 700])
+@pytest.mark.slow
 def test_the_number_of_classes_changes_nothing(ignored: int) -> None:
     """Labels are kept in bytes up to 254 classes, and classes that are nowhere are read once for all."""
     random = np.random.default_rng(0)
@@ -118,6 +121,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
+@pytest.mark.slow
 def test_many_classes_do_not_multiply_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpret, "_PART", 2**14)
     pixels, images = 128 * 128, 2

@@ -61,6 +61,7 @@ def test_a_radius_beyond_the_image_sees_all_of_it(name: str) -> None:
 @FILTERS
 @pytest.mark.parametrize("shape", [(1, 2, 9), (2, 1, 4, 5), (1, 1, 3, 2, 4)])
 @pytest.mark.parametrize("radius", [1, 2, 3])
+@pytest.mark.slow
 def test_gradients_go_to_the_extreme_pixel(name: str, shape: tuple[int, ...], radius: int) -> None:
     # Distinct values, further apart than a finite difference: no ties.
     order = torch.randperm(int(np.prod(shape)), generator=torch.Generator().manual_seed(2))
@@ -126,6 +127,7 @@ def test_a_disk_by_hand() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2, 9), (2, 1, 4, 5), (1, 1, 3, 2, 4)])
 @pytest.mark.parametrize("radius", [1, 2, 3])
+@pytest.mark.slow
 def test_gradients_of_the_border_and_the_ball(shape: tuple[int, ...], radius: int) -> None:
     order = torch.randperm(int(np.prod(shape)), generator=torch.Generator().manual_seed(2))
     x = ((order.double() + 1) / 7).view(shape).requires_grad_()

@@ -43,6 +43,7 @@ def test_the_text_reads_back_as_the_same_node(expr: Expr) -> None:
 
 @settings(max_examples=100)
 @given(expr=strategies.metrics())
+@pytest.mark.slow
 def test_the_text_of_a_metric_reads_back_as_the_same_node(expr: Expr) -> None:
     assert parse(str(expr)) is expr
     assert metric(str(expr)) is expr
@@ -401,6 +402,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 @settings(max_examples=150)
 @given(expr=strategies.metrics(), data=st.data())
+@pytest.mark.slow
 def test_a_misspelt_metric_is_read_or_refused(expr: Expr, data: st.DataObject) -> None:
     text = str(expr)
     start = data.draw(st.integers(0, len(text)))

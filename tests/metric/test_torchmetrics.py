@@ -37,6 +37,7 @@ ACCUMULATORS = [
 
 
 @pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=repr)
+@pytest.mark.slow
 def test_the_adapter_has_the_value_of_the_accumulator(adapter: Any, accumulator: Any) -> None:
     data = batches(void=True, absent=True)
     metric = adapter(accumulator)

@@ -118,6 +118,7 @@ def test_distilled_labels_are_those_of_the_teacher_in_the_file(shapes, tmp_path)
     assert said.std(axis=(0, 2, 3)).max() > 0.02
 
 
+@pytest.mark.slow
 def test_a_teacher_of_the_study_is_its_proxy_trained_longer_with_cross_entropy(shapes):
     settings = config(labels={"name": "distilled", "iterations": 20, "temperature": 1.5, "share": 1.0})
     proxy = replace(proxy_of(settings), dataset=shapes)
@@ -148,6 +149,7 @@ def test_averaged_labels_are_the_shares_of_the_annotators_who_say_something():
     np.testing.assert_allclose(soften(dataset, "averaged"), expected, atol=HALF)
 
 
+@pytest.mark.slow
 def test_annotators_move_boundaries_and_the_labels_are_their_majority(annotated):
     true, split = load_dataset("shapes"), annotated.train
     assert split.annotations is not None
@@ -201,6 +203,7 @@ def test_soft_labels_are_flipped_as_the_images_and_ignored_pixels_are_masked():
 
 
 @pytest.mark.parametrize("labels", [{"name": "smoothed"}, {"name": "distilled", "iterations": 3}, {"name": "averaged"}])
+@pytest.mark.slow
 def test_a_trial_learns_from_the_soft_labels_and_repeats(annotated, labels):
     # The whole way from the configuration, with fewer images.
     proxy = replace(proxy_of(config(labels=labels, data={"name": "shapes", "annotators": 3})), dataset=annotated)
@@ -233,6 +236,7 @@ def test_hard_labels_are_the_labels(shapes):
 # Semi-supervised
 
 
+@pytest.mark.slow
 def test_held_back_labels_are_never_seen(monkeypatch):
     settings = config(labels={"name": "pseudo", "labelled": 0.1, "threshold": 0.2})
     clean = proxy_of(settings)
@@ -392,6 +396,7 @@ def test_unlabelled_images_change_a_run_but_not_its_labelled_batches(shapes):
         ),
     ],
 )
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_anything_is_trained(labels, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as error:
@@ -399,6 +404,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(labels, message
     assert str(error.value) == message
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_teacher_is_refused(tmp_path):
     path = tmp_path / "teacher.pt"
     path.write_bytes(b"no weights")

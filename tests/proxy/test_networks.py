@@ -144,6 +144,7 @@ def test_a_librarys_network_is_the_librarys_with_larger_logits(name):
 @pytest.mark.parametrize(
     ("name", "encoder"), [("transformers:segformer", "segformer."), ("transformers:upernet", "backbone.")]
 )
+@pytest.mark.slow
 def test_a_librarys_network_trains_with_a_searched_loss_in_every_regime(shapes, name, encoder):
     split = shapes.train
     options, loss = LIBRARY[name], SurrogateLoss.from_theta("miou", [0.2, 0.7, 0.3, 0.4, 0.5, 0.5] * 2)
@@ -216,6 +217,7 @@ def test_a_network_that_is_not_to_be_had_is_refused(name, options, message):
 # One's own
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_takes_options_through_the_configuration(shapes):
     config = {"metric": "miou", "proxy": {"network": {"name": OWN, "width": 7}, "train": {"iterations": 2}}}
     proxy = proxy_of(as_config(config), shapes).prepare()

@@ -50,6 +50,7 @@ def test_steps_and_states_are_those_of_pytorch(kind: Kind, first: bool, then: bo
     torch.testing.assert_close(state, expected_state, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_searches_never_import_the_compiler(tmp_path: Path) -> None:
     for name in ("sgd", "adamw"):
         proxy = TINY["proxy"] | {"train": TINY["proxy"]["train"] | {"optimizer": name}}

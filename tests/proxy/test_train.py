@@ -71,11 +71,13 @@ def iou(labels: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.slow
 def test_training_lowers_the_loss(few, optimizer):
     start = mean_loss(scratch(few, seed=0, iterations=1, learning_rate=1e-9), few)
     assert mean_loss(scratch(few, seed=0, iterations=40, optimizer=optimizer), few) < 0.6 * start
 
 
+@pytest.mark.slow
 def test_only_a_better_loss_finds_the_rare_classes(shapes, pretrained):
     """What a search has to find: weights see the curve and the dots, cross-entropy in the default regime does not."""
     network = initial_network("unet_small", 6, "checkpoint", pretrained, seed=1)
@@ -88,6 +90,7 @@ def test_only_a_better_loss_finds_the_rare_classes(shapes, pretrained):
     assert (plain[:4] > 0.5).all()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_whatever_the_threads_outside(few, two_threads):
     assert weights(scratch(few, seed=3)) == weights(scratch(few, seed=3))
     assert torch.get_num_threads() == 2
@@ -260,6 +263,7 @@ def saved(training: Training) -> dict:
         ({"head_multiplier": 3.0}, True),
     ],
 )
+@pytest.mark.slow
 def test_a_run_that_stops_and_goes_on_ends_with_the_same_bytes(few, settings, unlabelled):
     without = Unlabelled(few.images[:8], 1.0, 0.1, 0.9) if unlabelled else None
 
@@ -284,6 +288,7 @@ def test_a_run_that_stops_and_goes_on_ends_with_the_same_bytes(few, settings, un
 
 @pytest.mark.parametrize("network", ["Drawing", "Scribbling"])
 @pytest.mark.parametrize("unlabelled", [False, True])
+@pytest.mark.slow
 def test_runs_side_by_side_are_runs_alone(few, network, unlabelled):
     without = Unlabelled(few.images[:8], 1.0, 0.1, 0.9) if unlabelled else None
     losses = [SurrogateLoss("miou"), SurrogateLoss("gacc"), *([] if unlabelled else [cross_entropy])]  # takes no mask
@@ -339,6 +344,7 @@ def one_rank(rank: int, images: int) -> dict:
     return seen
 
 
+@pytest.mark.slow
 def test_processes_together_are_one_process(tmp_path):
     seen = seen_by_ranks(one_rank, 2, tmp_path, 24)
     split = load_dataset("shapes").train

@@ -131,6 +131,7 @@ def test_a_run_is_a_training_of_its_own_with_the_seed_and_the_loss_of_the_row(do
             assert found["gacc"] == pytest.approx((logits.argmax(1) == labels).double().mean().item(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_every_setting_trains_its_own_proxy_and_the_losses_of_a_seed_start_alike(crossed: Path) -> None:
     """By hand, from configurations that are written out: data, pretraining, class weights, the metric with options."""
     table = json.loads((crossed / "table.json").read_text())
@@ -182,6 +183,7 @@ def test_a_journal_of_two_settings_names_them_by_the_index(crossed: Path) -> Non
 
 
 @pytest.mark.parametrize("kept", [3])
+@pytest.mark.slow
 def test_killed_in_a_setting_and_resumed_it_gives_the_same_bytes(crossed: Path, tmp_path: Path, kept: int) -> None:
     lines = (crossed / "trials.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:20])
@@ -192,6 +194,7 @@ def test_killed_in_a_setting_and_resumed_it_gives_the_same_bytes(crossed: Path, 
 
 
 @pytest.mark.parametrize("kept", [3, 8])
+@pytest.mark.slow
 def test_losses_and_seeds_that_are_added_are_trained_and_nothing_else_again(
     crossed: Path, tmp_path: Path, kept: int
 ) -> None:
@@ -212,6 +215,7 @@ def test_losses_and_seeds_that_are_added_are_trained_and_nothing_else_again(
     assert journal.count(b"\n") == 2 * 3 * 3
 
 
+@pytest.mark.slow
 def test_another_setting_and_the_journal_of_an_earlier_version_are_refused(
     crossed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +270,7 @@ def test_the_target_has_a_column_unless_a_metric_is_the_same() -> None:
 
 
 @pytest.mark.usefixtures("ray_address")
+@pytest.mark.slow
 def test_ray_gives_the_bytes_of_the_serial_runner(done: Path, config: Path, tmp_path: Path) -> None:
     assert run(config, tmp_path, "--workers", "2", runner="ray") == 0
     assert files(tmp_path) == files(done)

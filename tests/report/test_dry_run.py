@@ -78,6 +78,7 @@ def test_workers_that_have_no_memory_are_refused(monkeypatch: pytest.MonkeyPatch
         ),
     ],
 )
+@pytest.mark.slow
 def test_what_would_stop_the_search_stops_here(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
 ) -> None:

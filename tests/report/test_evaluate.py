@@ -217,6 +217,7 @@ def test_the_tables_and_the_file(tmp_path: Path, capsys) -> None:
     assert json.loads(first)["metrics"][0]["value"] == 0.65
 
 
+@pytest.mark.slow
 def test_a_process_shows_progress_on_a_terminal_and_nothing_but_json_in_a_pipe(maps, tmp_path: Path) -> None:
     terminal, slave = pty.openpty()
     done = subprocess.run(

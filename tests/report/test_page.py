@@ -126,6 +126,7 @@ def marked(values: list[float]) -> str:
 # Its figures and numbers ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_trial_is_a_dot_at_its_reward(searched: Path) -> None:
     plot = re.findall(r"<svg.*?</svg>", section(text_of(searched), "search"))[0]
     places = [float(y) for y in re.findall(r'<circle class="dot" cx="[\d.]+" cy="([\d.]+)"', plot)]
@@ -186,6 +187,7 @@ def test_the_table_has_the_means_and_intervals_of_the_runs(searched: Path) -> No
     assert len(rows) > 25
 
 
+@pytest.mark.slow
 def test_a_comparison_has_the_numbers_of_its_table(compared: Path) -> None:
     table = json.loads((compared / "table.json").read_text())
     rows = rows_of(section(text_of(compared), "metrics"))

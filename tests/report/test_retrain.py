@@ -98,6 +98,7 @@ def results(folder: Path) -> dict[str, Any]:
     return {"runs": table["rows"][0]["runs"], "weights": (folder / f"0-{seed}.pt").read_bytes()}
 
 
+@pytest.mark.slow
 def test_killed_and_continued_it_ends_with_the_same_bytes(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     stops = [kill_after_a_checkpoint(config, folder, processes=1)]
@@ -111,6 +112,7 @@ def test_killed_and_continued_it_ends_with_the_same_bytes(config: Path, undistur
     assert not (folder / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_continued_end_with_the_same_bytes(config: Path, tmp_path: Path) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "out"
     output = finish(config, whole, processes=2)

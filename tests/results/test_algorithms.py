@@ -39,6 +39,7 @@ def test_every_setting_has_a_name_of_its_own() -> None:
         assert len({setting.name for setting in settings}) == len(settings)
 
 
+@pytest.mark.slow
 def test_the_table_repeats_itself_interrupted_or_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

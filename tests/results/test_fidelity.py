@@ -89,6 +89,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, small_and_here: None) -> Done
     return config, out / "out", [json.loads(line) for line in (out / "out/tiny.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_loss_is_trained_in_every_way(done: Done) -> None:
     _, out, rows = done
     drawn = ["anywhere 0", "anywhere 1", "first step 0", "first step 1"]
@@ -116,6 +117,7 @@ def test_a_reward_is_that_of_a_trial(done: Done) -> None:
     assert row["rewards"]["encoder, full, 3, validation"] == scores["target"]
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_trained_again_and_a_torn_line_is(done: Done) -> None:
     config, out, rows = done
     kept = {path.name: path.read_bytes() for path in out.iterdir()}

@@ -57,7 +57,7 @@ def test_the_command_writes_what_it_prints(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--repeats", "9"], "repeats must be 10 or more, got 9"),
+        (["--repeats", "2"], "repeats must be 3 or more, got 2"),
         (["--size", "8x21x128"], "size must be images x classes x height x width, such as 8x21x256x256, got 8x21x128"),
         (["--dtype", "int8"], "invalid choice"),
     ],

@@ -9,6 +9,7 @@ from results.bench import search
 
 
 @pytest.mark.usefixtures("ray_address")
+@pytest.mark.slow
 def test_it_measures_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,6 +142,7 @@ def test_rewards_that_are_missing_or_not_finite_are_refused(name: str, rewards: 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 @pytest.mark.parametrize("name", BETTER)
+@pytest.mark.slow
 def test_it_leaves_random_search_behind(name: str, noise: float) -> None:
     dimensions, steps, samples, seeds = 12, 12, 16, 3
     ours, random = [], []

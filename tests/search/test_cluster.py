@@ -91,6 +91,7 @@ def command(*arguments: object, **environment: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_a_search_joins_a_cluster_and_brings_its_code(
     head: Head, tiny_config: Path, tmp_path: Path, undisturbed_search: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +108,7 @@ def share_a_gpu(folder: Path, address: str, expected: str) -> None:
         run_toy(folder / "refused", RayRunner(2, gpus=1))
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_gpu(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in KEY.items():
         monkeypatch.setenv(name, value)
@@ -169,6 +171,7 @@ def test_an_address_without_ray_is_refused(tmp_path: Path) -> None:
         autosegloss.search(TINY, runner="serial", out=tmp_path / "out", address="10.0.0.1:6379")
 
 
+@pytest.mark.slow
 def test_the_modules_of_a_job_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray refuses to start a driver that names modules for its workers when the job it is of has named some."""
     assert _package_env() == {"py_modules": [str(ROOT / "autosegloss")]}

@@ -118,6 +118,7 @@ def lose_nodes(folder: Path, undisturbed: str) -> None:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_costs_no_trial_and_the_last_one_ends_in_a_message(tmp_path: Path, undisturbed: str) -> None:
     in_a_process(lose_nodes, tmp_path, undisturbed)
 
@@ -181,6 +182,7 @@ def may_mount() -> bool:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_nothing_is_lost(tiny_config: Path, tmp_path: Path, undisturbed_search: bytes) -> None:
     """On a real file system of 1 MiB, which only the process that runs the search sees."""
     if not may_mount():
@@ -264,6 +266,7 @@ def exhaust_memory(folder: Path, expected: str) -> None:
         (folder / "unsteady").touch()
 
 
+@pytest.mark.slow
 def test_the_memory_monitor_ends_a_trial(tmp_path: Path) -> None:
     """Its threshold is a little above what is in use, so that the machine itself is never short of memory."""
     expected = run_toy(tmp_path / "expected", SerialRunner(), replace(TOY, break_at={("search", 2, 3): "raise"}))
@@ -283,6 +286,7 @@ def test_the_memory_monitor_ends_a_trial(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_address")
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the driver and the workers, as Python sees it: to turn the clock of the machine takes more than a test may."""
     monkeypatch.setattr(time, "time", Jumping())
@@ -420,6 +424,7 @@ class Shared(RayRunner):
 
 
 @pytest.mark.usefixtures("ray_address")
+@pytest.mark.slow
 def test_workers_share_one_copy_of_the_data_and_one_pretraining(
     tmp_path: Path, undisturbed_search: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def told(outcome: Evaluation | Exception) -> object:
     return outcome if isinstance(outcome, Evaluation) else (type(outcome), str(outcome))
 
 
+@pytest.mark.slow
 def test_trials_side_by_side_are_trials_alone() -> None:
     odd = proxy()
     contents = [

@@ -121,6 +121,7 @@ def test_only_metrics_of_the_catalogue_can_be_guarded() -> None:
         as_config({"metric": "bf1", "guard": {"mio": 0.9}})
 
 
+@pytest.mark.slow
 def test_boundary_f1_collapses_and_the_guard_sees_it() -> None:
     """With this seed every loss of the search for BF1 ended inverted: the boundaries right, the regions wrong."""
     config = as_config({"metric": {"name": "bf1", "radius": 2}, "relaxation": {"pieces": 1}})

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.faulty import TRIALS
 
 KILLED = ["serial", "ray", "serial"]
@@ -38,6 +40,7 @@ def lines(out: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_three_times_and_resumed_by_the_other_runner(
     tiny_config: Path, undisturbed_search: bytes, tmp_path: Path
 ) -> None:

@@ -78,6 +78,7 @@ def test_the_clip_holds_mu_back(ratio: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"ratio": "joint"}, {"baseline": "mu"}, {"ratio": "joint", "baseline": "mu"}])
+@pytest.mark.slow
 def test_every_variant_goes_to_the_optimum(options: dict[str, Any]) -> None:
     toy = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0))
     course = drive(PPO2(start=(0.2,) * 3, **options), lambda theta: -toy.regret(theta), 10)

@@ -48,6 +48,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
 FAILURES = replace(TOY, break_at={("search", 0, 2): "raise", ("search", 1, 5): "nan", ("final", 1, 3): "raise"})
 
 
+@pytest.mark.slow
 def test_same_result_on_every_runner_whatever_fails(
     runner: Runner, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_same_result_on_every_runner_whatever_fails(
     assert captured.out + captured.err == "", "a runner is silent: the display is the command line's"
 
 
+@pytest.mark.slow
 def test_a_study_that_refuses_to_go_on_stops_every_runner(runner: Runner, tmp_path: Path, undisturbed: str) -> None:
     broken = replace(TOY, break_at={("search", 1, index): "raise" for index in range(6)})
     with pytest.raises(
@@ -74,6 +76,7 @@ def test_a_study_that_refuses_to_go_on_stops_every_runner(runner: Runner, tmp_pa
 
 
 @pytest.mark.usefixtures("ray_address")
+@pytest.mark.slow
 def test_workers_are_reused_and_one_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -95,6 +98,7 @@ def test_workers_are_reused_and_one_that_dies_is_replaced(tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("ray_address")
+@pytest.mark.slow
 def test_a_trial_that_hangs_is_ended_and_tried_once_more(tmp_path: Path) -> None:
     expected = run_toy(tmp_path / "expected", SerialRunner(), replace(TOY, break_at={("search", 2, 3): "raise"}))
     assert run_toy(tmp_path / "ours", RayRunner(2, time_limit=5), Hanging(tmp_path)) == expected
@@ -104,6 +108,7 @@ def test_a_trial_that_hangs_is_ended_and_tried_once_more(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("ray_address")
+@pytest.mark.slow
 def test_every_worker_works_in_every_step(tmp_path: Path) -> None:
     """Trials overlap in the steps and in the finals, and no worker is ended between them."""
     run_toy(tmp_path / "study", RayRunner(2), Clocked(tmp_path))
@@ -159,6 +164,7 @@ def wait_for(folder: Path, trials: int) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_ray_of_our_own_starts_quietly_stops_at_ctrl_c_and_leaves_nothing(tmp_path: Path, undisturbed: str) -> None:
     code = f"from pathlib import Path; from tests.toys import drive; drive(Path({str(tmp_path)!r}))"
     with subprocess.Popen(

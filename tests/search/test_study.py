@@ -287,6 +287,7 @@ def lagging(lag: int) -> str:
 
 @settings(max_examples=25, deadline=None)
 @given(lag=st.sampled_from([0, 1, 2]), data=st.data())
+@pytest.mark.slow
 def test_neither_order_nor_kills_change_the_result(lag: int, data: st.DataObject) -> None:
     undisturbed = lagging(lag)
     with tempfile.TemporaryDirectory() as name:

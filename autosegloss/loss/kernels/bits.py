@@ -50,7 +50,7 @@ class BitMaps:
             case e.Logic():
                 left, right = self._bits(node.left), self._bits(node.right)
                 x = left & right if node.op == "&" else left | right if node.op == "|" else left ^ right
-            case e.Arithmetic():  # a product, or it were no map of truth values
+            case e.Arithmetic():  # must be a product: nothing else yields truth values
                 x = self._bits(node.left) & self._bits(node.right)
             case e.Not():
                 x = ~self._bits(node.map)

@@ -30,6 +30,7 @@ DTYPES: Final = ("float32", "bfloat16", "float16")
 DEVICES: Final = ("cpu", "cuda")
 LOSSES: Final = ("miou", "dice", "biou", "bf1", "soft_dice", "lovasz", "focal")  # unless others are given
 ROUNDS: Final = 10
+MIN_ROUNDS: Final = 3  # a median with quartiles needs as many
 IGNORED: Final = 255
 VOID: Final = 0.04  # share of the labels that are ignored: about that of PASCAL VOC
 POINTS: Final = ((0.2, 0.5), (0.4, 0.6), (0.7, 0.9))  # two pieces, far from the identity
@@ -46,7 +47,7 @@ def bench_loss(
         size: Shape of the logits, as in `8x21x256x256`: images, classes, and two or three axes of 16 pixels or more.
         dtype: Of the logits, one of `DTYPES`; float16 is for CUDA only.
         device: One of `DEVICES`.
-        rounds: How often each is timed, 10 or more.
+        rounds: How often each is timed, 3 or more.
 
     Returns:
         A table, as Markdown.
@@ -78,8 +79,8 @@ def checked(size: str, dtype: str, device: str, rounds: int) -> tuple[int, ...]:
     images, classes, *sides = map(int, numbers)
     if images < 1 or not 2 <= classes <= 254 or min(sides) < 16:
         raise InputError(f"size {size} must have 1 image or more, 2 to 254 classes and sides of 16 or more.")
-    if rounds < ROUNDS:
-        raise InputError(f"repeats must be {ROUNDS} or more, got {rounds}.")
+    if rounds < MIN_ROUNDS:
+        raise InputError(f"repeats must be {MIN_ROUNDS} or more, got {rounds}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise RefusedError(f"torch {torch.__version__} finds no CUDA device in this process; take --device cpu.")
     if (device, dtype) == ("cpu", "float16"):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from autosegloss.proxy.data.pictures import LabelMap, read_labels
-from autosegloss.report.evaluate import Evaluation, LabelFolders, Scored, summary
+from autosegloss.report.evaluate import FolderEvaluation, LabelFolders, Scored, summary
 from autosegloss.report.pages.elements import (
     document,
     error_legend,
@@ -28,7 +28,7 @@ from autosegloss.report.pages.elements import (
 from autosegloss.report.tables import percent
 
 
-def contact_sheet(evaluation: Evaluation, folders: LabelFolders) -> str:
+def contact_sheet(evaluation: FolderEvaluation, folders: LabelFolders) -> str:
     """The worst images for every metric and class, each once, with picture, label, prediction and error map.
 
     The page embeds its pictures and loads nothing from a network. Its script only shows one list at a time; without it
@@ -64,7 +64,7 @@ class _List:
     entries: Sequence[Scored]
 
 
-def _lists(evaluation: Evaluation) -> list[_List]:
+def _lists(evaluation: FolderEvaluation) -> list[_List]:
     lists = []
     for i, row in enumerate(evaluation.metrics):
         lists.append(_List(f"worst-{i}", row.metric, None, row.worst))
@@ -72,7 +72,7 @@ def _lists(evaluation: Evaluation) -> list[_List]:
     return [each for each in lists if each.entries]
 
 
-def _values(evaluation: Evaluation, lists: Sequence[_List]) -> str:
+def _values(evaluation: FolderEvaluation, lists: Sequence[_List]) -> str:
     keys = {(each.metric, each.label): each.key for each in lists}
 
     def cell(metric: str, label: int | None, value: float | None) -> str:
@@ -105,7 +105,7 @@ def _options(lists: Sequence[_List], images: int) -> str:
     return "".join(parts)
 
 
-def _card(image: str, evaluation: Evaluation, folders: LabelFolders, lists: Sequence[_List]) -> str:
+def _card(image: str, evaluation: FolderEvaluation, folders: LabelFolders, lists: Sequence[_List]) -> str:
     pred, target = read_labels(folders.pred_files[image]), read_labels(folders.target_files[image])
     valid = target != evaluation.ignore_index
     wrong = valid & (pred != target)

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from autosegloss.errors import RefusedError
 from autosegloss.proxy.imports import import_extra, import_function
-from autosegloss.search.algorithms.state import JsonState, check_rewards
+from autosegloss.search.algorithms.state import JsonState, Theta, check_rewards
 from autosegloss.search.seeds import step_rng
-
-Theta = tuple[float, ...]
 
 
 @dataclass(frozen=True)

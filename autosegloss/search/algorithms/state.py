@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from typing_extensions import Self
 
 from autosegloss.errors import InputError
+
+Theta: TypeAlias = tuple[float, ...]
+"""A point of the unit cube: the coordinates of a loss."""
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,7 @@ print(layouts.digest(dataset.train), layouts.digest(dataset.validation), flush=T
 """
 
 
+@pytest.mark.slow
 def test_processes_that_want_it_at_once_make_it_once_even_after_one_was_killed(tmp_path, root, read):
     cache = tmp_path / "cache"
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([".", os.environ.get("PYTHONPATH", "")])}
@@ -176,6 +177,7 @@ def test_the_cache_is_in_the_users_cache_folder(read, root, tmp_path, monkeypatc
     assert len(made(tmp_path / "xdg" / "autosegloss")) == 2
 
 
+@pytest.mark.slow
 def test_a_ray_worker_maps_the_same_bytes(read, ray_address):
     import ray
 

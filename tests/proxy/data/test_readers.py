@@ -330,6 +330,7 @@ def test_an_option_that_is_needed_is_named():
 
 
 @needs_nilearn
+@pytest.mark.slow
 def test_slices_of_the_template_lie_apart_in_one_hemisphere():
     dataset = load_dataset("mni152")
     image = mni152._read(mni152.FILE.format("t1"))

@@ -38,6 +38,7 @@ def check_search(data: dict[str, Any], out: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MAKE)
+@pytest.mark.slow
 def test_a_search_on_each_layout(tmp_path, name):
     root = MAKE[name](tmp_path / "data")
     data = {"name": name, "root": str(root), "cache": str(tmp_path / "cache"), "size": 32, **OPTIONS[name]}
@@ -49,10 +50,12 @@ def test_a_search_on_data_of_ones_own(tmp_path):
 
 
 @needs_nilearn
+@pytest.mark.slow
 def test_a_search_on_slices_of_a_brain(tmp_path):
     check_search({"name": "mni152"}, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_search_on_ray_with_all_augmentation_finds_what_one_in_a_process_does(tmp_path, ray_address):
     data = {"name": "folder", "root": str(layouts.folder(tmp_path / "mine")), "cache": str(tmp_path / "cache")}
     settings = config({**data, **OPTIONS["folder"]})
@@ -76,6 +79,7 @@ finalists: {candidates: 3, seeds: 5}
 
 
 @needs_samples
+@pytest.mark.slow
 def test_a_folder_of_ones_own_goes_from_nothing_to_a_loss(tmp_path, monkeypatch):
     image, numbered = nuclei._read("img2d.tif"), nuclei._read("mask2d.tif")
     for kind, whole in (("images", image.astype(np.uint8)), ("masks", nuclei._classes(numbered))):
