@@ -35,7 +35,6 @@ from autosegloss.search.settings import as_config
 from autosegloss.search.space import CROSS_ENTROPY, LossFamily
 from autosegloss.search.statistics import interval_text
 from autosegloss.search.study import Study
-from results.common.losses import theta_alone
 from results.common.rows import Row, complete
 from results.common.script import run, script
 
@@ -156,7 +155,7 @@ class RealProxy:
         return lambda job: _outcome(_reward(self.data, tuple(job.loss["theta"]), job.seed))
 
     def score(self, theta: Theta, seed: int) -> float:
-        fresh = (Job("final", 0, 0, theta_alone(theta), number, theta) for number in range(self.FRESH_SEEDS))
+        fresh = (Job("final", 0, 0, {"theta": theta}, number, theta) for number in range(self.FRESH_SEEDS))
         return statistics.fmean(attempt(self.objective(seed), job).reward or 0.0 for job in fresh)
 
 
@@ -222,7 +221,7 @@ def searched(contestant: str, setting: Setting, seed: int) -> Theta:
         study = Study(
             algorithm,
             journal,
-            theta_alone,
+            lambda theta: {"theta": theta},  # the rewards go by theta
             CROSS_ENTROPY,
             steps=setting.steps,
             candidates=CANDIDATES,

@@ -20,7 +20,6 @@ from autosegloss.search.journal import Journal
 from autosegloss.search.runners.ray import RayRunner
 from autosegloss.search.space import CROSS_ENTROPY
 from autosegloss.search.study import Study
-from results.common.losses import theta_alone
 from results.common.script import run, script
 
 MODULE = "results.bench.search"
@@ -106,7 +105,7 @@ def _run(size: tuple[int, int], objective: Sleeper) -> tuple[list[tuple[float, f
             study = Study(
                 RandomSearch(start=(0.5,) * 12, samples=samples),
                 journal,
-                theta_alone,
+                lambda theta: {"theta": theta},  # the rewards go by theta
                 CROSS_ENTROPY,
                 steps=steps,
                 candidates=1,

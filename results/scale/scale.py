@@ -23,7 +23,6 @@ from autosegloss.search.runners.base import JobQueue
 from autosegloss.search.space import CROSS_ENTROPY
 from autosegloss.search.study import Study
 from results.algorithms.algorithms import Valley
-from results.common.losses import theta_alone
 from results.common.script import run, script
 
 MODULE = "results.scale.scale"
@@ -153,7 +152,7 @@ def _simulated(name: str, steps: int, samples: int, lag: int, seed: int) -> tupl
         study = Study(
             algorithm,
             journal,
-            theta_alone,
+            lambda theta: {"theta": theta},  # the rewards go by theta
             CROSS_ENTROPY,
             steps=steps,
             candidates=CANDIDATES,
