@@ -598,13 +598,14 @@ def test_smooth_curves_and_their_slopes_are_those_of_bisection(
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
 @given(shape=strategies.shapes().filter(lambda shape: shape.theta))
 @example(shape=strategies.Shape("bezier", 2, (0.4375, 0.0, 0.99999, 0.0, 0.0, 0.0)))
+@example(shape=strategies.Shape("bezier", 2, (0.7288129047037087, 0.0, 0.0625, 1.0, 0.0, 0.0)))
 def test_fast_curves_are_exact_at_the_ends_and_never_beyond(dtype: torch.dtype, shape: strategies.Shape) -> None:
     fast = FastCurve(curve_of(shape), torch.empty(0, dtype=dtype))
     x = torch.linspace(0, 1, 103, dtype=dtype)  # more than a vector register: ends and middle take other instructions
     y, _ = fast.values_and_slopes(x)
     assert (y[0], y[-1]) == (0, 1)
     assert fast.values(x)[0] == 0
-    assert 1 <= fast.values(x)[-1] <= 1 + 1e-6  # also where the last piece is as narrow as a few ulps
+    assert 1 <= fast.values(x)[-1] <= 1 + ROOT_OF_ROUNDING[dtype]  # also where the last piece is a few ulps wide
     assert ((y >= 0) & (y <= 1)).all()
     ends = torch.cat([torch.zeros(50, dtype=dtype), torch.ones(53, dtype=dtype)])
     assert torch.equal(fast.values_and_slopes(ends)[0], ends)
