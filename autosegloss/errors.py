@@ -1,8 +1,52 @@
 """The errors of the package: each says what was given, where, what is allowed and what to do."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+MESSAGE = 1000  # characters of a message, whatever it is about: what a terminal shows at once
+GIVEN = 200  # characters of one thing that was given, within a message
+EXAMPLES = 10  # of a long list
+
+
+def cut(text: str, limit: int = GIVEN) -> str:
+    """A text for a message; a long one loses its middle, since a path ends with what tells it from others."""
+    if len(text) <= limit:
+        return text
+    end = limit // 3
+    return f"{text[: limit - end - 3]}...{text[-end:]}"
+
+
+def shown(value: object) -> str:
+    """What was given, for a message: as Python writes it, cut to 200 characters."""
+    try:
+        return cut(repr(value))
+    except Exception:  # an integer of thousands of digits, or a class of the user's
+        return f"an object of type {type(value).__name__}"
+
+
+def listed(lines: Sequence[str]) -> list[str]:
+    """The first ten of a list of lines for a message, and how many there are beyond them."""
+    rest = len(lines) - EXAMPLES
+    return [*lines[:EXAMPLES], f"... and {rest} more"] if rest > 0 else list(lines)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint to the known name that is most like a misspelt one, to append to a message; empty if none is alike."""
+    if len(name) > GIVEN // 2:  # no misspelling, and slow to compare
+        return ""
+    lower = {word.lower(): word for word in known if len(word) <= GIVEN // 2}
+    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    return f" (did you mean `{lower[close[0]]}`?)" if close else ""
+
 
 class AutoseglossError(Exception):
     """Base class of the errors of this package."""
+
+    def __init__(self, message: str) -> None:
+        """Cut the message to 1,000 characters, as a last resort: it may quote a message of another package."""
+        super().__init__(cut(message, MESSAGE))
 
 
 class ExprError(AutoseglossError, TypeError):

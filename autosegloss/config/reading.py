@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from autosegloss.config.section import Keys, Section, is_section, section_of_names
 from autosegloss.config.yaml12 import CONSTRUCT, TAG, Loader, show, syntax_error
-from autosegloss.errors import ConfigError
+from autosegloss.errors import ConfigError, did_you_mean
 
 S = TypeVar("S", bound=Section)
 _TOO_DEEP = "lists or mappings are nested too deeply"
@@ -261,11 +260,10 @@ def _innermost(root: type[BaseModel], keys: Keys) -> tuple[type[BaseModel], Keys
 def _suggest_key(root: type[BaseModel], keys: Keys) -> str:
     """A hint to the intended key: a similar key here, the same key elsewhere, or all keys here."""
     known = list(_section_of(root, keys).model_fields)
-    alike = difflib.get_close_matches(keys[-1], known, n=1)
-    elsewhere = [".".join(path) for path in _all_keys(_innermost(root, keys)[0]) if path[-1] == keys[-1]]
-    if guess := (alike or elsewhere):
-        return f" (did you mean {' or '.join(f'`{name}`' for name in guess)}?)"
-    return f"; allowed: {', '.join(known)}"
+    if hint := did_you_mean(keys[-1], known):
+        return hint
+    elsewhere = [f"`{'.'.join(path)}`" for path in _all_keys(_innermost(root, keys)[0]) if path[-1] == keys[-1]]
+    return f" (did you mean {' or '.join(elsewhere)}?)" if elsewhere else f"; allowed: {', '.join(known)}"
 
 
 def _all_keys(section: type[BaseModel], above: Keys = ()) -> Iterator[Keys]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import os
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError
+from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError, did_you_mean
 from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.classic import PIXEL_LOSSES
 from autosegloss.loss.curve import CurveKind
@@ -95,9 +94,8 @@ def load_loss(source: str | os.PathLike[str], ignore_index: int = 255, reduce_ov
     if name in presets():
         file = _PRESETS / f"{_ALIASES.get(name, name)}.json"
         return read_loss(file.read_bytes(), name, ignore_index, reduce_over_ranks)
-    close = difflib.get_close_matches(name, presets(), n=1)
-    guess = f" (did you mean {close[0]}?)" if close else ""
-    raise LossFileError(f"{name}: no such file, nor a preset{guess}; presets: {', '.join(presets())}.")
+    hint = did_you_mean(name, presets())
+    raise LossFileError(f"{name}: no such file, nor a preset{hint}; presets: {', '.join(presets())}.")
 
 
 def read_loss(data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:

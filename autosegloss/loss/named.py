@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from autosegloss.errors import InputError
+from autosegloss.errors import InputError, did_you_mean
 from autosegloss.loss.base import Loss
 from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.loss.file import load_loss, presets
@@ -72,11 +71,9 @@ def _single(name: str, ignore_index: int, counts: Sequence[int] | None) -> Loss:
     known = [*CLASSICS, *presets()]
     if name in known or name.endswith(".json") or (name and Path(name).exists()):
         return load_loss(name, ignore_index)
-    close = difflib.get_close_matches(name, known, n=1)
-    guess = f" (did you mean {close[0]}?)" if close else ""
     raise InputError(
-        f"`{name}` is not a loss{guess}; known: {', '.join(known)}, the path of a loss file, or a mix such as "
-        f"{_EXAMPLE}."
+        f"`{name}` is not a loss{did_you_mean(name, known)}; known: {', '.join(known)}, the path of a loss file, or a "
+        f"mix such as {_EXAMPLE}."
     )
 
 

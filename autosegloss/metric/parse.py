@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from autosegloss.errors import AutoseglossError, InputError, ParseError
+from autosegloss.errors import AutoseglossError, InputError, ParseError, did_you_mean
 from autosegloss.metric import expr as e
 from autosegloss.metric.catalogue import METRICS
 
@@ -61,7 +60,7 @@ def metric(spec: str | e.Expr | Mapping[str, object], /, **options: object) -> e
         name = spec.strip()
         if name not in METRICS:
             raise InputError(
-                f"unknown metric `{name}`{_did_you_mean(name, METRICS)}; known: {', '.join(sorted(METRICS))}."
+                f"unknown metric `{name}`{did_you_mean(name, METRICS)}; known: {', '.join(sorted(METRICS))}."
             )
         return e.check_scalar(_call(METRICS[name], name, (), options))
     if options:
@@ -128,7 +127,7 @@ class _Reader:
                     return METRICS[node.id]()
                 if node.id in e.BUILDERS:
                     raise self.error(node, f"`{node.id}` is a function; call it: {node.id}(...)")
-                guess = _did_you_mean(node.id, [*self.names, *METRICS, *e.BUILDERS])
+                guess = did_you_mean(node.id, [*self.names, *METRICS, *e.BUILDERS])
                 raise self.error(node, f"unknown name `{node.id}`{guess}; the leaves are pred and target.")
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 return value
@@ -150,7 +149,7 @@ class _Reader:
             case ast.Call(func=ast.Name(id=name)):
                 build = e.BUILDERS.get(name) or METRICS.get(name)
                 if build is None:
-                    guess = _did_you_mean(name, [*METRICS, *e.BUILDERS])
+                    guess = did_you_mean(name, [*METRICS, *e.BUILDERS])
                     raise self.error(
                         node, f"unknown function `{name}`{guess}; known: {', '.join([*e.BUILDERS, *METRICS])}."
                     )
@@ -192,7 +191,7 @@ def _call(
     for option in options:
         if option not in allowed:
             names = f"{', '.join(allowed)}" if allowed else "none"
-            raise InputError(f"{name}: unknown option `{option}`{_did_you_mean(option, allowed)}; allowed: {names}.")
+            raise InputError(f"{name}: unknown option `{option}`{did_you_mean(option, allowed)}; allowed: {names}.")
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
@@ -231,8 +230,3 @@ def _at(text: str, message: str, line_number: int | None, column: int) -> str:
         start = max(0, min(caret - _SHOWN // 2, len(shown) - _SHOWN))
         shown, caret = shown[start : start + _SHOWN], caret - start
     return f"{message}\n  {shown}\n  {' ' * caret}^"
-
-
-def _did_you_mean(name: str, known: Mapping[str, object] | list[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
-    return f" (did you mean `{close[0]}`?)" if close else ""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
 from autosegloss.config.yaml12 import show
-from autosegloss.errors import AutoseglossError
+from autosegloss.errors import AutoseglossError, did_you_mean
 from autosegloss.metric.catalogue import METRICS
 from autosegloss.metric.expr import Expr
 from autosegloss.metric.parse import metric as build_metric
@@ -49,8 +48,7 @@ def _columns(value: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
 def _measured(name: str) -> str:
     """Refuse what no trial measures."""
     if name not in METRICS:
-        close = difflib.get_close_matches(name, METRICS, n=1)
-        hint = f" (did you mean `{close[0]}`?)" if close else f"; known: {', '.join(METRICS)}"
+        hint = did_you_mean(name, METRICS) or f"; known: {', '.join(METRICS)}"
         raise ValueError(f"is not a metric of the catalogue{hint}")
     return name
 

@@ -16,8 +16,8 @@ import scipy
 from numpy.typing import NDArray
 from torch import nn
 
-from autosegloss.errors import DataError, InputError
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, did_you_mean
+from autosegloss.errors import DataError, InputError, did_you_mean
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options
 from autosegloss.proxy.mean_teacher import Unlabelled
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.networks.weights import read_weights

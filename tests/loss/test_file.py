@@ -538,7 +538,7 @@ def test_any_other_value_of_a_key_loads_or_is_refused(key: str, value: Any) -> N
 def test_neither_a_file_nor_a_preset() -> None:
     assert message(load_loss, "absent.json") == f"absent.json: no such file, nor a preset; presets: {NAMES}."
     assert message(load_loss, "asl/voc/mioo") == (
-        f"asl/voc/mioo: no such file, nor a preset (did you mean asl/voc/miou?); presets: {NAMES}."
+        f"asl/voc/mioo: no such file, nor a preset (did you mean `asl/voc/miou`?); presets: {NAMES}."
     )
     assert message(load_loss, "../presets/asl/voc/miou").startswith("../presets/asl/voc/miou: no such file")
     assert message(load_loss, "a" * 5000).startswith("aaa")

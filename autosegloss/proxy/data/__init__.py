@@ -5,7 +5,6 @@ Those that are read from files decode and resize them once, see `autosegloss.pro
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import mmap
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autosegloss.errors import AutoseglossError, DataError
+from autosegloss.errors import AutoseglossError, DataError, did_you_mean
 
 IGNORE_INDEX = 255
 
@@ -192,9 +191,3 @@ def class_names(owner: str, classes: object) -> tuple[str, ...]:
     ):
         return tuple(names)
     raise DataError(f"{owner}: classes must be 2 to {IGNORE_INDEX} distinct names or their number, got {classes!r}.")
-
-
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """A hint to the most similar name, to append to a message; empty if there is none."""
-    close = difflib.get_close_matches(given, known, n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""

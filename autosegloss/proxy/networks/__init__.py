@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from autosegloss.errors import AutoseglossError, InputError
-from autosegloss.proxy.data import check_options, did_you_mean
+from autosegloss.errors import AutoseglossError, InputError, did_you_mean
+from autosegloss.proxy.data import check_options
 from autosegloss.proxy.imports import import_function
 from autosegloss.proxy.networks import hugging_face, smp
 from autosegloss.proxy.networks.unet import UNetSmall

@@ -9,8 +9,8 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows it by
 from torch import Tensor, nn
 
-from autosegloss.errors import InputError
-from autosegloss.proxy.data import check_options, did_you_mean
+from autosegloss.errors import InputError, did_you_mean
+from autosegloss.proxy.data import check_options
 from autosegloss.proxy.imports import import_extra
 from autosegloss.proxy.networks.unet import resize
 
