@@ -5,11 +5,13 @@ Those that are read from files decode and resize them once, see `autosegloss.pro
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import json
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autosegloss.errors import AutoseglossError, DataError, did_you_mean
+from autosegloss.errors import EXAMPLES, AutoseglossError, DataError, cut, did_you_mean
 
 IGNORE_INDEX = 255
+_CHUNK = 2**24  # bytes that are hashed and counted at a time: an array may be larger than the memory
 
 READERS = {
     name: f"autosegloss.proxy.data.{name}"
     for name in ("ade20k", "cityscapes", "folder", "mni152", "nuclei", "shapes", "voc")
 }
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a split holds, in numbers that are small whatever the images are.
+
+    Args:
+        images: Number of images.
+        pixels: Number of pixels of each label 0..255.
+        digest: SHA-256 of images, labels and annotations: their shapes, types and values.
+    """
+
+    images: int
+    pixels: tuple[int, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, split: Split) -> Contents:
+        """Read a split once, a chunk at a time."""
+        hashed, pixels = hashlib.sha256(), np.zeros(256, np.int64)
+        for name in ("images", "labels", "annotations"):
+            array = getattr(split, name)
+            if array is None:
+                continue
+            hashed.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            step = max(1, _CHUNK * len(array) // max(1, array.nbytes))
+            for start in range(0, len(array), step):
+                chunk = np.ascontiguousarray(array[start : start + step])
+                hashed.update(chunk.data)
+                if name == "labels":
+                    pixels += np.bincount(chunk.ravel(), minlength=256)
+        return cls(len(split.images), tuple(pixels.tolist()), hashed.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -46,8 +81,14 @@ class Split:
     annotations: NDArray[np.uint8] | None = None
     soft: NDArray[np.float16] | None = None
 
+    @cached_property
+    def contents(self) -> Contents:
+        """What the split holds."""
+        return Contents.of(self)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: Path(each.filename).absolute() if _is_file(each) else each for name, each in vars(self).items()}
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: Path(each.filename).absolute() if _is_file(each) else each for name, each in state.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({name: open_array(each) if isinstance(each, Path) else each for name, each in state.items()})
@@ -84,11 +125,12 @@ class Dataset:
         ignore_index: The label of ignored pixels.
         train: The training images of proxies.
         heldout: The part of the training set that rewards come from.
-        unseen: The validation set, or a function that reads it when first used.
+        unseen: The validation set, or a function that reads it; processes then read their own copy when they need one.
         note: A sentence on the data for tables of results.
         whole: A function that reads the whole training set; None joins `train` and `heldout`.
         full_size: The number of validation images, and a function that reads one by index: the image (3, h, w) and the
             labels (H, W) at full size; None if the arrays have the full size.
+        unseen_contents: What `unseen` holds, if it is a function and this is known already.
     """
 
     name: str
@@ -100,11 +142,33 @@ class Dataset:
     note: str = ""
     whole: Callable[[], Split] | None = None
     full_size: tuple[int, Callable[[int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]] | None = None
+    unseen_contents: Contents | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # no validation set that was read
 
     @cached_property
     def validation(self) -> Split:
         """The validation set, for final results only; rewards never come from it."""
         return self.unseen if isinstance(self.unseen, Split) else self.unseen()
+
+    @cached_property
+    def contents(self) -> dict[str, Contents]:
+        """What each part holds: `train`, `heldout` and `validation`."""
+        validation = self.unseen_contents
+        if validation is None:  # read and dropped, unless it is in memory anyway
+            kept = "validation" in vars(self)
+            validation = (self.validation if kept or isinstance(self.unseen, Split) else self.unseen()).contents
+        return {"train": self.train.contents, "heldout": self.heldout.contents, "validation": validation}
+
+    def fingerprint(self) -> dict[str, str]:
+        """A hash of each part (`train`, `heldout`, `validation`) and of the names of the `classes`.
+
+        Equal data have equal fingerprints on every machine and in every cache: paths and times do not count, the order
+        of the images does.
+        """
+        classes = hashlib.sha256(json.dumps([self.classes, self.ignore_index]).encode()).hexdigest()
+        return {part: contents.digest for part, contents in self.contents.items()} | {"classes": classes}
 
     def all_training(self) -> Split:
         """The training images including the held-out ones."""
@@ -153,6 +217,26 @@ def load_dataset(name: str, **options: object) -> Dataset:
         if parameter.default is parameter.empty and option not in options:
             raise DataError(f"data set `{name}`: missing option `{option}`; set proxy.data.{option}.")
     return load(**options)
+
+
+def examples(lines: Iterable[str], most: int = EXAMPLES, room: int = 600) -> str:
+    """The first lines of a list for a message, each indented on a line of its own, then the number of the others.
+
+    Args:
+        lines: The list.
+        most: The largest number of lines.
+        room: The largest number of characters; at least one line is shown, cut to 200 characters.
+    """
+    given, length = list(lines), 0
+    shown: list[str] = []
+    for line in given[:most]:
+        text = f"\n  {cut(line)}"
+        length += len(text)
+        if shown and length > room:
+            break
+        shown.append(text)
+    rest = len(given) - len(shown)
+    return "".join(shown) + (f"\n  ... and {rest} more" if rest else "")
 
 
 def check_options(
