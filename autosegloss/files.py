@@ -1,7 +1,9 @@
-"""Atomic writes: a file is replaced completely or stays unchanged."""
+"""Atomic writes, in which a file is replaced completely or stays unchanged, and locks between processes."""
 
+import fcntl
 import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from autosegloss.errors import WriteError
@@ -15,16 +17,60 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically: readers see the old or the new content, even if the machine crashes.
 
+    What a killed process has left beside the file, `.NAME.draft` and `.NAME.lock`, disappears.
+
     Raises:
         WriteError: The folder is missing, is read-only or has no space left; the old file is unchanged.
     """
+    draft = path.with_name(f".{path.name}.draft")
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            draft = Path(folder, "draft")
-            with draft.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
+        with locked(path.with_name(f".{path.name}.lock")):
+            try:
+                with draft.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(draft, path)
+            finally:
+                draft.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(f"{path}: can't be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a file, which is created for it and deleted afterwards. A process that ends releases its locks.
+
+    Args:
+        path: The file of the lock.
+        wait: Whether to wait while another process holds it.
+
+    Yields:
+        Whether the lock is held. It is not where the file system has no locks, and, without `wait`, where another
+        process holds it.
+
+    Raises:
+        OSError: The file can't be created.
+    """
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                alone, busy = True, False
+            except OSError as error:
+                alone, busy = False, isinstance(error, BlockingIOError)
+            if alone and not _is_the_file(file.fileno(), path):
+                continue  # the process that held the lock has deleted this file: it is not the one others lock now
+            try:
+                yield alone
+            finally:
+                if not busy:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _is_the_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

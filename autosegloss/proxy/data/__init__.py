@@ -10,7 +10,8 @@ import importlib
 import inspect
 import json
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +64,21 @@ class Contents:
 
 
 @dataclass(frozen=True)
+class MaskValue:
+    """A value of the label maps in files.
+
+    Args:
+        value: The value, as a user writes it.
+        label: The class that it stands for, or the label of ignored pixels.
+        pixels: Number of pixels at full size, in all parts.
+    """
+
+    value: str
+    label: int
+    pixels: int
+
+
+@dataclass(frozen=True)
 class Split:
     """Images and their labels.
 
@@ -98,15 +114,17 @@ def open_array(path: Path) -> NDArray[Any]:
     """The memory-mapped array of a .npy file; changes stay in this process.
 
     Raises:
-        DataError: The file can't be read.
+        DataError: The file can't be read, or is damaged.
     """
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="c")
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="c")
     except OSError as error:
         raise DataError(
-            f"{path}: can't be read: {error.strerror}. Decoded images are shared as files: all machines of a "
+            f"{path}: can't be read: {error.strerror or error}. Decoded images are shared as files: all machines of a "
             "cluster need the same cache folder (proxy.data.cache), and it must stay there while a search runs."
         ) from None
+    except Exception as error:  # NumPy raises many kinds on damaged headers
+        raise DataError(f"{path}: damaged: {cut(str(error))}. Run the command again, which makes it anew.") from None
     return array
 
 
@@ -131,6 +149,8 @@ class Dataset:
         full_size: The number of validation images, and a function that reads one by index: the image (3, h, w) and the
             labels (H, W) at full size; None if the arrays have the full size.
         unseen_contents: What `unseen` holds, if it is a function and this is known already.
+        values: The values of the label maps, if they are read from files.
+        ignore_stated: Whether the user or the data set says which labels are ignored; False if it is a default.
     """
 
     name: str
@@ -143,6 +163,8 @@ class Dataset:
     whole: Callable[[], Split] | None = None
     full_size: tuple[int, Callable[[int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]] | None = None
     unseen_contents: Contents | None = None
+    values: tuple[MaskValue, ...] = ()
+    ignore_stated: bool = True
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # no validation set that was read
@@ -160,6 +182,63 @@ class Dataset:
             kept = "validation" in vars(self)
             validation = (self.validation if kept or isinstance(self.unseen, Split) else self.unseen()).contents
         return {"train": self.train.contents, "heldout": self.heldout.contents, "validation": validation}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is probably a mistake in the data, in full sentences; to be shown before any work."""
+        contents = self.contents
+        found = []
+        for parts, where, why in (
+            (("train", "heldout"), "training and held-out labels", "no loss can learn what is not there"),
+            (("validation",), "validation labels", "final results say nothing about it"),
+        ):
+            pixels = [sum(contents[part].pixels[label] for part in parts) for label in range(len(self.classes))]
+            if absent := [name for name, count in zip(self.classes, pixels, strict=True) if not count]:
+                names = f"class {_names(absent)} has" if len(absent) == 1 else f"classes {_names(absent)} have"
+                found.append(f"data set `{self.name}`: {names} no pixel in the {where}: {why}.{self._held()}")
+        return tuple(found)
+
+    def check(self) -> Dataset:
+        """This data set, unless its labels can't be meant.
+
+        Raises:
+            DataError: The training labels have fewer than two classes; or some class has no pixel, while others are
+                ignored by a default that nobody stated.
+        """
+        totals = np.sum([each.pixels for each in self.contents.values()], axis=0)
+        if self.values:  # the masks at full size: the smallest object may be lost by resizing
+            totals = np.zeros(256, np.int64)
+            np.add.at(totals, [each.label for each in self.values], [each.pixels for each in self.values])
+        absent = [label for label in range(len(self.classes)) if not totals[label]]
+        ignored = self.ignore_index
+        if not self.ignore_stated and absent and totals[ignored]:
+            one = absent[0]
+            others = "" if len(absent) == 1 else f" (nor has any pixel {_names([self.classes[i] for i in absent[1:]])})"
+            mapped = "{0: 0, 255: 1}" if len(self.classes) == 2 and one == 1 else f"{{..., 255: {one}}}"
+            raise DataError(
+                f"data set `{self.name}`: {totals[ignored] / totals.sum():.1%} of the pixels are {ignored}, which is "
+                f"read as ignored by default, but class {one}, {_names([self.classes[one]])}, has no pixel{others}."
+                f"{self._held()} If {ignored} marks ignored pixels, set `ignore_index: {ignored}`; if it marks a "
+                f"class, map it: `values: {mapped}`."
+            )
+        if sum(map(bool, self.train.contents.pixels[: len(self.classes)])) < 2:
+            only = [name for name, count in zip(self.classes, self.train.contents.pixels, strict=False) if count]
+            raise DataError(
+                f"data set `{self.name}`: the training labels must hold at least two classes, but all pixels are "
+                f"{_names(only) if only else 'ignored'}.{self._held()}"
+            )
+        return self
+
+    def _held(self) -> str:
+        """The values of the masks in a sentence; empty if they are not read from files."""
+        if not self.values:
+            return ""
+        names = {self.ignore_index: "ignored"} | {
+            label: f"`{cut(name, 40)}`" for label, name in enumerate(self.classes)
+        }
+        shown = [f"{each.value} ({names[each.label]})" for each in self.values]
+        more = f" and {len(shown) - EXAMPLES} other values" if len(shown) > EXAMPLES else ""
+        return f" The masks hold {', '.join(shown[:EXAMPLES])}{more}."
 
     def fingerprint(self) -> dict[str, str]:
         """A hash of each part (`train`, `heldout`, `validation`) and of the names of the `classes`.
@@ -201,11 +280,12 @@ def load_dataset(name: str, **options: object) -> Dataset:
         The data set; the same name and options always give the same arrays.
 
     Raises:
-        DataError: The name or an option is unknown, or files of the data set are missing or can't be used.
+        DataError: The name or an option is unknown, files of the data set are missing or can't be used, or its labels
+            can't be meant, see `Dataset.check`.
     """
     if ":" in name:
         own: Callable[..., Dataset] = importlib.import_module("autosegloss.proxy.data.custom").load
-        return own(name, options)
+        return own(name, options).check()
     if name not in READERS:
         raise DataError(
             f"unknown data set `{name}`{did_you_mean(name, READERS)}; known: {', '.join(READERS)}, and "
@@ -216,7 +296,30 @@ def load_dataset(name: str, **options: object) -> Dataset:
     for option, parameter in inspect.signature(load).parameters.items():
         if parameter.default is parameter.empty and option not in options:
             raise DataError(f"data set `{name}`: missing option `{option}`; set proxy.data.{option}.")
-    return load(**options)
+    return load(**options).check()
+
+
+def _names(names: Sequence[str]) -> str:
+    """Names of classes for a message."""
+    shown = [f"`{cut(name, 40)}`" for name in names[:EXAMPLES]]
+    return ", ".join(shown) + (f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
+
+
+def listing(causes: Mapping[str, Sequence[str]], room: int = 700) -> str:
+    """Mistakes for a message: each cause in a line with its number, and examples below it.
+
+    Args:
+        causes: The examples of each cause. A folder with which all of them begin is named once.
+        room: The largest number of characters for all examples.
+    """
+    each, texts = room // max(1, len(causes)), []
+    for cause, lines in causes.items():
+        same = os.path.commonprefix(list(lines))  # noqa: RUF071 - what follows a path is no path
+        folder = same.rpartition("/")[0] if len(lines) > 1 else ""
+        place = f", in {cut(folder)}" if len(folder) > 1 else ""
+        rest = [line[len(folder) + 1 :] for line in lines] if place else lines
+        texts.append(f"{cause} ({len(lines)}){place}:{examples(rest, room=each)}")
+    return "\n".join(texts)
 
 
 def examples(lines: Iterable[str], most: int = EXAMPLES, room: int = 600) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,14 +21,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autosegloss.errors import DataError
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, open_array
+from autosegloss.files import locked
+from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Split, listing, open_array
 from autosegloss.proxy.data.pictures import files_by_name, read_labels, read_picture
 
 Pair = tuple[Path, Path]
 """A picture and its label map."""
 
-_FORMAT = 1  # of what is in the cache; a new one leaves the old to be deleted
-_WRONG = -1
+_FORMAT = 2  # of what is in the cache; a new one leaves the old to be deleted
+_IMAGES, _LABELS, _CONTENTS = "images.npy", "labels.npy", "contents.json"
+_DENSE = 2**16  # values below it are counted without sorting
+_DECODED = 64  # pairs at a time, which bounds the memory
+_LOCK = re.compile(r"(.+-[0-9a-f]{24})\.lock")
 UNUSABLE = "files that can't be used"
 
 
@@ -39,21 +45,23 @@ class Source:
         advice: The expected layout of the files and where to get them, for messages.
         classes: Names of the classes, in label order.
         labels: The class of each value that the label maps may hold; `IGNORE_INDEX` for ignored values.
+        stated: Whether the user, or the data set, says what is ignored; else it is a default.
     """
 
     name: str
     advice: str
     classes: tuple[str, ...]
     labels: Mapping[int, int]
+    stated: bool = True
 
     def error(self, what: str) -> DataError:
         """An error about the data set."""
         return DataError(f"data set `{self.name}`: {what}")
 
     def refuse(self, what: str, mistakes: Iterable[str]) -> None:
-        """Raise an error that lists all mistakes, if there are any."""
+        """Raise an error that lists the mistakes, if there are any."""
         if lines := sorted(mistakes):
-            raise self.error(f"{what} ({len(lines)}):" + "".join(f"\n  {line}" for line in lines))
+            raise self.error(listing({what: lines}))
 
     def missing(self, what: str) -> DataError:
         """An error about a missing file."""
@@ -93,7 +101,7 @@ class Source:
         cache: object,
         note: str = "",
     ) -> Dataset:
-        """The data set of a training and a validation list; validation images are read when first used.
+        """The data set of a training and a validation list, of which all files are decoded or found in the cache.
 
         Args:
             train: The training list, of which a part is held out.
@@ -109,45 +117,52 @@ class Source:
         """
         wanted, folder = self._size(size), _cache(cache)
         if absent := sorted({str(path) for pair in (*train, *validation) for path in pair if not path.is_file()}):
-            raise self.missing(f"missing files ({len(absent)}):" + "".join(f"\n  {path}" for path in absent))
+            raise self.missing(listing({"missing files": absent}, room=300))
         both = {image for image, _ in train} & {image for image, _ in validation}
         self.refuse("images in the training and in the validation list", map(str, both))
         parts = (*self.draw(train, "heldout", heldout, seed), validation, train)
         shape = wanted or self._one_size(train)
         kept, apart, unseen, whole = (CachedSplit(self, tuple(pairs), shape, folder) for pairs in parts)
-        self.refuse(UNUSABLE, [*kept.make(), *apart.make()])
-        split = kept.split()
-        self._check_classes(split)
+        sweep(folder)
+        survey = Survey()
+        splits = [each.read(survey) for each in (kept, apart, unseen)]
+        self.refuse_files(survey)
+        heard, apart_, seen = (split for split in splits if split is not None)
         return Dataset(
             self.name,
             self.classes,
             IGNORE_INDEX,
-            split,
-            apart.split(),
-            unseen.split,
+            heard,
+            apart_,
+            seen,
             note,
             whole=whole.split,
             full_size=(len(validation), unseen.full_size),
+            values=tuple(MaskValue(str(value), self.labels[value], n) for value, n in sorted(survey.values.items())),
+            ignore_stated=self.stated,
         )
+
+    def refuse_files(self, survey: Survey) -> None:
+        """Raise an error that lists the files that can't be used, by cause, if there are any."""
+        causes = {UNUSABLE: sorted(survey.unusable)} if survey.unusable else {}
+        if survey.wrong:
+            held = spans(survey.values)
+            causes[f"masks hold {held}, but the {len(self.classes)} classes are {self.allowed()}"] = sorted(
+                survey.wrong
+            )
+        if causes:
+            raise self.error(listing(causes))
+
+    def allowed(self) -> str:
+        """The values that label maps may hold."""
+        ignored = [value for value, label in self.labels.items() if label == IGNORE_INDEX]
+        text = spans(value for value, label in self.labels.items() if label != IGNORE_INDEX)
+        return f"{text}, and {spans(ignored)} (ignored)" if ignored else text
 
     def draw(self, pairs: Sequence[Pair], option: str, amount: object, seed: object) -> tuple[list[Pair], list[Pair]]:
         """Split a list at random; see `random_split`."""
         rest, part = random_split(f"data set `{self.name}`", option, len(pairs), amount, seed)
         return [pairs[i] for i in rest], [pairs[i] for i in part]
-
-    def _check_classes(self, split: Split) -> None:
-        """Refuse labels of a single class, e.g. masks that mark a class by 255, which is ignored."""
-        seen: set[int] = set()
-        for labels in split.labels:
-            seen |= {*np.unique(labels).tolist()} - {IGNORE_INDEX}
-            if len(seen) > 1:
-                return
-        all_are = f"all pixels are `{self.classes[seen.pop()]}`" if seen else "all pixels are ignored"
-        ignored = ", ".join(str(value) for value, label in sorted(self.labels.items()) if label == IGNORE_INDEX)
-        raise self.error(
-            f"the training labels must hold at least two classes, but {all_are}. The values of the masks are "
-            f"class numbers 0, 1, 2, ...; ignored: {ignored}."
-        )
 
     def _size(self, size: object) -> tuple[int, int] | None:
         sides = [size, size] if isinstance(size, int) else size
@@ -237,62 +252,117 @@ class CachedSplit:
         """The memory-mapped arrays, created if necessary.
 
         Raises:
-            DataError: Files can't be used; the error lists all of them.
+            DataError: Files can't be used; the error lists them. Or the cache can't be written.
         """
-        self.source.refuse(UNUSABLE, self.make())
-        return Split(open_array(self.folder / "images.npy"), open_array(self.folder / "labels.npy"))
+        survey = Survey()
+        split = self.read(survey)
+        self.source.refuse_files(survey)
+        assert split is not None  # refused above
+        return split
 
-    def make(self) -> list[str]:
-        """Create the arrays unless they exist; returns the problems with files, in which case nothing is created.
+    def read(self, survey: Survey) -> Split | None:
+        """The memory-mapped arrays, created if necessary, and the values of the masks; None if files can't be used.
+
+        Args:
+            survey: Receives the values of the masks and the mistakes.
 
         Raises:
             DataError: The cache can't be written.
         """
-        folder = self.folder
-        if folder.is_dir():
-            return []
+        if (split := self._found(survey)) is not None:
+            return split
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.with_suffix(".lock")):
-                # Another process may have created the folder meanwhile.
-                return [] if folder.is_dir() else self._make(folder)
+            with locked(self.folder.with_suffix(".lock")) as alone:
+                if (split := self._found(survey)) is not None:  # another process has created the folder meanwhile
+                    return split
+                if alone:
+                    _delete_unfinished(self.folder)
+                if not self._made(survey):
+                    return None
+                if (split := self._found(survey)) is None:
+                    raise OSError("what was written can't be read back")
+                return split
         except OSError as error:
+            size = len(self.pairs) * 4 * self.size[0] * self.size[1] / 2**20
             raise self.source.error(
-                f"the cache {self.cache} can't be written: {error.strerror}. Choose another with the option `cache`."
+                f"the cache {self.cache} can't be written: {error.strerror or error}. Decoded, these {len(self.pairs)} "
+                f"images take {size:.3g} MiB. Choose another folder with the option `cache`."
             ) from None
 
-    def _make(self, folder: Path) -> list[str]:
-        unfinished = folder.with_suffix(".tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
-        unfinished.mkdir()
+    def _found(self, survey: Survey) -> Split | None:
+        """The arrays in the cache; None if there are none, or if they are damaged."""
         try:
-            if not (mistakes := self._write(unfinished)):
-                unfinished.rename(folder)
-            return mistakes
+            known = json.loads((self.folder / _CONTENTS).read_bytes())
+            split = Split(open_array(self.folder / _IMAGES), open_array(self.folder / _LABELS))
+            values = Counter({int(value): int(pixels) for value, pixels in known["values"].items()})
+            if split.contents.digest != known["sha256"]:
+                return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, DataError):
+            return None
+        survey.values += values
+        return split
+
+    def _made(self, survey: Survey) -> bool:
+        """Create the folder, unless files can't be used; whether it is there then."""
+        draft = self.folder.with_suffix(f".{secrets.token_hex(4)}.tmp")
+        draft.mkdir()
+        try:
+            found = self._write(draft)
+            if found.mistakes:
+                survey.add(found)
+                return False
+            damaged = draft.with_suffix(".old.tmp")
+            with suppress(FileNotFoundError):
+                self.folder.rename(damaged)
+            try:
+                draft.rename(self.folder)
+            except OSError:
+                if not self.folder.is_dir():  # without locks, another process may have been faster
+                    raise
+            shutil.rmtree(damaged, ignore_errors=True)
+            return True
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
-    def _write(self, folder: Path) -> list[str]:
-        """Decode all files into two arrays in a folder; returns the problems with files."""
-        images, labels = (
-            np.lib.format.open_memmap(folder / name, "w+", np.uint8, (len(self.pairs), *channels, *self.size))
-            for name, channels in (("images.npy", (3,)), ("labels.npy", ()))
+    def _write(self, folder: Path) -> Survey:
+        """Decode all files into two arrays in a folder.
+
+        The arrays are written plainly, not through a memory map, in which a full disk ends the process.
+        """
+        survey, count = Survey(), len(self.pairs)
+        with (
+            (folder / _IMAGES).open("wb") as images,
+            (folder / _LABELS).open("wb") as labels,
+            ThreadPoolExecutor() as threads,  # Pillow releases the GIL while it decodes and resizes
+        ):
+            for file, channels in ((images, (3,)), (labels, ())):
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *channels, *self.size)}
+                np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, count, _DECODED):
+                for picture, classes, found in threads.map(self._decoded, range(start, min(start + _DECODED, count))):
+                    survey.add(found)
+                    if not survey.mistakes:
+                        images.write(picture)
+                        labels.write(classes)
+        if not survey.mistakes:
+            written = Contents.of(Split(open_array(folder / _IMAGES), open_array(folder / _LABELS)))
+            known = {"values": survey.values, "sha256": written.digest}
+            (folder / _CONTENTS).write_text(json.dumps(known), encoding="ascii")
+        return survey
+
+    def _decoded(self, index: int) -> tuple[bytes, bytes, Survey]:
+        """A picture (3, H, W) and its classes (H, W) of the arrays; empty if the files can't be used."""
+        survey = Survey()
+        if (found := self._pair(index, survey)) is None:
+            return b"", b"", survey
+        picture, classes = found
+        resized = np.asarray(_covering(picture, self.size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        return (
+            resized.tobytes(),
+            _covering(Image.fromarray(classes), self.size, Image.Resampling.NEAREST).tobytes(),
+            survey,
         )
-
-        def fill(index: int) -> list[str]:
-            found = self._pair(index)
-            if isinstance(found, list):
-                return found
-            picture, values = found
-            images[index] = np.asarray(_covering(picture, self.size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-            labels[index] = np.asarray(_covering(Image.fromarray(values), self.size, Image.Resampling.NEAREST))
-            return []
-
-        with ThreadPoolExecutor() as threads:  # Pillow releases the GIL while it decodes and resizes
-            found = [line for mistakes in threads.map(fill, range(len(self.pairs))) for line in mistakes]
-        for array in (images, labels):
-            array.flush()
-        return found
 
     def full_size(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """A picture scaled as in the arrays but not cropped, (3, h, w), and its original labels, (H, W).
@@ -300,50 +370,111 @@ class CachedSplit:
         Raises:
             DataError: The files can't be used.
         """
-        found = self._pair(index)
-        self.source.refuse(UNUSABLE, found if isinstance(found, list) else [])
-        assert not isinstance(found, list)  # refused above
+        survey = Survey()
+        found = self._pair(index, survey)
+        self.source.refuse_files(survey)
+        assert found is not None  # refused above
         picture, labels = found
         height, width = self.size
         scale = max(height / picture.height, width / picture.width)
         size = round(scale * picture.width), round(scale * picture.height)
         return np.asarray(picture.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1), labels
 
-    def _pair(self, index: int) -> tuple[Image.Image, NDArray[np.uint8]] | list[str]:
-        """A picture and the classes of its pixels, (H, W), at the original size; or the problems with the files."""
+    def _pair(self, index: int, survey: Survey) -> tuple[Image.Image, NDArray[np.uint8]] | None:
+        """A picture and the classes of its pixels, (H, W), at the original size; None if the files can't be used."""
         image, mask = self.pairs[index]
-        mistakes = []
+        picture = values = None
         try:
             picture = read_picture(image)
         except DataError as error:
-            mistakes.append(f"{image}: {error}")
+            survey.unusable.append(f"{image}: {error}")
         try:
             values = read_labels(mask)
         except DataError as error:
-            return [*mistakes, f"{mask}: {error}"]
-        if not mistakes and values.shape != picture.size[::-1]:
-            mistakes.append(
+            survey.unusable.append(f"{mask}: {error}")
+        if values is None:
+            return None
+        seen, pixels = _counted(values)
+        survey.values.update(dict(zip(seen.tolist(), pixels.tolist(), strict=True)))
+        if picture is not None and values.shape != picture.size[::-1]:
+            survey.unusable.append(
                 f"{mask}: must be {_shape(picture.size[::-1])}, like its picture, got {_shape(values.shape)}"
             )
-        mapped = self._known[values]
-        if (mapped == _WRONG).any():
-            wrong = np.unique(values[mapped == _WRONG]).tolist()
-            some = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
-            mistakes.append(f"{mask}: values must be {self._allowed()}, got {some}")
-        return mistakes or (picture, mapped.astype(np.uint8))
+        if wrong := [value for value in seen.tolist() if value not in self.source.labels]:
+            survey.wrong.append(
+                f"{mask}: {spans(wrong)} at {pixels[np.isin(seen, wrong)].sum()} of {values.size} pixels"
+            )
+        if picture is None or survey.mistakes:
+            return None
+        classes = np.array([self.source.labels[value] for value in seen.tolist()], np.uint8)
+        if seen[-1] < _DENSE and seen[0] >= 0:
+            table = np.zeros(seen[-1] + 1, np.uint8)
+            table[seen] = classes
+            return picture, table[values]
+        return picture, classes[np.searchsorted(seen, values)]
 
-    @cached_property
-    def _known(self) -> NDArray[np.int16]:
-        """The class of each value that a label map can hold, or `_WRONG`."""
-        known = np.full(2**16, _WRONG, np.int16)
-        known[list(self.source.labels)] = list(self.source.labels.values())
-        return known
 
-    def _allowed(self) -> str:
-        ignored = sorted(value for value, label in self.source.labels.items() if label == IGNORE_INDEX)
-        counted = sorted(value for value, label in self.source.labels.items() if label != IGNORE_INDEX)
-        text = f"{counted[0]}..{counted[-1]}" if len(counted) > 1 else str(counted[0])
-        return f"{text}, and {', '.join(map(str, ignored))} (ignored)" if ignored else text
+@dataclass
+class Survey:
+    """What reading files has shown.
+
+    Args:
+        values: Number of pixels of each value of the label maps.
+        unusable: Files that can't be read, or whose sizes differ.
+        wrong: Label maps with values that the data set does not have.
+    """
+
+    values: Counter[int] = field(default_factory=Counter)
+    unusable: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def mistakes(self) -> bool:
+        """Whether there are files that can't be used."""
+        return bool(self.unusable or self.wrong)
+
+    def add(self, other: Survey) -> None:
+        """Take over what another one has."""
+        self.values += other.values
+        self.unusable += other.unusable
+        self.wrong += other.wrong
+
+
+def _counted(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct values, ascending, and how many pixels have each."""
+    if values.min() < 0 or values.max() >= _DENSE:
+        seen, pixels = np.unique(values, return_counts=True)
+        return seen, pixels
+    pixels = np.bincount(values.ravel())
+    seen = np.flatnonzero(pixels)
+    return seen, pixels[seen]
+
+
+def spans(values: Iterable[int]) -> str:
+    """Numbers for a message: `0..2, 7, 255`; the first eight ranges."""
+    ranges: list[list[int]] = []
+    for value in sorted(values):
+        if ranges and value == ranges[-1][1] + 1:
+            ranges[-1][1] = value
+        else:
+            ranges.append([value, value])
+    shown = [str(first) if first == last else f"{first}..{last}" for first, last in ranges[:8]]
+    return ", ".join(shown + ["..."] * (len(ranges) > 8))
+
+
+def sweep(cache: Path) -> None:
+    """Delete what killed processes have left in a cache; what another process is making stays."""
+    with suppress(OSError):  # no such folder yet, or one that can't be written
+        for lock in cache.iterdir():
+            if name := _LOCK.fullmatch(lock.name):
+                with suppress(OSError), locked(lock, wait=False) as alone:
+                    if alone:
+                        _delete_unfinished(lock.with_name(name[1]))
+
+
+def _delete_unfinished(folder: Path) -> None:
+    for draft in folder.parent.glob(f"{folder.name}.*.tmp"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _cache(folder: object) -> Path:
@@ -375,11 +506,3 @@ def _covering(picture: Image.Image, size: tuple[int, int], how: Image.Resampling
 
 def _shape(size: tuple[int, ...]) -> str:
     return f"{size[1]} x {size[0]} (width x height)"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file lock, which ends with the process; the file stays, as other processes may be waiting for it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

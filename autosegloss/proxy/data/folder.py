@@ -17,7 +17,7 @@ def load(
     root: str | None = None,
     images: str | None = None,
     masks: str | None = None,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     validation: str | float = 0.2,
     size: int | list[int] | None = None,
     heldout: int | float = 0.2,
@@ -31,7 +31,7 @@ def load(
         root: The folder that holds the folders `images` and `masks`.
         images: The folder of the images, instead of `root`; needs `masks`.
         masks: The folder of the masks, instead of `root`; needs `images`.
-        ignore_index: The value of ignored pixels in the masks.
+        ignore_index: The value of ignored pixels in the masks; None is 255, unless some class has no pixel then.
         validation: A folder like `root`, or a share of all images, drawn at random.
         size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
             None keeps their size, which must be the same for all.
@@ -43,10 +43,13 @@ def load(
         DataError: Files are missing or can't be used, or an option is wrong.
     """
     names = class_names("data set `folder`", classes)
-    labels = {number: number for number in range(len(names))} | {ignore_index: IGNORE_INDEX}
-    source = Source("folder", ADVICE, names, labels)
-    if type(ignore_index) is not int or not 0 <= ignore_index < 2**16:
-        raise source.error(f"ignore_index must be an integer from 0 to 65535, got {ignore_index!r}.")
+    ignored = IGNORE_INDEX if ignore_index is None else ignore_index
+    labels = {number: number for number in range(len(names))} | {ignored: IGNORE_INDEX}
+    source = Source("folder", ADVICE, names, labels, stated=ignore_index is not None)
+    if type(ignored) is not int or not len(names) <= ignored < 2**16:
+        raise source.error(
+            f"ignore_index must be an integer from {len(names)} to 65535, above the classes, got {ignored!r}."
+        )
     if root is not None and images is None and masks is None:
         folders = [(path_of("root", root) / "images", path_of("root", root) / "masks")]
     elif root is None and images is not None and masks is not None:

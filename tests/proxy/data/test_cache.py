@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 
 from autosegloss.errors import DataError
+from autosegloss.files import locked
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from tests import layouts
 
@@ -75,24 +79,107 @@ def test_a_changed_file_or_setting_makes_it_anew(read, root, tmp_path):
         read(validation=1, heldout=1, seed=1)
 
 
-def test_the_validation_set_is_read_when_it_is_asked_for(read, tmp_path):
+def test_all_parts_are_checked_before_anything_is_done(read, tmp_path):
     other = layouts.folder(tmp_path / "other", images=3)
     damaged = next((other / "masks").rglob("*.png"))
     damaged.write_bytes(b"nothing")
-    dataset = pickle.loads(pickle.dumps(read(validation=str(other))))
-    assert len(made(tmp_path / "cache")) == 2
     with pytest.raises(DataError, match=f"{damaged}: not a PNG"):
-        assert dataset.validation
+        read(validation=str(other))
+    damaged.unlink()
+    (other / "images" / damaged.relative_to(other / "masks").with_suffix(".jpg")).unlink()
+    assert len(pickle.dumps(read(validation=str(other)))) < 20_000, "the arrays are files"
 
 
-def test_what_a_process_left_behind_is_no_cache(read, tmp_path):
+def test_what_a_process_left_behind_is_swept(read, tmp_path):
     expected = layouts.digest(read().train)
     cache = tmp_path / "cache"
-    for folder in made(cache):
-        (cache / folder).rename(cache / f"{folder}.tmp")
-        (cache / f"{folder}.tmp" / "images.npy").write_bytes(b"torn")
+    for folder in made(cache)[1:]:
+        (cache / folder).rename(cache / f"{folder}.0123.tmp")
+        (cache / f"{folder}.0123.tmp" / "images.npy").write_bytes(b"torn")
+        (cache / f"{folder}.lock").touch()
+    other = cache / f"folder-{'0' * 24}"
+    other.with_suffix(".45.tmp").mkdir()
+    other.with_suffix(".lock").touch()
+    (cache / "mine.lock").touch()
     assert layouts.digest(read().train) == expected
-    assert len([name for name in made(cache) if not name.endswith(".tmp")]) == 2
+    assert {path.suffix for path in cache.iterdir()} == {"", ".lock"}
+    assert [path.name for path in cache.glob("*.lock")] == ["mine.lock"]
+    with locked(other.with_suffix(".lock")) as alone:  # by a process that is at work
+        other.with_suffix(".45.tmp").mkdir()
+        assert alone
+        read()
+        assert other.with_suffix(".45.tmp").exists()
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "contents.json"])
+def test_a_damaged_cache_is_made_anew(read, tmp_path, name):
+    expected = layouts.digest(read().train)
+    rng = np.random.default_rng(0)
+    for damage in ("cut", "empty", "gone", "a folder", *["bits"] * 12, *["header"] * 12):
+        for folder in made(tmp_path / "cache"):
+            path = tmp_path / "cache" / folder / name
+            data = bytearray(path.read_bytes())
+            if damage == "gone":
+                path.unlink()
+            elif damage == "a folder":
+                path.unlink()
+                path.mkdir()
+            else:
+                data = data[: {"cut": len(data) - 1, "empty": 0}.get(damage, len(data))]
+                if damage in ("bits", "header"):
+                    data[rng.integers(len(data) if damage == "bits" else min(len(data), 128))] ^= 1 << rng.integers(8)
+                path.write_bytes(data)
+        dataset = read()
+        assert layouts.digest(dataset.train) == expected, damage
+        assert (len(dataset.values), len(made(tmp_path / "cache"))) == (4, 3)
+
+
+def test_a_damaged_cache_is_named_where_it_cannot_be_made_anew(read, tmp_path):
+    pickled = pickle.dumps(read().train)
+    for path in (tmp_path / "cache").rglob("images.npy"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"images\.npy: damaged: .* Run the command again"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("limit", [0, 100, 3000, 30_000])
+def test_a_full_disk_is_said_and_leaves_nothing(read, tmp_path, limit):
+    """The closest to one: the system refuses to let a file grow beyond a size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(
+            DataError, match=r"the cache .*/cache can't be written: File too large\. .* images take .* MiB"
+        ):
+            read(size=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert made(tmp_path / "cache") == []
+    assert read(size=100).train.images.shape[2:] == (100, 100)
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EBADF])
+def test_a_file_system_without_locks_is_used_without_them(read, tmp_path, monkeypatch, number):
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    first = read()
+    assert layouts.digest(read().train) == layouts.digest(first.train)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_two_writers_without_locks_do_not_tear_a_cache(read, tmp_path, monkeypatch):
+    expected = layouts.digest(read().train)
+    shutil.rmtree(tmp_path / "cache")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with ThreadPoolExecutor(4) as threads:
+        assert {layouts.digest(each.train) for each in threads.map(lambda _: read(), range(8))} == {expected}
+    assert not [name for name in made(tmp_path / "cache") if name.endswith(".tmp")]
 
 
 PROCESS = """
@@ -167,14 +254,14 @@ def test_a_cache_that_is_gone_is_named(read, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_refused(read, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"the cache .*file/below can't be written: Not a directory. Choose another"):
+    with pytest.raises(DataError, match=r"the cache .*file/below can't be written: Not a directory\. .*Choose another"):
         read(cache=str(tmp_path / "file" / "below"))
 
 
 def test_the_cache_is_in_the_users_cache_folder(read, root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     read(cache=None)
-    assert len(made(tmp_path / "xdg" / "autosegloss")) == 2
+    assert len(made(tmp_path / "xdg" / "autosegloss")) == 3
 
 
 @pytest.mark.slow

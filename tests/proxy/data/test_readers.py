@@ -104,8 +104,8 @@ def test_an_image_in_both_lists_of_voc_is_refused(tmp_path, read):
     with pytest.raises(DataError) as error:
         read("voc", root)
     assert str(error.value) == (
-        "data set `voc`: images in the training and in the validation list (2):\n"
-        f"  {root}/JPEGImages/2012_100.jpg\n  {root}/JPEGImages/2012_101.jpg"
+        f"data set `voc`: images in the training and in the validation list (2), in {root}/JPEGImages:\n"
+        "  2012_100.jpg\n  2012_101.jpg"
     )
 
 
@@ -221,7 +221,7 @@ def test_missing_files_are_all_listed_before_any_is_read(tmp_path, read):
     with pytest.raises(DataError) as error:
         read("voc", root)
     lines = str(error.value).splitlines()
-    assert lines[:4] == ["data set `voc`: missing files (3):", *(f"  {root}/{name}" for name in gone)]
+    assert lines[:4] == [f"data set `voc`: missing files (3), in {root}:", *(f"  {name}" for name in gone)]
     assert lines[4].startswith("`root` is the folder VOC2012")
 
 
@@ -252,25 +252,27 @@ def test_all_files_that_cannot_be_used_are_listed_at_once(tmp_path, read):
     layouts.write(masks[6], np.full((32, 32), 4, np.uint8))
     Image.fromarray(np.full((32, 32), 3000, np.uint16)).save(masks[7])
     layouts.write(masks[8], good[:, :30])
-    with pytest.raises(DataError) as error:
-        read("folder", root, validation=str(layouts.folder(tmp_path / "other")), size=32)
-    first, *lines = str(error.value).splitlines()
-    assert first == f"data set `folder`: files that can't be used ({len(lines)}):"
-    whole = "\n".join(lines)
-    for path, why in (
-        (images[0], "damaged: "),
-        (images[1], "not a picture"),
-        (images[2], "a picture must have 8 bits per channel, got Pillow's mode I;16"),
-        (masks[3], "must be 32 x 16 (width x height), like its picture, got 32 x 32 (width x height)"),
-        (masks[4], "damaged: "),
-        (masks[5], "a label map must have one channel, grey (1 to 16 bits) or palette, got R, G, B"),
-        (masks[6], "values must be 0..2, and 9 (ignored), got 4"),
-        (masks[7], "values must be 0..2, and 9 (ignored), got 3000"),
-        (masks[8], "must be 32 x 32 (width x height), like its picture, got 30 x 32"),
-    ):
-        assert f"  {path}: {why}" in whole
-    assert len(lines) == 9
-    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}, "nothing of a failed build stays"
+    for options in ({"validation": 3}, {"validation": 0.3, "seed": 1}):  # in whichever part they are
+        with pytest.raises(DataError) as error:
+            read("folder", root, size=32, **options)
+        message = str(error.value)
+        assert message.startswith(
+            f"data set `folder`: files that can't be used (7), in {root}:\n  images/00.jpg: damaged: "
+        )
+        assert (
+            f"\nmasks hold 0..2, 4, 9, 3000, but the 3 classes are 0..2, and 9 (ignored) (2), in {root}/masks"
+            in message
+        )
+        for path, why in (
+            (images[1], "not a picture"),
+            (masks[3], "must be 32 x 16 (width x height), like its picture, got 32 x 32 (width x height)"),
+            (masks[6], "4 at 1024 of 1024 pixels"),
+            (masks[7], "3000 at 1024 of 1024 pixels"),
+        ):
+            assert any(line.endswith(f"{path.name}: {why}") for line in message.splitlines()), (why, message)
+        assert len(message) <= 1000
+        (cache,) = (path for path in tmp_path.iterdir() if path.name == "cache")
+        assert not any(path.suffix for path in cache.iterdir()), "nothing of a failed build stays"
 
 
 def test_pictures_of_several_sizes_want_a_size(tmp_path, read):
@@ -292,7 +294,15 @@ def test_masks_of_black_and_white_are_not_taken_for_ignored_pixels(tmp_path, rea
         read("folder", root, classes=["ground", "cell"], ignore_index=255)
     assert str(error.value) == (
         "data set `folder`: the training labels must hold at least two classes, but all pixels are `ground`. "
-        "The values of the masks are class numbers 0, 1, 2, ...; ignored: 255."
+        "The masks hold 0 (`ground`), 255 (ignored)."
+    )
+    with pytest.raises(DataError) as error:
+        read("folder", root, classes=["ground", "cell"], ignore_index=None)
+    ignored = 100 * np.mean([values(path) == 255 for path in (root / "masks").rglob("*.png")])
+    assert str(error.value) == (
+        f"data set `folder`: {ignored:.1f}% of the pixels are 255, which is read as ignored by default, but class 1, "
+        "`cell`, has no pixel. The masks hold 0 (`ground`), 255 (ignored). If 255 marks ignored pixels, set "
+        "`ignore_index: 255`; if it marks a class, map it: `values: {0: 0, 255: 1}`."
     )
 
 
@@ -313,7 +323,8 @@ def test_masks_of_black_and_white_are_not_taken_for_ignored_pixels(tmp_path, rea
         ({"size": True}, "size must .* got True"),
         ({"classes": 1}, "classes must be 2 to 255 distinct names or their number, got 1"),
         ({"classes": ["a", "a"]}, r"classes must .* got \['a', 'a'\]"),
-        ({"ignore_index": "none"}, "ignore_index must be an integer from 0 to 65535, got 'none'"),
+        ({"ignore_index": "none"}, "ignore_index must be an integer from 3 to 65535, above the classes, got 'none'"),
+        ({"ignore_index": 2}, "ignore_index must be an integer from 3 to 65535, above the classes, got 2"),
         ({"images": "elsewhere"}, "give either `root`, or both `images` and `masks`"),
         ({"cache": 3}, r"proxy\.data\.cache must be the path of a folder, got 3"),
         ({"rot": "a"}, r"unknown option `rot` \(did you mean `root`\?\)"),

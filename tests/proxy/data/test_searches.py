@@ -11,11 +11,7 @@ import torch
 
 from autosegloss import load_loss, search
 from autosegloss.cli import main
-from autosegloss.errors import DataError
 from autosegloss.proxy.data import nuclei
-from autosegloss.search.api import as_config
-from autosegloss.search.objective import proxy_of
-from autosegloss.search.space import CROSS_ENTROPY
 from tests import layouts
 from tests.proxy.data.test_readers import MAKE, OPTIONS, needs_nilearn
 from tests.proxy.test_data import needs_samples
@@ -94,15 +90,3 @@ def test_a_folder_of_ones_own_goes_from_nothing_to_a_loss(tmp_path, monkeypatch)
     assert main(["search", "mine.yaml", "--runner", "serial", *changes]) == 0
     loss = load_loss(tmp_path / "results/mine/loss.json", ignore_index=255)
     assert torch.isfinite(loss(torch.zeros(1, 3, 8, 8), torch.ones(1, 8, 8, dtype=torch.int64)))
-
-
-def test_rewards_do_without_the_validation_set(tmp_path):
-    other = layouts.folder(tmp_path / "other")
-    for path in (other / "images").rglob("*.jpg"):
-        path.write_bytes(b"nothing")
-    root, cache = layouts.folder(tmp_path / "mine"), tmp_path / "cache"
-    data = {"name": "folder", "root": str(root), "validation": str(other), "cache": str(cache), **OPTIONS["folder"]}
-    proxy = proxy_of(as_config(config(data))).prepare()
-    assert 0 <= proxy(CROSS_ENTROPY, seed=0).reward <= 1
-    with pytest.raises(DataError, match=r"files that can't be used \(10\)"):
-        proxy(CROSS_ENTROPY, seed=0, validate=True)
