@@ -215,11 +215,12 @@ class Dataset:
             one = absent[0]
             others = "" if len(absent) == 1 else f" (nor has any pixel {_names([self.classes[i] for i in absent[1:]])})"
             mapped = "{0: 0, 255: 1}" if len(self.classes) == 2 and one == 1 else f"{{..., 255: {one}}}"
+            otherwise = f"map it: `values: {mapped}`" if self.values else f"give it the label {one}"
             raise DataError(
                 f"data set `{self.name}`: {totals[ignored] / totals.sum():.1%} of the pixels are {ignored}, which is "
                 f"read as ignored by default, but class {one}, {_names([self.classes[one]])}, has no pixel{others}."
                 f"{self._held()} If {ignored} marks ignored pixels, set `ignore_index: {ignored}`; if it marks a "
-                f"class, map it: `values: {mapped}`."
+                f"class, {otherwise}."
             )
         if sum(map(bool, self.train.contents.pixels[: len(self.classes)])) < 2:
             only = [name for name, count in zip(self.classes, self.train.contents.pixels, strict=False) if count]
@@ -356,7 +357,13 @@ def check_options(
         options: The given names.
         error: The class of the error.
     """
-    known = list(inspect.signature(takes).parameters) if callable(takes) else list(takes)
+    if callable(takes):
+        parameters = inspect.signature(takes).parameters
+        if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            return
+        known = list(parameters)
+    else:
+        known = list(takes)
     for option in options:
         if option not in known:
             allowed = ", ".join(known) or "none"
