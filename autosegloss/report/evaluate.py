@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from autosegloss.errors import DataError, InputError
 from autosegloss.metric import Accumulators, Expr
-from autosegloss.proxy.data.pictures import PICTURES, LabelMap, files_by_name, read_labels, why_unreadable
+from autosegloss.proxy.data.pictures import LABELS, PICTURES, LabelMap, files_by_name, read_labels, read_picture
 
 _Mistakes = defaultdict[str, list[str]]
 _UNREADABLE = "files that can't be read"
@@ -26,8 +25,8 @@ class LabelFolders:
     Names are in Unicode's composed form (NFC): `ü` is one letter on every file system.
 
     Args:
-        pred: Folder of predicted label maps (PNG); sub-folders are searched too.
-        target: Folder of true label maps (PNG); sub-folders are searched too.
+        pred: Folder of predicted label maps (PNG, TIFF, BMP, GIF or .npy); sub-folders are searched too.
+        target: Folder of true label maps (PNG, TIFF, BMP, GIF or .npy); sub-folders are searched too.
         images: Folder of the pictures, in any common format; None if there are none.
 
     Attributes:
@@ -40,7 +39,7 @@ class LabelFolders:
 
     def __init__(self, pred: Path, target: Path, images: Path | None = None) -> None:
         self.pred, self.target, self.images = pred, target, images
-        self.pred_files, self.target_files = files_by_name(pred, (".png",)), files_by_name(target, (".png",))
+        self.pred_files, self.target_files = files_by_name(pred, LABELS), files_by_name(target, LABELS)
         self.image_files = files_by_name(images, PICTURES) if images else {}
         self.names = sorted(self.pred_files.keys() & self.target_files.keys())
         if not self.names:
@@ -260,11 +259,9 @@ def _checked_pair(
         maps.append(labels)
     if name in folders.image_files:
         try:
-            with Image.open(folders.image_files[name]) as image:
-                image.load()  # a whole header does not mean a whole file
-                sizes["picture"] = image.size
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            mistakes[_UNREADABLE].append(f"{folders.image_files[name]}: {why_unreadable(error, 'picture')}")
+            sizes["picture"] = read_picture(folders.image_files[name], stretch=True).size
+        except DataError as error:
+            mistakes[_UNREADABLE].append(f"{folders.image_files[name]}: {error}")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{what} {width} x {height}" for what, (width, height) in sizes.items())
         mistakes["sizes that differ (width x height)"].append(f"{name}: {listed}")

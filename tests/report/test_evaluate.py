@@ -310,7 +310,8 @@ def missing_prediction(folder: Path) -> str:
 def no_png(folder: Path) -> str:
     path = folder / "pred/void.png"
     Image.new("L", (4, 4)).save(path, "JPEG")
-    return f"files that can't be read (1):\n  {path}: not a PNG\n"
+    why = "not a PNG, TIFF, BMP, GIF or .npy file but a JPEG, which changes values"
+    return f"files that can't be read (1):\n  {path}: {why}\n"
 
 
 def cut_off(folder: Path) -> str:
@@ -392,7 +393,7 @@ def test_all_mistakes_are_listed_in_one_error(maps, tmp_path: Path, capsys) -> N
         f"labels without a prediction in {tmp_path}/pred (2):\n  a\n  sub/a\n"
         f"predictions without a label in {tmp_path}/target (1):\n  b\n"
         f"predictions out of range; allowed: 0..4 (1):\n  {wrong}: 77 at 30 of 30 pixels\n"
-        f"files that can't be read (1):\n  {broken}: not a PNG\n"
+        f"files that can't be read (1):\n  {broken}: not a PNG, TIFF, BMP, GIF or .npy file\n"
         "sizes that differ (width x height) (1):\n  void: prediction 4 x 5, label 4 x 4\n" + HINT
     )
     assert {path.name for path in tmp_path.iterdir()} == {"pred", "target"}
@@ -488,7 +489,10 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
     ("change", "message"),
     [
         (["--pred", "nowhere"], "DataError: nowhere: no such folder.\n"),
-        (["--pred", "empty"], "DataError: empty: no .png file in this folder or below it.\n"),
+        (
+            ["--pred", "empty"],
+            "DataError: empty: no .png, .tif, .tiff, .bmp, .gif, .npy file in this ",
+        ),
         (
             ["--pred", "other"],
             "DataError: nothing to evaluate: none of the 1 predictions has the name of one of the 6 labels. Files are "

@@ -17,6 +17,7 @@ from torch import Tensor
 from autosegloss.errors import DataError, cut, shown
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, class_names, listing
 from autosegloss.proxy.data.files import random_split
+from autosegloss.proxy.data.pictures import rgb
 from autosegloss.proxy.imports import import_function
 from autosegloss.proxy.users_code import where
 
@@ -219,7 +220,7 @@ class _UnusableItem(Exception):  # noqa: N818 - a finding, which never leaves th
 
 def _pixels(value: Any) -> NDArray[np.uint8]:
     """An image as uint8, (3, H, W)."""
-    array = _array(value.convert("RGB")).transpose(2, 0, 1) if isinstance(value, Image.Image) else _array(value)
+    array = _array(rgb(value)).transpose(2, 0, 1) if isinstance(value, Image.Image) else _array(value)
     image = array[None] if array.ndim == 2 else array
     if image.ndim != 3 or len(image) not in (1, 3) or not image.size:
         raise _UnusableItem(f"an image must have shape (3, H, W), (1, H, W) or (H, W), got {array.shape}")

@@ -23,12 +23,12 @@ from PIL import Image
 from autosegloss.errors import DataError
 from autosegloss.files import locked
 from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Split, listing, open_array
-from autosegloss.proxy.data.pictures import files_by_name, read_labels, read_picture
+from autosegloss.proxy.data.pictures import files_by_name, picture_size, read_labels, read_picture
 
 Pair = tuple[Path, Path]
 """A picture and its label map."""
 
-_FORMAT = 2  # of what is in the cache; a new one leaves the old to be deleted
+_FORMAT = 3  # of what is in the cache; a new one leaves the old to be deleted
 _IMAGES, _LABELS, _CONTENTS = "images.npy", "labels.npy", "contents.json"
 _DENSE = 2**16  # values below it are counted without sorting
 _DECODED = 64  # pairs at a time, which bounds the memory
@@ -176,8 +176,8 @@ class Source:
         """The common size of the pictures; those that can't be opened are reported later."""
         sizes: dict[tuple[int, int], Path] = {}
         for path, _ in pairs:
-            with suppress(Exception), Image.open(path) as picture:  # Pillow raises many kinds
-                sizes.setdefault(picture.size[::-1], path)
+            with suppress(DataError):
+                sizes.setdefault(picture_size(path), path)
         if len(sizes) > 1:
             examples = "".join(f"\n  {_shape(size)}, e.g. {path}" for size, path in sorted(sizes.items()))
             raise self.error(

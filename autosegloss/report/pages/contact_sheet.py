@@ -9,9 +9,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from autosegloss.proxy.data.pictures import LabelMap, read_labels
+from autosegloss.proxy.data.pictures import LabelMap, read_labels, read_picture
 from autosegloss.report.evaluate import FolderEvaluation, LabelFolders, Scored, summary
 from autosegloss.report.pages.elements import (
     document,
@@ -120,8 +119,8 @@ def _card(image: str, evaluation: FolderEvaluation, folders: LabelFolders, lists
         figure("errors", error_map(valid, wrong), f"error map of {name}: {share}{ignored}"),
     ]
     if image in folders.image_files:
-        with Image.open(folders.image_files[image]) as file:
-            figures.insert(0, figure("image", picture(file), f"the image {name}"))
+        shown = picture(read_picture(folders.image_files[image], stretch=True))
+        figures.insert(0, figure("image", shown, f"the image {name}"))
     places = [(each, rank, entry) for each in lists for rank, entry in enumerate(each.entries) if entry.image == image]
     ranks = " ".join(f"{each.key}:{rank}" for each, rank, _ in places)
     links = "".join(

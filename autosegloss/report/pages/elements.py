@@ -163,12 +163,7 @@ def wrong_share(valid: npt.NDArray[np.bool_], wrong: npt.NDArray[np.bool_]) -> s
 
 
 def picture(image: Image.Image) -> Embedded:
-    """A photo as a JPEG of moderate size."""
-    if image.mode.startswith(("I", "F")):  # more than 8 bits: stretched to the range of the values
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(values.min()), float(values.max())
-        image = Image.fromarray(np.uint8(255 * (values - low) / max(high - low, 1e-12)))
-    image = image.convert("RGB")
+    """A photo in RGB as a JPEG of moderate size."""
     image.thumbnail((_PICTURE, _PICTURE))
     return embedded(image, "JPEG", quality=90, subsampling=0)
 
