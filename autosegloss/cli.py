@@ -22,8 +22,10 @@ from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
+from autosegloss.proxy.data import Dataset
 from autosegloss.report.bench.loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
 from autosegloss.report.bench.proxies import REPEATS, bench_proxies
+from autosegloss.report.data import data_text, warn
 from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary
 from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record
@@ -114,7 +116,9 @@ def _add_search(commands: Commands) -> None:
 def _search(given: argparse.Namespace, console: Console) -> None:
     config = load_config(given.config, _overrides(given))
     if given.dry_run:
-        console.print(dry_run(config, given.runner, given.address).to_text(), markup=False)
+        forecast = dry_run(config, given.runner, given.address)
+        console.print(forecast.to_text(), markup=False)
+        warn(forecast.warnings)
         return
     folder = _folder(given)
     workers = 1 if given.runner == "serial" else config.resources.workers
@@ -129,7 +133,13 @@ def _search(given: argparse.Namespace, console: Console) -> None:
         for each in observers:
             stack.enter_context(each)
         result = search(
-            config, runner=given.runner, out=folder, resume=given.resume, observer=observe, address=given.address
+            config,
+            runner=given.runner,
+            out=folder,
+            resume=given.resume,
+            observer=observe,
+            address=given.address,
+            on_data=report.data,
         )
     report.end(result)
 
@@ -162,6 +172,7 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
             command=_command("compare", given),
             observer=report.update,
             address=given.address,
+            on_data=report.data,
         )
     report.end(table)
 
@@ -187,6 +198,10 @@ def _retrain(given: argparse.Namespace, console: Console) -> None:
     def progress(job: Job, iteration: int) -> None:
         console.print(f"`{given.loss[job.index]}`, seed {job.seed}: {iteration} of {total} iterations", markup=False)
 
+    def show_data(dataset: Dataset) -> None:
+        console.print(data_text(dataset), markup=False)
+        warn(dataset.warnings)
+
     table = retrain(
         config,
         given.loss,
@@ -195,6 +210,7 @@ def _retrain(given: argparse.Namespace, console: Console) -> None:
         resume=given.resume,
         command=_command("retrain", given),
         progress=progress,
+        on_data=show_data,
     )
     if table is not None:
         console.print(table.to_markdown(), markup=False)

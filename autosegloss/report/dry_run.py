@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 import tempfile
+import textwrap
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from autosegloss.errors import RefusedError
-from autosegloss.loss import Loss
-from autosegloss.proxy.data import Split
+from autosegloss.errors import AutoseglossError, InputError, RefusedError, cut
+from autosegloss.loss import Loss, named_loss
+from autosegloss.proxy.data import Split, load_dataset, reader
+from autosegloss.proxy.labels import build_labels
+from autosegloss.proxy.networks import build_network, encoder_prefix
+from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.settings import LabelsConfig, ProxyConfig, TrainConfig
 from autosegloss.proxy.train import one_thread
 from autosegloss.proxy.trial import Proxy, device_of
+from autosegloss.report.data import classes_text, images_text
 from autosegloss.report.environment import memory, peak_memory_so_far
 from autosegloss.search.api import study_of
 from autosegloss.search.folder import JOURNAL_FILE
@@ -26,6 +34,8 @@ from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.space import LossFamily
+
+T = TypeVar("T")
 
 _TIMED = 3  # iterations, after a first one that allocates memory
 _EVALUATED = 64  # images: one batch of an evaluation
@@ -37,6 +47,8 @@ class Forecast:
 
     Args:
         data: The data set in one line.
+        classes: A table of the share of the pixels of each class in each part.
+        warnings: What is probably a mistake in the data.
         network: The network in one line.
         iteration: Seconds per training iteration.
         trial: Seconds per trial, including its evaluation.
@@ -48,6 +60,8 @@ class Forecast:
     """
 
     data: str
+    classes: str
+    warnings: tuple[str, ...]
     network: str
     iteration: float
     trial: float
@@ -63,9 +77,10 @@ class Forecast:
         return self.preparation + math.ceil(self.trials / self.workers) * self.trial
 
     def to_text(self) -> str:
-        """The forecast, one line per quantity."""
+        """The forecast, one line per quantity, and one per class."""
         lines = [
             f"data       {self.data}",
+            textwrap.indent(self.classes, " " * 11),
             f"network    {self.network}",
             f"iteration  {1000 * self.iteration:.0f} ms",
             f"trial      {self.trial:.1f} s",
@@ -89,20 +104,19 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
         AutoseglossError: The search would fail, for the reason given.
         RefusedError: The memory does not suffice for the workers.
     """
-    family = LossFamily.of(config)
-    family.check()
     chosen = choose_runner(runner, config.resources, address)
+    proxy = _checked(config)
     with chosen.ready():
         pass  # the workers fit
     workers = 1 if isinstance(chosen, SerialRunner) else config.resources.workers
-    proxy = proxy_of(config)
-    whole = proxy.dataset
+    family, whole = LossFamily.of(config), proxy.dataset
     network, gpu, iteration, evaluation = _tried(proxy, family.loss(family.start))
     settings = config.proxy.train
     once = config.proxy.start.iterations * TrainConfig().batch_size / settings.batch_size
     forecast = Forecast(
-        data=f"{whole.name}: {len(whole.train.images)} training images and {len(whole.heldout.images)} held out, "
-        f"{whole.train.images.shape[-2]}x{whole.train.images.shape[-1]}, {len(whole.classes)} classes",
+        data=images_text(whole),
+        classes=classes_text(whole),
+        warnings=whole.warnings,
         network=f"{config.proxy.network.name}: {network / 1e6:.2f} million parameters",
         iteration=iteration,
         trial=settings.iterations * iteration + evaluation * len(whole.heldout.images) / _EVALUATED,
@@ -118,6 +132,53 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
             "machine. Lower resources.workers or proxy.train.batch_size."
         )
     return forecast
+
+
+def _checked(config: StudyConfig) -> Proxy:
+    """The proxy of a configuration, after a check of everything that it names, also for `compare` and `retrain`.
+
+    Raises:
+        AutoseglossError: The mistake, or all of them if there are more.
+    """
+    mistakes: list[AutoseglossError] = []
+
+    def tried(work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except AutoseglossError as error:
+            if str(error) not in map(str, mistakes):
+                mistakes.append(error)
+        return None
+
+    own, data = config.proxy, config.proxy.data
+    tried(LossFamily.of(config).check)
+    dataset = tried(lambda: load_dataset(data.name, **data.options))
+    proxies = {"": own} | {name: config.in_setting(name).proxy for name in config.compare.settings}
+    for proxy in proxies.values():
+        if proxy.data != data:  # its files are left to `compare`
+            tried(partial(reader, proxy.data.name, proxy.data.options))
+        tried(partial(_check_network, proxy, 2 if dataset is None else len(dataset.classes)))
+        tried(partial(build_labels, proxy.labels.name, **proxy.labels.options))
+    tried(lambda: reader(data.name, data.options | config.retrain.data))
+    for name in config.compare.losses:
+        tried(partial(named_loss, name, counts=[1, 1] if dataset is None else [1] * len(dataset.classes)))
+    found = None if mistakes else tried(lambda: proxy_of(config, dataset))
+    if found is not None:
+        return found
+    if len(mistakes) == 1:
+        raise mistakes[0]
+    room = 900 // len(mistakes)
+    texts = (cut(f"{type(mistake).__name__}: {mistake}", room) for mistake in mistakes)
+    raise InputError("\n- ".join((f"{len(mistakes)} mistakes:", *texts)))
+
+
+def _check_network(proxy: ProxyConfig, classes: int) -> None:
+    """Raise the error of a network that can't be built, or of weights that don't fit."""
+    network = build_network(proxy.network.name, 3, classes, **proxy.network.options)
+    start = proxy.start
+    part = encoder_prefix(network) if start.regime == "encoder" else ""
+    if start.weights is not None:
+        matching_weights(read_weights(start.weights), network, part, start.weights)
 
 
 def _tried(proxy: Proxy, loss: Loss) -> tuple[int, float | None, float, float]:

@@ -16,6 +16,8 @@ from typing_extensions import Self
 
 from autosegloss.errors import RefusedError
 from autosegloss.metric.settings import spec_label
+from autosegloss.proxy.data import Dataset
+from autosegloss.report.data import data_record, warn
 from autosegloss.search.api import Result, Status, scores_record
 from autosegloss.search.comparison import TABLE_FILE, Comparison
 from autosegloss.search.folder import LOSS_FILE
@@ -37,6 +39,7 @@ class _JsonLines:
         self._config = config
         self._folder = folder
         self._begun = False
+        self._data: list[dict[str, Any]] = []
         self._console = Console(file=sys.stdout, emoji=False)  # it exits quietly on a closed pipe
         self._redirected = redirect_stdout(sys.stderr)
 
@@ -47,6 +50,11 @@ class _JsonLines:
     def __exit__(self, *_: object) -> None:
         self._redirected.__exit__(None, None, None)
 
+    def data(self, dataset: Dataset) -> None:
+        """Keep what a data set holds for the line `start`."""
+        self._data.append(data_record(dataset))
+        warn(dataset.warnings)
+
     def _write(self, event: str, **fields: Any) -> None:
         self._console.out(json.dumps({"event": event, **fields}, allow_nan=False), highlight=False)
 
@@ -56,7 +64,8 @@ class JsonLog(_JsonLines):
 
     The key `event` of a line is its kind, which decides its other keys:
 
-    - `start`: `config` (name), `folder`, and the counts, which are those of the journal if the search is resumed;
+    - `start`: `config` (name), `folder`, `data` (a list of one, see `autosegloss.report.data.data_record`), and the
+      counts, which are those of the journal if the search is resumed;
     - `trial`, after each: `stage`, `step`, `index`, `reward` or `error` (the other is null), `seconds`, the counts;
     - `step`, after each of the search: `step`, `seed`, `mu` and `std` (or null), `mean`, `best`, `failed`;
     - `end`: `found`, `scores` (by loss and metric on the validation set, `mean` and `sd`), `loss` (path of the file).
@@ -71,7 +80,7 @@ class JsonLog(_JsonLines):
         """Write what is new; observer of a study."""
         if not self._begun:
             self._begun, self._steps = True, len(study.steps)
-            self._write("start", config=self._config, folder=str(self._folder), **_counts(study))
+            self._write("start", config=self._config, folder=str(self._folder), data=self._data, **_counts(study))
             return
         assert study.last is not None  # the observer is called after a trial
         job, outcome = study.last
@@ -92,7 +101,8 @@ class ComparisonLog(_JsonLines):
 
     The key `event` of a line is its kind, which decides its other keys:
 
-    - `start`: `config` (name), `folder`, and the counts, which are those of the journal if the comparison is resumed;
+    - `start`: `config` (name), `folder`, `data` (a list of the data sets, see `autosegloss.report.data.data_record`),
+      and the counts, which are those of the journal if the comparison is resumed;
     - `trial`, after each trial: `setting`, `loss`, `seed`, `reward` (on the held-out part) or `error` (the other is
       null), `seconds`, the counts;
     - `end`: `scores` (by setting, loss and metric on the validation set: `mean`, `sd`, and the 95% interval from `low`
@@ -106,7 +116,7 @@ class ComparisonLog(_JsonLines):
         counts = {"done": comparison.done, "total": comparison.total}
         if not self._begun:
             self._begun = True
-            self._write("start", config=self._config, folder=str(self._folder), **counts)
+            self._write("start", config=self._config, folder=str(self._folder), data=self._data, **counts)
             return
         assert comparison.last is not None  # the observer is called after a trial
         job, outcome = comparison.last

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.settings import spec_label
+from autosegloss.proxy.data import Dataset
+from autosegloss.report.data import data_text, warn
 from autosegloss.report.tables import search_table
 from autosegloss.search.api import Result, Status
 from autosegloss.search.comparison import FILES, Comparison
@@ -58,6 +60,11 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    def data(self, dataset: Dataset) -> None:
+        """Show what the data set holds."""
+        self._console.print(data_text(dataset), markup=False)
+        warn(dataset.warnings)
 
     def update(self, study: Study) -> None:
         """Show the state of the study; its observer."""
@@ -131,6 +138,11 @@ class ComparisonDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def data(self, dataset: Dataset) -> None:
+        """Show what a data set holds."""
+        self._console.print(data_text(dataset), markup=False)
+        warn(dataset.warnings)
 
     def update(self, comparison: Comparison) -> None:
         """Show the number of finished trials; observer of a comparison."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from autosegloss.proxy.data import Dataset
     from autosegloss.search.api import Result
     from autosegloss.search.runners.base import Runner
     from autosegloss.search.settings import StudyConfig
@@ -26,6 +27,7 @@ def search(
     resume: bool = False,
     observer: Callable[[Study], None] | None = None,
     address: str | None = None,
+    on_data: Callable[[Dataset], None] | None = None,
 ) -> Result:
     """Search for the loss that trains best for a metric.
 
@@ -41,6 +43,7 @@ def search(
         observer: Called with the study at the start and after each trial.
         address: Address of a running Ray cluster, `host:port`; by default that in `RAY_ADDRESS`, or else Ray starts on
             this machine.
+        on_data: Called with the data set before any training; by default its warnings are logged.
 
     Returns:
         The loss found and its scores beside the baselines.
@@ -53,7 +56,7 @@ def search(
     with _whole_install():
         from autosegloss.search import api
 
-    return api.search(config, runner, out, resume, observer, address)
+    return api.search(config, runner, out, resume, observer, address, on_data)
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> StudyConfig:

@@ -14,6 +14,7 @@ from autosegloss.errors import InputError, RefusedError
 from autosegloss.files import write_text
 from autosegloss.loss.base import Loss
 from autosegloss.loss.file import build_loss
+from autosegloss.proxy.data import Dataset
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.folder import (
     CONFIG_FILE,
@@ -26,7 +27,7 @@ from autosegloss.search.folder import (
 )
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal, in_use
-from autosegloss.search.objective import ProxyObjective, proxy_of
+from autosegloss.search.objective import ProxyObjective, announce, proxy_of
 from autosegloss.search.plan import Final, Findings
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner
@@ -61,6 +62,7 @@ def search(
     resume: bool = False,
     observer: Callable[[Study], None] | None = None,
     address: str | None = None,
+    on_data: Callable[[Dataset], None] | None = None,
 ) -> Result:
     """See `autosegloss.search`."""
     settled = as_config(config)
@@ -69,6 +71,7 @@ def search(
     chosen = choose_runner(runner, settled.resources, address)
     refuse_to_overwrite(folder, (LOSS_FILE, CONFIG_FILE), "search")
     proxy = proxy_of(settled)
+    announce(proxy.dataset, on_data)
     with Journal(folder / JOURNAL_FILE, resume=resume) as journal:
         if journal.trials:
             _refuse_another_configuration(folder, settled)

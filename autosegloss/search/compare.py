@@ -27,7 +27,7 @@ from autosegloss.search.comparison import (
 )
 from autosegloss.search.folder import refuse_to_overwrite
 from autosegloss.search.jobs import Job, Outcome
-from autosegloss.search.objective import proxy_of
+from autosegloss.search.objective import announce, proxy_of
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner
 from autosegloss.search.seeds import comparison_seeds
@@ -69,6 +69,7 @@ def compare(
     command: str = "",
     observer: Callable[[Comparison], None] | None = None,
     address: str | None = None,
+    on_data: Callable[[Dataset], None] | None = None,
 ) -> Table:
     """Train with several losses in the settings of a configuration and compare them on the validation sets.
 
@@ -88,6 +89,7 @@ def compare(
         command: The command line, for the record.
         observer: Called with the comparison at the start and after each trial.
         address: As for `search`.
+        on_data: Called with each data set before any training; by default its warnings are logged.
 
     Returns:
         The table.
@@ -104,6 +106,9 @@ def compare(
     chosen = choose_runner(runner, settled.resources, address)
     refuse_to_overwrite(folder, FILES, "comparison")
     proxies, definitions = _load(settled, losses)
+    distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
+    for dataset in distinct.values():
+        announce(dataset, on_data)
     columns, more = columns_of(settled.metric, settled.compare.metrics)
     plan = {
         "version": PLAN_VERSION,

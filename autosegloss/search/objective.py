@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autosegloss.errors import TrainingDiverged
@@ -23,6 +24,15 @@ def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
     """
     target, seed = metric(config.metric), config.search.seed
     return Proxy.load(config.proxy, target, seed=seed, gpus=config.resources.gpus, dataset=dataset)
+
+
+def announce(dataset: Dataset, on_data: Callable[[Dataset], None] | None) -> None:
+    """Pass a data set to who shows it; by default, only its warnings are logged."""
+    if on_data is not None:
+        on_data(dataset)
+        return
+    for text in dataset.warnings:
+        logging.getLogger(__name__).warning(text)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from autosegloss.search.comparison import (
 )
 from autosegloss.search.folder import refuse_to_overwrite
 from autosegloss.search.jobs import Job, Outcome
-from autosegloss.search.objective import proxy_of
+from autosegloss.search.objective import announce, proxy_of
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import CompareConfig, RetrainConfig, StudyConfig, as_config, fingerprint
 from autosegloss.search.space import bare_content
@@ -67,6 +67,7 @@ def retrain(
     resume: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    on_data: Callable[[Dataset], None] | None = None,
 ) -> Table | None:
     """Train with losses as the section `retrain` of a configuration says, and measure everything on the validation set.
 
@@ -85,6 +86,8 @@ def retrain(
         resume: Whether to continue the retraining in that folder. Losses and seeds may be appended to those it has.
         command: The command line, for the record.
         progress: Called at each checkpoint, in the first process only.
+        on_data: Called with the data set before any training, in the first process only; by default its warnings are
+            logged.
 
     Returns:
         The table of the runs; None in all processes but the first.
@@ -99,7 +102,7 @@ def retrain(
     with _processes(settled) as world:
         if world.rank == 0:
             refuse_to_overwrite(folder, FILES, "retraining")
-        proxy = _load(settled)
+        proxy = _load(settled, on_data if world.rank == 0 else lambda _: None)
         modules = losses_of(losses, proxy.dataset, reduce_over_ranks=world.ranks > 1)
         proxy.training(modules[0], 0, device=world.device, over_ranks=world.ranks > 1)  # raises what would fail later
         retraining = Retraining(proxy.prepare(), settled.retrain, modules, folder, world, progress)
@@ -157,12 +160,13 @@ def _processes(config: StudyConfig) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _load(config: StudyConfig) -> Proxy:
+def _load(config: StudyConfig, on_data: Callable[[Dataset], None] | None) -> Proxy:
     """The proxy of a configuration, with the schedule, data and start of the retraining."""
     own, proxy = config.retrain, config.proxy
     start = StartConfig(regime="scratch") if proxy.start.weights is None else proxy.start
     full = config.model_copy(update={"proxy": proxy.model_copy(update={"train": own, "start": start})})
     dataset = load_dataset(proxy.data.name, **{**proxy.data.options, **own.data})
+    announce(dataset, on_data)
     return proxy_of(full, replace(dataset, train=dataset.all_training()))
 
 

@@ -466,6 +466,7 @@ def test_a_comparison_as_lines_of_json(
     captured = capsys.readouterr()
     assert captured.err == ""
     start, *trials, end = (json.loads(line) for line in captured.out.splitlines())
+    assert [data["images"] for data in start.pop("data")] == [{"train": 256, "heldout": 128, "validation": 256}]
     assert start == {"event": "start", "config": "tiny", "folder": str(folder), "done": 0, "total": 4}
     lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
     for number, (trial, line) in enumerate(zip(trials, lines, strict=True), start=1):

@@ -12,6 +12,7 @@ import torch
 import autosegloss.report.dry_run as module
 from autosegloss.cli import main
 from autosegloss.errors import RefusedError
+from autosegloss.proxy.data import load_dataset
 from autosegloss.proxy.networks import build_network
 from autosegloss.report.dry_run import dry_run
 from autosegloss.search.settings import as_config
@@ -41,8 +42,16 @@ def test_it_tells_data_network_and_cost(tmp_path: Path, capsys: pytest.CaptureFi
     code, text, _ = run(tmp_path, capsys, {})
     assert code == 0
     lines = dict(line.split(maxsplit=1) for line in text.splitlines())
-    assert list(lines) == ["data", "network", "iteration", "trial", "search", "memory"]
-    assert lines["data"] == "shapes: 256 training images and 128 held out, 64x64, 6 classes"
+    shapes = ["pixels", "background", "region", "ellipse", "polygon", "curve", "dot", "ignored"]
+    assert list(lines) == ["data", *shapes, "network", "iteration", "trial", "search", "memory"]
+    assert lines["data"] == "shapes: 256 training, 128 held-out and 256 validation images of 64x64, 6 classes"
+    assert lines["pixels"].split() == ["training", "held-out", "validation"]
+    dataset = load_dataset("shapes")
+    for label, name in enumerate(dataset.classes):
+        parts = (dataset.train, dataset.heldout, dataset.validation)
+        shares = [100 * (part.labels == label).mean() for part in parts]
+        assert [float(share.rstrip("%")) for share in lines[name].split()] == pytest.approx(shares, abs=0.05)
+    assert lines["ignored"].split() == ["0%"] * 3
     assert lines["network"] == "unet_small: 0.06 million parameters"
     assert lines["iteration"].endswith(" ms")
     assert lines["search"].startswith("14 trials, 1 in parallel: about ")  # 2 steps of 4, 3 finals of 2
@@ -85,6 +94,47 @@ def test_what_would_stop_the_search_stops_here(
     code, _, error = run(tmp_path, capsys, changes)
     assert code == 2
     assert error.startswith(message), error
+
+
+def test_all_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {
+        "proxy": {
+            "data": {"name": "shape"},
+            "network": {"name": "unet"},
+            "labels": {"name": "soft"},
+        },
+        "relaxation": {"curve": "linear", "pieces": 1},
+        "retrain": {"data": {"sise": 64}},
+        "compare": {
+            "losses": ["cross_entropy", "lovas", "nowhere.json"],
+            "settings": {"small": {"proxy": {"start": {"weights": "nowhere.pt"}, "network": {"name": "unet_small"}}}},
+        },
+    }
+    code, _, error = run(tmp_path, capsys, wrong)
+    assert code == 2
+    first, *lines = error.splitlines()
+    assert first == "InputError: 7 mistakes:"
+    for line, start in zip(
+        lines,
+        (
+            "- InputError: there is nothing to search: ",
+            "- DataError: unknown data set `shape` (did you mean `shapes`?)",
+            "- InputError: unknown network `unet`",
+            "- DataError: unknown labels `soft`",
+            "- InputError: nowhere.pt: can't be read",
+            "- InputError: `lovas` is not a loss (did you mean `lovasz`?)",
+            "- LossFileError: nowhere.json: ",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(start), (line, start)
+    assert len(error) <= 1015
+    code, _, error = run(tmp_path, capsys, {"retrain": {"data": {"sede": 64}}})
+    assert code == 2
+    assert (
+        error
+        == "DataError: data set `shapes`: unknown option `sede` (did you mean `seed`?); allowed: seed, annotators.\n"
+    )
 
 
 def test_labels_and_start_are_tried_without_their_whole_training(

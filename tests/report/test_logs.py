@@ -13,6 +13,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autosegloss.cli import main
+from autosegloss.proxy.data import load_dataset
+from autosegloss.report.data import data_record
 from autosegloss.report.logs import SCALARS_FOLDER, JsonLog, ScalarLog
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.serial import SerialRunner
@@ -68,6 +70,7 @@ def test_a_search_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert kinds == ["start", *["trial", "trial", "step"] * 2, *["trial"] * 6, "end"]
     assert every[0] == {
         "event": "start", "config": "tiny", "folder": str(out), "done": 0, "running": 0, "failed": 0, "total": 10,
+        "data": [data_record(load_dataset(TINY["proxy"]["data"]["name"]))],
     }  # fmt: skip
     trials = [event for event in every if event["event"] == "trial"]
     lines = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]

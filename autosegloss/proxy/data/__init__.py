@@ -13,7 +13,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +190,13 @@ class Dataset:
         found = []
         for parts, where, why in (
             (("train", "heldout"), "training and held-out labels", "no loss can learn what is not there"),
-            (("validation",), "validation labels", "final results say nothing about it"),
+            (("validation",), "validation labels", "final results say nothing about {}"),
         ):
             pixels = [sum(contents[part].pixels[label] for part in parts) for label in range(len(self.classes))]
             if absent := [name for name, count in zip(self.classes, pixels, strict=True) if not count]:
                 names = f"class {_names(absent)} has" if len(absent) == 1 else f"classes {_names(absent)} have"
-                found.append(f"data set `{self.name}`: {names} no pixel in the {where}: {why}.{self._held()}")
+                about = why.format("it" if len(absent) == 1 else "them")
+                found.append(self._message(f"{names} no pixel in the {where}: {about}."))
         return tuple(found)
 
     def check(self) -> Dataset:
@@ -217,29 +218,32 @@ class Dataset:
             mapped = "{0: 0, 255: 1}" if len(self.classes) == 2 and one == 1 else f"{{..., 255: {one}}}"
             otherwise = f"map it: `values: {mapped}`" if self.values else f"give it the label {one}"
             raise DataError(
-                f"data set `{self.name}`: {totals[ignored] / totals.sum():.1%} of the pixels are {ignored}, which is "
-                f"read as ignored by default, but class {one}, {_names([self.classes[one]])}, has no pixel{others}."
-                f"{self._held()} If {ignored} marks ignored pixels, set `ignore_index: {ignored}`; if it marks a "
-                f"class, {otherwise}."
+                self._message(
+                    f"{totals[ignored] / totals.sum():.1%} of the pixels are {ignored}, which is read as ignored by "
+                    f"default, but class {one}, {_names([self.classes[one]])}, has no pixel{others}.",
+                    f"If {ignored} marks ignored pixels, set `ignore_index: {ignored}`; if it marks a class, "
+                    f"{otherwise}.",
+                )
             )
         if sum(map(bool, self.train.contents.pixels[: len(self.classes)])) < 2:
             only = [name for name, count in zip(self.classes, self.train.contents.pixels, strict=False) if count]
+            what = _names(only) if only else "ignored"
             raise DataError(
-                f"data set `{self.name}`: the training labels must hold at least two classes, but all pixels are "
-                f"{_names(only) if only else 'ignored'}.{self._held()}"
+                self._message(f"the training labels must hold at least two classes, but all pixels are {what}.")
             )
         return self
 
-    def _held(self) -> str:
-        """The values of the masks in a sentence; empty if they are not read from files."""
-        if not self.values:
-            return ""
+    def held(self) -> str:
+        """The values of the masks and what they stand for, in a sentence; empty if they are not read from files."""
         names = {self.ignore_index: "ignored"} | {
             label: f"`{cut(name, 40)}`" for label, name in enumerate(self.classes)
         }
         shown = [f"{each.value} ({names[each.label]})" for each in self.values]
         more = f" and {len(shown) - EXAMPLES} other values" if len(shown) > EXAMPLES else ""
-        return f" The masks hold {', '.join(shown[:EXAMPLES])}{more}."
+        return f"The masks hold {', '.join(shown[:EXAMPLES])}{more}." if shown else ""
+
+    def _message(self, what: str, then: str = "") -> str:
+        return " ".join(filter(None, (f"data set `{self.name}`: {what}", self.held(), then)))
 
     def fingerprint(self) -> dict[str, str]:
         """A hash of each part (`train`, `heldout`, `validation`) and of the names of the `classes`.
@@ -284,9 +288,18 @@ def load_dataset(name: str, **options: object) -> Dataset:
         DataError: The name or an option is unknown, files of the data set are missing or can't be used, or its labels
             can't be meant, see `Dataset.check`.
     """
+    return reader(name, options)().check()
+
+
+def reader(name: str, options: Mapping[str, Any]) -> Callable[[], Dataset]:
+    """The function that reads a data set; its name and options are checked, no file is read.
+
+    Raises:
+        DataError: The name or an option is unknown, or an option is missing.
+    """
     if ":" in name:
         own: Callable[..., Dataset] = importlib.import_module("autosegloss.proxy.data.custom").load
-        return own(name, options).check()
+        return partial(own, name, options)
     if name not in READERS:
         raise DataError(
             f"unknown data set `{name}`{did_you_mean(name, READERS)}; known: {', '.join(READERS)}, and "
@@ -297,7 +310,7 @@ def load_dataset(name: str, **options: object) -> Dataset:
     for option, parameter in inspect.signature(load).parameters.items():
         if parameter.default is parameter.empty and option not in options:
             raise DataError(f"data set `{name}`: missing option `{option}`; set proxy.data.{option}.")
-    return load(**options).check()
+    return partial(load, **options)
 
 
 def _names(names: Sequence[str]) -> str:
