@@ -44,3 +44,11 @@ class Scribbling(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.encoder(images.mul_(0.5)).relu())
+
+
+class Overflowing(Plain):
+    """Learns like `Plain`; its logits overflow where it is evaluated, as after steps of a learning rate of 1e6."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return logits if self.training else logits * 1e38 * 1e38 * 0

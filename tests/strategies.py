@@ -242,7 +242,7 @@ class Labels:
 def labels(draw: st.DrawFn, dimensions: tuple[int, int] = (1, 3), images: tuple[int, int] = (1, 4)) -> Labels:
     """A few small images; classes are often absent, pixels often ignored, a side is often 1."""
     random = np.random.default_rng(draw(seeds))
-    num_classes = draw(st.integers(1, 5))
+    num_classes = draw(st.integers(2, 5))
     spatial = draw(st.integers(*dimensions))
     longest = {1: 12, 2: 7, 3: 4}[spatial]
     shape = (draw(st.integers(*images)), *(draw(st.integers(1, longest)) for _ in range(spatial)))

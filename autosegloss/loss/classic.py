@@ -62,7 +62,7 @@ class PixelLoss(Loss):
         Args:
             logits: Scores before the softmax, (N, C, *S), floating.
             target: Labels (N, *S) or (N, 1, *S) of an integer type, 0..C-1 or `ignore_index`; or soft labels (N, C,
-                *S), of any floating type, in [0, 1], where the loss has a meaning for them.
+                *S), of any floating type, which sum to 1 over C (within 0.02), where the loss has a meaning for them.
             mask: True where a pixel counts, boolean (N, *S) or (N, 1, *S); with either kind of target.
 
         Returns:
@@ -70,7 +70,8 @@ class PixelLoss(Loss):
 
         Raises:
             InputTypeError: The logits, the target or the mask have the wrong type; or soft labels have no meaning here.
-            InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1].
+            InputError: Shapes do not match, there is one channel of logits, a label is outside the classes, or soft
+                labels are no shares; or there are more than 255 classes, and `ignore_index` is 255.
         """
         dtype = check_logits(logits, target)
         scores = logits.to(dtype)
@@ -98,8 +99,7 @@ class CrossEntropy(PixelLoss):
 
     A pixel weighs as much as its class, and the mean is divided by the sum of these weights, as torch does for integer
     labels. A soft label weighs the sum of its shares, each times the weight of its class: a one-hot soft label is the
-    same as an integer one, and a row of zeros does not count. (torch divides by the number of pixels there, which is
-    the same where rows sum to 1 and classes have no weights.)
+    same as an integer one. (torch divides by the number of pixels there, which is the same without class weights.)
 
     Args:
         weight: The weight of each class, (C,), 0 or more; None weighs all alike.

@@ -184,17 +184,29 @@ def _class_maps(logits: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Te
     """Maps of the target, (N, C, *S), 0 where a pixel does not count; and where one counts, (N, 1, *S) boolean."""
     if not target.is_floating_point():
         return _label_maps(logits, target, mask)
+    _check_channels(logits)
     if target.shape != logits.shape:
         raise ValueError(
             f"soft labels have shape {tuple(target.shape)}; must be that of the logits, {tuple(logits.shape)}"
         )
     valid = torch.ones_like(logits[:, :1]) if mask is None else _one_channel(mask, logits, "mask")
     valid = valid.bool()
-    return target.to(logits.dtype).masked_fill(~valid, 0), valid
+    target = target.to(logits.dtype).masked_fill(~valid, 0)
+    if not torch.compiler.is_compiling():
+        sums = target.detach().sum(1, keepdim=True)
+        if bool((valid & ~((sums - 1).abs() <= 0.02)).any()) or bool((target < 0).any()):
+            raise ValueError(
+                "soft labels are shares of the classes, at least 0, which sum to 1 at each pixel; labels that overlap "
+                "need a sigmoid for each class, and pixels of no class a channel for the background, or a mask"
+            )
+    return target, valid
 
 
 def _label_maps(logits: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """One-hot maps of integer labels, (N, C, *S), 0 where a pixel does not count; and where one counts, (N, 1, *S)."""
+    _check_channels(logits)
+    if IGNORE_INDEX == 255 and logits.shape[1] > 255:
+        raise ValueError("IGNORE_INDEX is 255, which is a class of these logits; set it to another value, such as -100")
     labels = _one_channel(labels, logits, "target").long()
     valid = labels != IGNORE_INDEX
     if mask is not None:
@@ -204,6 +216,14 @@ def _label_maps(logits: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Te
         raise ValueError(f"target has labels that are neither 0 to {logits.shape[1] - 1} nor {IGNORE_INDEX}")
     classes = torch.arange(logits.shape[1], device=logits.device).view(-1, *[1] * (logits.ndim - 2))
     return ((labels == classes) & valid).to(logits.dtype), valid
+
+
+def _check_channels(logits: Tensor) -> None:
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)}; a softmax needs two channels or more: for one logit x of a "
+            "binary network, pass torch.cat([torch.zeros_like(x), x], 1)"
+        )
 
 
 def _one_channel(x: Tensor, logits: Tensor, name: str) -> Tensor:

@@ -42,7 +42,8 @@ class SurrogateLoss(Loss):
             unless `pred` meets a map of its own, as in a boundary. For soft labels only "godel" is right: it is
             smallest where the softmax is the target, under any strictly increasing curves, for a metric that rises with
             each AND, falls with each OR and sees `pred` nowhere else; `tversky` does so for alpha <= beta <= 1, `fbeta`
-            for a beta of 1 or more, `precision` with identity curves only.
+            for a beta of 1 or more, `precision` with identity curves only. With "product" and curves an AND of
+            soft maps may exceed their OR: the loss of soft labels then falls below 0, far below for some presets.
         curve: "bezier" (piecewise quadratic), "linear" or "identity".
         classes: Which classes a class mean counts: those of its `where=` in the metric ("metric"), "all" (one that is
             absent scores 0), or those in the target ("present": of the batch for `total`, of each image for
@@ -141,7 +142,7 @@ class SurrogateLoss(Loss):
         Args:
             logits: Scores before the softmax, (N, C, *S), floating.
             target: Labels (N, *S) or (N, 1, *S) of an integer type, 0..C-1 or `ignore_index`; or soft labels (N, C,
-                *S), of any floating type, in [0, 1]; those of a pixel need not sum to 1.
+                *S), of any floating type: shares of the classes, which sum to 1 at each pixel (within 0.02).
             mask: True where a pixel counts, boolean (N, *S) or (N, 1, *S); with either kind of target. Elsewhere it is
                 ignored, whatever the target holds there.
 
@@ -150,8 +151,9 @@ class SurrogateLoss(Loss):
 
         Raises:
             InputTypeError: The logits, the target or the mask have the wrong type.
-            InputError: Shapes do not match, a label is outside the classes, or a soft one outside [0, 1]; or ranks
-                whose sums are added have different numbers of classes or dtypes.
+            InputError: Shapes do not match, there is one channel of logits, a label is outside the classes, or soft
+                labels are no shares; there are more than 255 classes, and `ignore_index` is 255; or ranks whose sums
+                are added have different numbers of classes or dtypes.
         """
         dtype = check_logits(logits, target)
         with torch.autocast(logits.device.type, enabled=False):

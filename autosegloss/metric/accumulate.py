@@ -14,7 +14,14 @@ from autosegloss.errors import InputError, InputTypeError
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
 from autosegloss.metric.distributed import gather
-from autosegloss.metric.labels import best_class, check_ignore_index, check_labels, check_tensors, whole
+from autosegloss.metric.labels import (
+    best_class,
+    check_ignore_index,
+    check_ignored_class,
+    check_labels,
+    check_tensors,
+    whole,
+)
 from autosegloss.metric.parse import metric
 
 _Self = TypeVar("_Self", bound="Tally")
@@ -41,6 +48,7 @@ class Tally(ABC):
             raise InputError(f"num_classes must be an integer of at least 1, got {num_classes!r}.")
         self.num_classes = classes
         self.ignore_index = check_ignore_index(ignore_index)
+        check_ignored_class(self.ignore_index, classes)
 
     @abstractmethod
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
@@ -108,7 +116,8 @@ class Accumulators(Tally):
     Args:
         metrics: Expressions (or names, or texts) by the name of their value.
         num_classes: C, at least 1.
-        ignore_index: The target's label of ignored pixels.
+        ignore_index: The target's label of ignored pixels. If it is a class, as torch allows too, that class does not
+            count; for more than 255 classes the default is refused.
     """
 
     def __init__(self, metrics: Mapping[str, e.Expr | str], num_classes: int, ignore_index: int = 255) -> None:
@@ -130,7 +139,7 @@ class Accumulators(Tally):
 
         Args:
             prediction: Labels (N, *S) of an integer type, or scores (N, C, *S) of a floating type, whose arg-max
-                counts. An axis of length 1 in both, be it of channels, changes no metric.
+                counts: of two classes or more. An axis of length 1 in both, be it of channels, changes no metric.
             target: Labels (N, *S) or (N, 1, *S) of an integer type, 0..C-1 or `ignore_index`.
             mask: True where a pixel counts, boolean (N, *S) or (N, 1, *S); elsewhere the target is `ignore_index`.
 
@@ -200,7 +209,8 @@ class Accumulator(Accumulators):
     Args:
         expr: The metric: an expression, a name of the catalogue or a text.
         num_classes: C, at least 1.
-        ignore_index: The target's label of ignored pixels.
+        ignore_index: The target's label of ignored pixels. If it is a class, as torch allows too, that class does not
+            count; for more than 255 classes the default is refused.
 
     Example:
         >>> import torch, autosegloss as asl

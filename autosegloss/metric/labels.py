@@ -11,6 +11,10 @@ from torch import Tensor
 from autosegloss.errors import InputError, InputTypeError
 
 _INT64 = torch.iinfo(torch.int64)
+DEFAULT_IGNORE_INDEX = 255
+SUM_TOLERANCE = 0.02
+"""How far the sum of the shares of a pixel may be from 1. Rounding shares to bfloat16 moves it by 2^-8 at most, however
+many classes there are; shares computed in bfloat16 (normalised, smoothed, resized) are rounded several times."""
 
 
 def whole(value: object) -> int | None:
@@ -47,6 +51,16 @@ def check_ignore_index(ignore_index: int) -> int:
     return label
 
 
+def check_ignored_class(ignore_index: int | None, num_classes: int) -> None:
+    """Raise InputError if the default label of ignored pixels is a class; another one is a class by intention."""
+    if ignore_index == DEFAULT_IGNORE_INDEX and num_classes > DEFAULT_IGNORE_INDEX:
+        raise InputError(
+            f"ignore_index is {DEFAULT_IGNORE_INDEX}, the default, which is one of the {num_classes} classes "
+            f"(0..{num_classes - 1}): its pixels would not count. Pass another ignore_index, such as -100; with -1 no "
+            "pixel is ignored."
+        )
+
+
 def check_labels(
     labels: Tensor,
     shape: tuple[int, ...],
@@ -70,8 +84,10 @@ def check_labels(
 
     Raises:
         InputTypeError: The type is no integer, or that of the mask is not boolean.
-        InputError: The shape or a label is wrong, naming the labels found.
+        InputError: The shape or a label is wrong, naming the labels found; or `ignore_index` is 255, its default, and
+            that is a class.
     """
+    check_ignored_class(ignore_index, num_classes)
     if not isinstance(labels, Tensor):
         raise InputTypeError(f"{name} must be a torch tensor of integer labels, got {type(labels).__name__}.")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -88,6 +104,7 @@ def check_labels(
     return _unless(
         wrong,
         labels,
+        labels,
         f"{name} has labels outside the classes at {{wrong}} of {{all}} pixels: {{found}}; "
         f"allowed: 0..{num_classes - 1}{ignored}.",
     )
@@ -101,7 +118,8 @@ def check_soft_labels(
     What they hold there is not looked at and has a zero gradient, NaN included.
 
     Args:
-        target: (N, C, *S) of any floating type, in [0, 1]; those of a pixel need not sum to 1.
+        target: (N, C, *S) of any floating type, at least 0, with a sum of 1 over the classes of a pixel (within
+            `SUM_TOLERANCE`).
         shape: (N, C, *S), that of the logits.
         dtype: A floating type.
         mask: True where a pixel counts: boolean, (N, *S) or (N, 1, *S).
@@ -111,7 +129,7 @@ def check_soft_labels(
 
     Raises:
         InputTypeError: The mask is not boolean.
-        InputError: A shape is wrong, or a soft label that counts is outside [0, 1].
+        InputError: A shape is wrong, or the soft labels of a pixel that counts are not shares.
     """
     if tuple(target.shape) != shape:
         raise InputError(
@@ -122,9 +140,21 @@ def check_soft_labels(
     if mask is not None:
         valid = _checked_mask(mask, (shape[0], *shape[2:]), target.device).unsqueeze(1)
         soft = soft.masked_fill(~valid, 0)
-    wrong = ~((soft >= 0) & (soft <= 1))  # NaN too
-    message = "soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class."
-    return _unless(wrong, soft, message), valid
+    given = soft.detach()
+    sums = given.sum(1, keepdim=True)
+    near = (sums - 1).abs() <= SUM_TOLERANCE  # False for NaN
+    wrong = ~near if valid is None else ~near & valid
+    soft = _unless(wrong, soft, sums, _NO_SHARES)
+    lowest = given.amin(1, keepdim=True)
+    return _unless(lowest < 0, soft, lowest, _NEGATIVE), valid  # such sums of shares from 0 leave none far above 1
+
+
+_NO_SHARES = (
+    f"soft labels must be shares that sum to 1 over the classes (within {SUM_TOLERANCE:g}); the sum is {{found}} at "
+    "{wrong} of {all} pixels. Labels that overlap need a sigmoid for each class, which no loss has yet. A pixel of no "
+    "class needs a channel for the background, or a mask that is False there."
+)
+_NEGATIVE = "soft labels must be shares from 0 to 1; the lowest of a pixel is {found} at {wrong} of {all} pixels."
 
 
 def check_logits(logits: Tensor, target: object) -> torch.dtype:
@@ -136,7 +166,7 @@ def check_logits(logits: Tensor, target: object) -> torch.dtype:
 
     Raises:
         InputTypeError: The logits are no floating-point tensor.
-        InputError: They have no class, or are on another device than the target.
+        InputError: They have no class or only one, or are on another device than the target.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         given = f"dtype {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -144,7 +174,13 @@ def check_logits(logits: Tensor, target: object) -> torch.dtype:
     if logits.ndim < 2:
         raise InputError(f"logits must have shape (N, C, *S), got {tuple(logits.shape)}.")
     if logits.shape[1] == 0:
-        raise InputError(f"logits must have shape (N, C, *S) of one class or more, got {tuple(logits.shape)}.")
+        raise InputError(f"logits must have shape (N, C, *S) of two classes or more, got {tuple(logits.shape)}.")
+    if logits.shape[1] == 1:
+        raise InputError(
+            f"logits have one channel, {tuple(logits.shape)}, and a softmax over one channel is 1 everywhere. A binary "
+            "network needs two channels, background and foreground: pass torch.cat([torch.zeros_like(x), x], 1), whose "
+            "softmax is 1 - sigmoid(x) and sigmoid(x), with integer labels 0 and 1 as the target."
+        )
     if isinstance(target, Tensor) and target.device != logits.device:
         raise InputError(f"logits and target must be on the same device, got {logits.device} and {target.device}.")
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -161,11 +197,16 @@ def best_class(scores: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         Scores and labels, (N, *S) each.
 
     Raises:
-        InputError: The shape is wrong, or a score is NaN.
+        InputError: The shape is wrong, a score is NaN, or there is one class, which has the highest score everywhere.
     """
     if scores.ndim < 2 or scores.shape[1] != num_classes:
         raise InputError(
             f"scores must have shape (N, {num_classes}, *S), one map per class, got {tuple(scores.shape)}."
+        )
+    if num_classes == 1 and len(scores):
+        raise InputError(
+            f"scores have one channel, {tuple(scores.shape)}, whose arg-max is class 0 everywhere. For a binary "
+            "network use num_classes=2, and labels for scores: (x > 0).long() of the logits x, without the channel."
         )
     highest, labels = scores.max(1)  # a NaN is the maximum of its pixel
     undefined = highest.isnan()
@@ -197,42 +238,52 @@ def is_traced(*tensors: Tensor) -> bool:
     return torch.compiler.is_compiling() or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 
-def _unless(wrong: Tensor, values: Tensor, message: str) -> Tensor:
-    """The values, unless one is wrong: then InputError, also where the code is compiled, exported or under `vmap`."""
+def _unless(wrong: Tensor, values: Tensor, shown: Tensor, message: str) -> Tensor:
+    """The values, unless one is wrong: then InputError, also where the code is compiled, exported or under `vmap`.
+
+    Args:
+        wrong: Where something is wrong.
+        values: Returned.
+        shown: What the message lists where something is wrong, shaped like `wrong`.
+        message: With the fields `wrong`, `all` and `found`.
+    """
     # What traces a program sees no value, so there the look at them is an operator; it copies, which is for nothing
     # anywhere else.
     if is_traced(wrong):
-        traced: Tensor = _unless_operator(values, wrong, message)
+        traced: Tensor = _unless_operator(values, wrong, shown, message)
         return traced
-    _refuse(values, wrong, message)
+    _refuse(wrong, shown, message)
     return values
 
 
-def _refuse(values: Tensor, wrong: Tensor, message: str) -> None:
+def _refuse(wrong: Tensor, shown: Tensor, message: str) -> None:
     if bool(wrong.any()):
-        found = sorted(set(values[wrong].tolist()))
-        listed = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        found = torch.unique(shown[wrong])[:100].tolist()
+        texts = list(dict.fromkeys(f"{each:.4g}" if isinstance(each, float) else str(each) for each in found))
+        listed = ", ".join(texts[:8]) + (", ..." if len(texts) > 8 else "")
         raise InputError(message.format(wrong=int(wrong.sum()), all=wrong.numel(), found=listed))
 
 
 @torch.library.custom_op("autosegloss::unless", mutates_args=())
-def _unless_operator(values: Tensor, wrong: Tensor, message: str) -> Tensor:
-    _refuse(values, wrong, message)
+def _unless_operator(values: Tensor, wrong: Tensor, shown: Tensor, message: str) -> Tensor:
+    _refuse(wrong, shown, message)
     return values.clone()
 
 
 @_unless_operator.register_fake
-def _(values: Tensor, wrong: Tensor, message: str) -> Tensor:
+def _(values: Tensor, wrong: Tensor, shown: Tensor, message: str) -> Tensor:
     return torch.empty_like(values)
 
 
 @_unless_operator.register_vmap
-def _(info: Any, axes: tuple[int | None, ...], values: Tensor, wrong: Tensor, message: str) -> tuple[Tensor, int]:
-    both = [
+def _(
+    info: Any, axes: tuple[int | None, ...], values: Tensor, wrong: Tensor, shown: Tensor, message: str
+) -> tuple[Tensor, int]:
+    batched = [
         x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
-        for x, axis in zip((values, wrong), axes[:2], strict=True)
+        for x, axis in zip((values, wrong, shown), axes[:3], strict=True)
     ]
-    return _unless_operator(*both, message), 0
+    return _unless_operator(*batched, message), 0
 
 
-_unless_operator.register_autograd(lambda _, gradient: (gradient, None, None))
+_unless_operator.register_autograd(lambda _, gradient: (gradient, None, None, None))

@@ -20,7 +20,7 @@ from autosegloss.errors import DataError, InputError, did_you_mean
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options
 from autosegloss.proxy.mean_teacher import Unlabelled
 from autosegloss.proxy.networks import build_network
-from autosegloss.proxy.networks.weights import read_weights
+from autosegloss.proxy.networks.weights import check_finite, read_weights
 from autosegloss.proxy.train import Weights, logits_of, one_thread
 
 Soft = NDArray[np.float16]
@@ -165,6 +165,7 @@ class Distilled(LabelSource):
         """The weights in the teacher's file, of the shapes that the network has."""
         try:
             state = read_weights(str(self.teacher))
+            check_finite(state, str(self.teacher))
         except InputError as error:
             raise DataError(f"labels `distilled`: {error}") from None
         if _shapes(state) != _shapes(network.state_dict()):
@@ -220,7 +221,7 @@ class Pseudo(LabelSource):
 class Averaged(LabelSource):
     """Several annotators: the share of a class in a pixel is the share of annotators who chose it.
 
-    Annotators who ignore a pixel are not counted there.
+    Annotators who ignore a pixel are not counted there. Where all ignore it, the hard label takes their place.
     """
 
     def divide(self, task: LabelTask) -> tuple[Split, None]:
@@ -235,7 +236,11 @@ class Averaged(LabelSource):
         annotations = task.dataset.train.annotations
         assert annotations is not None  # checked by `divide`
         votes = (np.sum([*_one_hot(maps, len(task.dataset.classes))], axis=0) for maps in annotations)
-        return _half(each / np.maximum(each.sum(axis=0), 1) for each in votes)
+        hard = _one_hot(task.dataset.train.labels, len(task.dataset.classes))
+        return _half(
+            np.where(each.sum(axis=0) > 0, each / np.maximum(each.sum(axis=0), 1), own)
+            for each, own in zip(votes, hard, strict=True)
+        )
 
 
 LABELS: dict[str, type[LabelSource]] = {

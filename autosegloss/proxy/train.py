@@ -303,6 +303,9 @@ def predict(network: nn.Module, split: Split, batch_size: int = 64) -> NDArray[n
 
     Returns:
         Class numbers, shape (N, H, W).
+
+    Raises:
+        TrainingDiverged: Logits are NaN or infinite.
     """
     labels = [logits.argmax(dim=1).cpu() for logits in logits_of(network, split.images, batch_size)]
     result: NDArray[np.int64] = torch.cat(labels).numpy()
@@ -310,13 +313,33 @@ def predict(network: nn.Module, split: Split, batch_size: int = 64) -> NDArray[n
 
 
 def logits_of(network: nn.Module, images: NDArray[np.uint8], batch_size: int = 64) -> Iterator[Tensor]:
-    """The logits of images in batches (n, C, H, W), on the device of the network."""
+    """The logits of images in batches (n, C, H, W), on the device of the network.
+
+    Raises:
+        TrainingDiverged: See `check_logits`.
+    """
     device = next(network.parameters()).device
     network.eval()
     for start in range(0, len(images), batch_size):
         with one_thread(), torch.inference_mode():
             output: Tensor | tuple[Tensor, Tensor] = network(to_input(images[start : start + batch_size], device))
-        yield output if isinstance(output, Tensor) else output[0]
+        logits = output if isinstance(output, Tensor) else output[0]
+        check_logits(logits)
+        yield logits
+
+
+def undefined(logits: Tensor) -> Tensor:
+    """The number of pixels of logits (N, C, *S) that have no best class: one is NaN or infinite, or all are -inf."""
+    return (~torch.isfinite(logits.amax(dim=1))).sum()
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise TrainingDiverged if a pixel has no best class: an arg-max would count it as one."""
+    if wrong := int(undefined(logits)):
+        raise TrainingDiverged(
+            f"training diverged: the trained network's logits are not finite at {wrong} of "
+            f"{logits.numel() // logits.shape[1]} pixels. Try a lower learning rate."
+        )
 
 
 def pretrain(

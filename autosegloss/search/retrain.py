@@ -33,6 +33,7 @@ from autosegloss.proxy.batches import to_input
 from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.networks.unet import resize
 from autosegloss.proxy.settings import StartConfig
+from autosegloss.proxy.train import undefined
 from autosegloss.proxy.trial import TARGET, Proxy, device_of, measured, validation_values
 from autosegloss.search.comparison import (
     FILES,
@@ -232,10 +233,9 @@ class Retraining:
     def _run(self, job: Job) -> Outcome:
         start = time.perf_counter()
         try:
-            network = self._train(job)
+            validation = self._measure(self._train(job))
         except TrainingDiverged as error:
             return Outcome.failed(f"{type(error).__name__}: {error}", time.perf_counter() - start)
-        validation = self._measure(network)
         return Outcome(validation[TARGET], {}, validation, error=None, seconds=time.perf_counter() - start)
 
     def _train(self, job: Job) -> nn.Module:
@@ -263,6 +263,7 @@ class Retraining:
         world, dataset = self.world, self.proxy.dataset
         scores = Accumulators(measured(self.proxy.target), len(dataset.classes), dataset.ignore_index)
         error = CalibrationError(len(dataset.classes), ignore_index=dataset.ignore_index)
+        wrong = torch.zeros((), dtype=torch.int64, device=world.device)
         network.eval()
         for images, labels in _batches(dataset, world):
             output: Tensor | tuple[Tensor, Tensor] = network(to_input(images, world.device))
@@ -270,8 +271,18 @@ class Retraining:
             logits = output if isinstance(output, Tensor) else output[0]
             if logits.shape[-2:] != target.shape[-2:]:
                 logits = resize(logits, target[:, None])
+            if missing := undefined(logits):
+                wrong += missing
+                continue
             scores.update(logits, target)
             error.update(logits, target)
+        if world.ranks > 1:
+            dist.all_reduce(wrong)  # all stop, or none
+        if wrong:
+            raise TrainingDiverged(
+                f"training diverged: the trained network's logits are not finite at {int(wrong)} pixels of the "
+                "validation set. Try a lower learning rate."
+            )
         if world.ranks > 1:
             scores, error = scores.reduce(), error.reduce()
         return validation_values(scores, dataset.classes) | {CALIBRATION: error.compute()}

@@ -281,7 +281,8 @@ def batch(
     labels[random.random(labels.shape) < {"none": 0, "some": 0.1, "all": 1}[ignored]] = 255
     mask = random.random(labels.shape) >= {"none": 0, "some": 0.3, "all": 1}[masked]
     labels[~mask] = 77  # no class, but nobody looks
-    shares = np.where(mask[:, None], random.random(shape) ** 3, np.nan)
+    shares = random.random(shape) ** 3
+    shares = np.where(mask[:, None], shares / shares.sum(1, keepdims=True), np.nan)
     logits = torch.tensor(values, device=DEVICE).to(dtype)
     truth = torch.tensor(shares, device=DEVICE).to(dtype) if soft else torch.tensor(labels, device=DEVICE)
     if layout == "channels last":
@@ -479,7 +480,7 @@ def test_gradients_of_the_reference_are_finite_differences(
     truth = labels.tensors()[1]
     shape = (len(truth), labels.num_classes, *truth.shape[1:])
     logits, direction, shares = torch.randn(3, *shape, generator=generator, dtype=DOUBLE)
-    rest = (shares.sigmoid() if soft else truth, None)
+    rest = (shares.softmax(1) if soft else truth, None)
     value, gradient = reference(loss, (logits, *rest))
     slope = (gradient * direction).sum().item()
     # One step size of several may straddle a kink (a knot of a curve, a tie of a minimum): the best of three counts.

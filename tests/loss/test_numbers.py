@@ -36,6 +36,7 @@ def batch(shape: tuple[int, ...], classes: int = 4, kind: str = "labels", dtype:
     labels = torch.randint(0, classes, shape, generator=generator)
     labels[torch.rand(shape, generator=generator) < 0.1] = 255
     soft = torch.rand(full, generator=generator, dtype=torch.float64)
+    soft = soft / soft.sum(1, keepdim=True)
     mask = torch.rand(shape, generator=generator) < 0.8
     return logits.to(dtype), soft.to(dtype) if "soft" in kind else labels, mask if "masked" in kind else None
 

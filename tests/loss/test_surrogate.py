@@ -332,6 +332,13 @@ LOGITS = torch.zeros(1, 3, 2, 2)
 LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
 
 
+NO_SHARES = (
+    "soft labels must be shares that sum to 1 over the classes (within 0.02); the sum is {found} pixels. Labels that "
+    "overlap need a sigmoid for each class, which no loss has yet. A pixel of no class needs a channel for the "
+    "background, or a mask that is False there."
+)
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "kind", "expected"),
     [
@@ -347,7 +354,13 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             torch.zeros(1, 0, 2, 2),
             LABELS,
             InputError,
-            "logits must have shape (N, C, *S) of one class or more, got (1, 0, 2, 2).",
+            "logits must have shape (N, C, *S) of two classes or more, got (1, 0, 2, 2).",
+        ),
+        (
+            LOGITS,
+            torch.tensor([-0.25, 0.75, 0.5]).view(1, 3, 1, 1).expand(1, 3, 2, 2),
+            InputError,
+            "soft labels must be shares from 0 to 1; the lowest of a pixel is -0.25 at 4 of 4 pixels.",
         ),
         (
             LOGITS,
@@ -390,13 +403,13 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.long)
             LOGITS,
             torch.full((1, 3, 2, 2), 1.5),
             InputError,
-            "soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class.",
+            NO_SHARES.format(found="4.5 at 4 of 4"),
         ),
         (
             LOGITS,
             torch.full((1, 3, 2, 2), float("nan")),
             InputError,
-            "soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class.",
+            NO_SHARES.format(found="nan at 4 of 4"),
         ),
         (LOGITS, LABELS.bool(), InputTypeError, "target must have an integer dtype, got torch.bool."),
         (LOGITS, [[0]], InputTypeError, "target must be a torch tensor of integer labels, got list."),

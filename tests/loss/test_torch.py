@@ -48,6 +48,7 @@ def batch(kind: str = "labels", images: int = 4) -> Batch:
     labels[:, 0, 0] = 255
     mask = torch.rand(images, 6, 5, generator=generator) < 0.7
     soft = torch.rand(images, 3, 6, 5, generator=generator, dtype=torch.float64)
+    soft = soft / soft.sum(1, keepdim=True)
     if kind == "masked soft labels":
         soft = soft.masked_fill(~mask.unsqueeze(1), torch.nan)
     return logits, soft if "soft" in kind else labels, mask if "masked" in kind else None
@@ -64,7 +65,9 @@ def wrong_batches() -> list[tuple[Batch, str]]:
         ),
         (
             (logits, 1.5 * soft, mask),
-            "soft labels are outside [0, 1] (or NaN) at some pixels; each is a share of a class.",
+            "soft labels must be shares that sum to 1 over the classes (within 0.02); the sum is 1.5 at "
+            f"{int(mask.sum())} of 120 pixels. Labels that overlap need a sigmoid for each class, which no loss has "
+            "yet. A pixel of no class needs a channel for the background, or a mask that is False there.",
         ),
     ]
 
@@ -131,8 +134,8 @@ def test_func_grad_and_vmap_over_batches(name: str, logic: Any, curve: Any, kind
     values = torch.func.vmap(lambda x: loss(x, target, mask), in_dims=1)(two)
     torch.testing.assert_close(values, torch.stack([loss(logits, target, mask), loss(-logits, target, mask)]))
     two = torch.stack([target, target.flip(0)], -1)
-    values = torch.func.vmap(lambda y: loss(logits, y), in_dims=-1)(two.nan_to_num())
-    torch.testing.assert_close(values, torch.stack([loss(logits, y) for y in two.nan_to_num().unbind(-1)]))
+    values = torch.func.vmap(lambda y: loss(logits, y), in_dims=-1)(two.nan_to_num(1 / 3))
+    torch.testing.assert_close(values, torch.stack([loss(logits, y) for y in two.nan_to_num(1 / 3).unbind(-1)]))
     if mask is not None:
         values = torch.func.vmap(lambda m: loss(logits, target, m))(torch.stack([mask, mask & mask.flip(1)]))
         torch.testing.assert_close(values[0], expected[0])
@@ -168,12 +171,12 @@ def test_mistakes_are_found_by_an_exported_loss() -> None:
 
 def test_the_operator_keeps_the_rules_of_torch() -> None:
     values = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(_unless_operator, (values, torch.zeros(3, 4, dtype=torch.bool), ""))
+    torch.library.opcheck(_unless_operator, (values, torch.zeros(3, 4, dtype=torch.bool), values, ""))
     labels = torch.arange(6).view(2, 3)
-    torch.library.opcheck(_unless_operator, (labels, labels < 0, ""))
-    assert torch.equal(_unless_operator(labels, labels < 0, ""), labels)
+    torch.library.opcheck(_unless_operator, (labels, labels < 0, labels, ""))
+    assert torch.equal(_unless_operator(labels, labels < 0, labels, ""), labels)
     with pytest.raises(InputError) as caught:
-        _unless_operator(labels, labels > 3, "{wrong} of {all}: {found}.")
+        _unless_operator(labels, labels > 3, labels, "{wrong} of {all}: {found}.")
     assert str(caught.value) == "2 of 6: 4, 5."
 
 

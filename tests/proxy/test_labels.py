@@ -147,6 +147,10 @@ def test_averaged_labels_are_the_shares_of_the_annotators_who_say_something():
         for label in said:
             expected[0, label, 0, column] += 1 / len(said)
     np.testing.assert_allclose(soften(dataset, "averaged"), expected, atol=HALF)
+    # Where nobody says anything, the hard label does.
+    labelled = Split(images, np.array([[[0, 1, 2]]], np.uint8), annotations)
+    expected[0, 2, 0, 2] = 1
+    np.testing.assert_allclose(soften(replace(dataset, train=labelled), "averaged"), expected, atol=HALF)
 
 
 @pytest.mark.slow
@@ -414,6 +418,7 @@ def test_a_file_that_is_no_teacher_is_refused(tmp_path):
         (build_network("unet_small", 3, 5).state_dict(), " must hold all weights of the study's network"),
         ({"weight": 3}, ": must hold a mapping from names to tensors"),
         ([1], ": must hold a mapping from names to tensors"),
+        ({"head.weight": torch.full((2,), torch.nan)}, ": `head.weight` is NaN or infinite in 2 of its 2 numbers"),
     ):
         torch.save(content, path)
         with pytest.raises(DataError, match=rf"labels `distilled`: .*teacher\.pt{problem}"):

@@ -57,7 +57,7 @@ def matching_weights(file: Mapping[str, Tensor], network: nn.Module, part: str, 
         source: Name of the file, for messages.
 
     Raises:
-        InputError: A weight is missing or has another shape.
+        InputError: A weight is missing, has another shape, or is not finite.
     """
     # Counts of batches are unused, and old files lack them.
     state = {name: weight for name, weight in network.state_dict().items() if not name.endswith("num_batches_tracked")}
@@ -78,4 +78,16 @@ def matching_weights(file: Mapping[str, Tensor], network: nn.Module, part: str, 
                 f"{source}: `{name}` must have the shape of {what}, {tuple(state[name].shape)}, got "
                 f"{tuple(weight.shape)}." + ("" if part else " For other classes, use the regime encoder.")
             )
+    check_finite(found, source)
     return found
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise InputError if a number among the weights of a file is NaN or infinite."""
+    for name, weight in weights.items():
+        wrong = int((~torch.isfinite(weight)).sum())
+        if wrong:
+            raise InputError(
+                f"{source}: `{name}` is NaN or infinite in {wrong} of its {weight.numel()} numbers: the training that "
+                "wrote this file diverged. Use weights of an earlier checkpoint."
+            )
