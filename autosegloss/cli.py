@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from autosegloss.errors import AutoseglossError, InputError, RefusedError
+from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.files import write_text
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, named_loss
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.proxy.data import Dataset
@@ -30,14 +30,14 @@ from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary
 from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record
 from autosegloss.report.pages.contact_sheet import contact_sheet
-from autosegloss.report.pages.report import READ, report_page
+from autosegloss.report.pages.report import report_page
 from autosegloss.report.plots import formula, plot_loss, text_plot
 from autosegloss.report.progress import ComparisonDisplay, Display, progress_bar, status_text, written_text
 from autosegloss.report.tables import values_table, worst_table
 from autosegloss.search import search
-from autosegloss.search.api import status
+from autosegloss.search.api import found_loss, status
 from autosegloss.search.compare import compare
-from autosegloss.search.folder import JOURNAL_FILE, LOSS_FILE
+from autosegloss.search.folder import refuse_results
 from autosegloss.search.jobs import Job
 from autosegloss.search.retrain import retrain
 from autosegloss.search.settings import json_schema, load_config
@@ -307,8 +307,6 @@ def _report(given: argparse.Namespace, console: Console) -> None:
         raise InputError(f"{folder}: there is no such folder.")
     out = Path(given.out) if given.out else folder / PAGE_FILE
     _check_writable(out)
-    if out.resolve() in [(folder / name).resolve() for name in READ]:
-        raise InputError(f"{out}: the page would overwrite a file that it is made from; choose another --out.")
     what = "drawing" if given.no_images else "training two networks for the pictures"
     with console.status(what, spinner="line"):
         page = report_page(folder, images=not given.no_images)
@@ -317,7 +315,8 @@ def _report(given: argparse.Namespace, console: Console) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise InputError if a file can't be written, before any work is done for it."""
+    """Raise InputError if a file can't be written or belongs to a search, before any work is done for it."""
+    refuse_results(path)
     parent = path.absolute().parent
     if path.is_dir() or not parent.is_dir():
         raise InputError(f"{path}: can't be written: it is a folder, or its folder does not exist.")
@@ -338,6 +337,8 @@ def _export(given: argparse.Namespace, console: Console) -> None:
         raise InputError("export: give --out FILE for a loss file, --python FILE.py for a PyTorch module, or both.")
     if given.python and Path(given.python).suffix != ".py":
         raise InputError(f"--python must be the name of a module, which ends in .py, got {given.python}.")
+    for path in filter(None, (given.out, given.python)):
+        refuse_results(Path(path))
     loss = _loss_of(given.loss)
     for path in filter(None, (given.out, given.python)):
         loss.save(path)
@@ -346,16 +347,7 @@ def _export(given: argparse.Namespace, console: Console) -> None:
 
 def _loss_of(source: str) -> Loss:
     """The loss of a finished search in a folder, of a loss file, or of a name."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return named_loss(source)
-    if not (folder / LOSS_FILE).exists():
-        if (folder / JOURNAL_FILE).exists():
-            raise RefusedError(
-                f"{folder}: the search is not finished. Finish it with: autosegloss search CONFIG --resume."
-            )
-        raise InputError(f"{folder}: not the folder of a search: {LOSS_FILE} is missing.")
-    return load_loss(folder / LOSS_FILE)
+    return found_loss(source) if Path(source).is_dir() else named_loss(source)
 
 
 # Losses and metrics: show, metrics, evaluate --------------------------------------------------------------------------
@@ -385,6 +377,7 @@ def _show(given: argparse.Namespace, console: Console) -> None:
         )
         console.print("\n".join(["\nprovenance", *lines]), markup=False)
     if given.plot:
+        refuse_results(Path(given.plot))
         if not isinstance(loss, SurrogateLoss):
             raise InputError(f"{given.loss} has no curves to plot; omit --plot.")
         plot_loss(loss, given.plot)

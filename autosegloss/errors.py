@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 
 MESSAGE = 1000  # characters of a message, whatever it is about: what a terminal shows at once
@@ -30,6 +32,13 @@ def listed(lines: Sequence[str]) -> list[str]:
     """The first ten of a list of lines for a message, and how many there are beyond them."""
     rest = len(lines) - EXAMPLES
     return [*lines[:EXAMPLES], f"... and {rest} more"] if rest > 0 else list(lines)
+
+
+def note(text: str) -> None:
+    """Print a line on standard error: something to know about a run that goes on."""
+    with contextlib.suppress(OSError, ValueError):  # a closed one is no reason to stop
+        if sys.stderr is not None:
+            print(cut(text, MESSAGE), file=sys.stderr, flush=True)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,12 +1,18 @@
 """Atomic writes, in which a file is replaced completely or stays unchanged, and locks between processes."""
 
+import errno
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autosegloss.errors import WriteError
+from autosegloss.errors import WriteError, cut
+
+_LONGEST = 240  # bytes of a name to which `.draft` can be added on every common file system
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,19 +28,56 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         WriteError: The folder is missing, is read-only or has no space left; the old file is unchanged.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    name = path.name if len(os.fsencode(path.name)) <= _LONGEST else hashlib.sha256(path.name.encode()).hexdigest()
+    draft = path.with_name(f".{name}.draft")
     try:
-        with locked(path.with_name(f".{path.name}.lock")):
+        with locked(path.with_name(f".{name}.lock")):
             try:
                 with draft.open("wb") as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())
+                    sync(file.fileno())
                 os.replace(draft, path)
             finally:
                 draft.unlink(missing_ok=True)
     except OSError as error:
-        raise WriteError(f"{path}: can't be written: {error.strerror or error}.") from error
+        raise WriteError(f"{cut(str(path))}: can't be written: {error.strerror or error}.") from error
+
+
+def sweep_drafts(folder: Path, names: Iterable[str]) -> None:
+    """Delete what killed writes of files have left beside them; call it only where no other process writes them.
+
+    Args:
+        folder: The folder of the files.
+        names: Their names; `*` stands for any text.
+    """
+    for name in names:
+        for path in folder.glob(f".{name}.*"):
+            if path.is_dir():  # of version 0.1
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def sync(descriptor: int) -> None:
+    """Make a file or a folder durable, where its file system can."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new file's entry in its folder durable, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder may be open for writing and not for reading
+        return
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

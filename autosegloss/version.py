@@ -1,8 +1,3 @@
-"""The version of the installed package."""
+"""The version of the package, which pyproject.toml reads from here."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    VERSION = version("autosegloss")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    VERSION = "unknown"
+VERSION = "0.2.0"

@@ -19,6 +19,7 @@ from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.python import source
 from autosegloss.search.journal import Journal
 from tests.faulty import TINY
+from tests.journals import trials_of
 
 SMALL = TINY | {"metric": "miou", "search": {"steps": 2, "samples": 2}}
 
@@ -53,7 +54,7 @@ def test_a_search_in_a_process_of_its_own_writes_a_loss_and_prints_every_metric(
     assert {path.name for path in out.iterdir()} == {"loss.json", "trials.jsonl", "config.yaml"}
     loss = load_loss(out / "loss.json")
     assert set(loss.provenance["validation"]) == {"cross-entropy", "identity", "found"}
-    lines = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    lines = trials_of(out / "trials.jsonl")
     assert len(lines) == 2 * 2 + 3 * 2  # steps x samples, (candidate and two baselines) x seeds
     assert all(set(METRICS) <= line["metrics"].keys() for line in lines)
 
@@ -73,7 +74,7 @@ def test_status_of_a_search_finished_stopped_or_running(
     # Stopped within the second step, in the middle of a line; nothing is mended here.
     journal = out / "trials.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    torn = b"".join(lines[:3]) + lines[3][:20]
+    torn = b"".join(lines[:4]) + lines[4][:20]
     journal.write_bytes(torn)
     code, text, _ = run("status", str(out), capsys=capsys)
     assert code == 0
@@ -219,9 +220,9 @@ def test_export_of_what_is_no_finished_search(tmp_path: Path, capsys: pytest.Cap
     assert status == 2
     assert "not the folder of a search: loss.json is missing" in error
     (tmp_path / "trials.jsonl").write_text("")
-    status, _, error = run("export", str(tmp_path), "--out", str(tmp_path / "loss.json"), capsys=capsys)
+    status, _, error = run("export", str(tmp_path), "--out", str(tmp_path / "mine.json"), capsys=capsys)
     assert status == 2
-    assert "not finished" in error
+    assert error == run("status", str(tmp_path), capsys=capsys)[2], "the two agree"
 
 
 @pytest.mark.parametrize("name", ["asl/voc/miou", "lovasz", "0.25*cross_entropy + 0.75*jml"])

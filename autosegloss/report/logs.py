@@ -19,8 +19,8 @@ from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_record, warn
 from autosegloss.search.api import Result, Status, scores_record
-from autosegloss.search.comparison import TABLE_FILE, Comparison
-from autosegloss.search.folder import LOSS_FILE
+from autosegloss.search.comparison import Comparison
+from autosegloss.search.folder import LOSS_FILE, TABLE_FILE
 from autosegloss.search.study import Study
 from autosegloss.search.tables import Table
 
@@ -68,7 +68,8 @@ class JsonLog(_JsonLines):
       counts, which are those of the journal if the search is resumed;
     - `trial`, after each: `stage`, `step`, `index`, `reward` or `error` (the other is null), `seconds`, the counts;
     - `step`, after each of the search: `step`, `seed`, `mu` and `std` (or null), `mean`, `best`, `failed`;
-    - `end`: `found`, `scores` (by loss and metric on the validation set, `mean` and `sd`), `loss` (path of the file).
+    - `end`: `found`, `scores` (by loss and metric on the validation set, `mean` and `sd`), `guards` (what
+      became of them, or null), `loss` (path of the file).
 
     The counts are the trials `done`, those `running`, those `failed` (also counted in `done`), and the `total`. Two
     runs of a search in one process differ in `seconds` only; parallel trials may end in a different order.
@@ -93,7 +94,9 @@ class JsonLog(_JsonLines):
     def end(self, result: Result) -> None:
         """Write the result."""
         scores = scores_record(result.scores)
-        self._write("end", found=result.findings.label, scores=scores, loss=str(self._folder / LOSS_FILE))
+        findings = result.findings
+        more = {"guards": findings.about_guards or None, "loss": str(self._folder / LOSS_FILE)}
+        self._write("end", found=findings.label, scores=scores, **more)
 
 
 class ComparisonLog(_JsonLines):
@@ -193,6 +196,7 @@ def status_record(found: Status) -> dict[str, Any]:
     counts = _counts(study)
     del counts["running"]  # only the process that runs the trials knows it
     record: dict[str, Any] = {"metric": spec_label(found.config.metric), "state": found.state, **counts}
+    record |= {"damage": found.damage or None, "versions": dict(found.versions), "processor": dict(found.processor)}
     record |= {"step_count": study.step_count, "steps": [asdict(step) for step in study.steps]}
     record |= {"best": None, "found": None}
     if study.best is not None:
@@ -202,6 +206,7 @@ def status_record(found: Status) -> dict[str, Any]:
     if study.finished:
         findings = study.findings()
         record["found"] = {"label": findings.label, "theta": findings.theta, "reward": findings.reward}
+        record["found"] |= {"guards": findings.about_guards or None}
     return record
 
 

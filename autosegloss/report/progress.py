@@ -19,8 +19,8 @@ from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
 from autosegloss.report.tables import search_table
 from autosegloss.search.api import Result, Status
-from autosegloss.search.comparison import FILES, Comparison
-from autosegloss.search.folder import LOSS_FILE
+from autosegloss.search.comparison import Comparison
+from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE
 from autosegloss.search.plan import Step
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.study import Study
@@ -83,9 +83,12 @@ class Display:
         target, loss = spec_label(self._config.metric), self._folder / LOSS_FILE
         self._console.print(search_table(result, target))
         score = {name: f"{100 * row['target'].mean:.1f}" if row else "failed" for name, row in result.scores.items()}
+        guards = result.findings.about_guards
+        about = f"guards, on held-out images: {guards}\n" if guards else ""
         self._console.print(
             f"{target}: cross-entropy {score['cross-entropy']}, before the search {score['identity']}, "
             f"found loss {score['found']} ({result.findings.label}).\n"
+            f"{about}"
             f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
             markup=False,
         )
@@ -156,7 +159,7 @@ class ComparisonDisplay:
 
 def written_text(folder: Path) -> str:
     """The names of the files that a comparison or a retraining has written."""
-    _, *tables, last = (str(folder / name) for name in FILES)
+    _, *tables, last = (str(folder / name) for name in COMPARISON_FILES)
     return f"wrote {', '.join(tables)} and {last}"
 
 
@@ -194,8 +197,11 @@ def status_text(found: Status) -> str:
     """The status of a search: a few lines, and one per step."""
     study = found.study
     advice = "; continue with: autosegloss search CONFIG --resume" if found.state == "stopped" else ""
+    mixed = [f"{key} {text}" for key, text in {**found.versions, **found.processor}.items() if " and " in text]
     lines = [
         f"{spec_label(found.config.metric)}: {found.state}{advice}",
+        *([found.damage] if found.damage else []),
+        *([f"run in several environments: {', '.join(mixed)}"] if mixed else []),
         f"{stage_text(study)}; {study.done} of {study.total} trials done, {study.failed} failed",
         *map(step_text, study.steps),
         best_text(study, found.config),
@@ -203,4 +209,5 @@ def status_text(found: Status) -> str:
     if study.finished:
         findings = study.findings()
         lines.append(f"found: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
+        lines += [f"guards: {findings.about_guards}"] if findings.about_guards else []
     return "\n".join(lines)

@@ -25,7 +25,9 @@ def search_table(result: Result, target: str) -> Table:
         target: The title of the metric of the search.
     """
     seeds = len(result.findings.seeds)
-    table = Table(caption=f"validation set, %: mean ± sd over {seeds} fresh seeds; gain over cross-entropy")
+    caption = f"validation set, %: mean ± sd over {seeds} fresh seeds; gain over cross-entropy"
+    guards = result.findings.about_guards
+    table = Table(caption=Text(f"{caption}\nguards, on held-out images: {guards}" if guards else caption))
     table.add_column("metric")
     for title in (*LOSSES.values(), "gain"):
         table.add_column(title, justify="right")

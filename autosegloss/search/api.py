@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autosegloss.errors import InputError, RefusedError
-from autosegloss.files import write_text
-from autosegloss.loss.base import Loss
+from autosegloss.errors import InputError, LossFileError, RefusedError, cut, note
+from autosegloss.files import sweep_drafts, write_text
+from autosegloss.loss import Loss, load_loss
 from autosegloss.loss.file import build_loss
 from autosegloss.proxy.data import Dataset
+from autosegloss.proxy.trial import Proxy
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.folder import (
     CONFIG_FILE,
     JOURNAL_FILE,
     LOSS_FILE,
+    SEARCH_FILES,
+    check_folder,
     refuse_differences,
-    refuse_to_overwrite,
     resumable,
-    versions,
 )
+from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal, in_use
 from autosegloss.search.objective import ProxyObjective, announce, proxy_of
@@ -32,7 +33,7 @@ from autosegloss.search.plan import Final, Findings
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner
 from autosegloss.search.settings import StudyConfig, as_config, dump_config, fingerprint, load_config
-from autosegloss.search.space import CROSS_ENTROPY, LossFamily
+from autosegloss.search.space import CROSS_ENTROPY, LossFamily, bare_content
 from autosegloss.search.statistics import Score
 from autosegloss.search.study import Study
 
@@ -69,21 +70,34 @@ def search(
     folder = _folder(config, out)
     LossFamily.of(settled).check()
     chosen = choose_runner(runner, settled.resources, address)
-    refuse_to_overwrite(folder, (LOSS_FILE, CONFIG_FILE), "search")
+    if check_folder(folder, SEARCH_FILES, "search", resume):
+        _refuse_another_configuration(folder, settled)
     proxy = proxy_of(settled)
     announce(proxy.dataset, on_data)
-    with Journal(folder / JOURNAL_FILE, resume=resume) as journal:
+    with Journal(folder / JOURNAL_FILE, resume=resume, head=head_of(settled, proxy)) as journal:
         if journal.trials:
             _refuse_another_configuration(folder, settled)
+        elif resume:
+            note(f"{cut(str(folder))} holds no trials to resume: the search starts from its beginning.")
+        sweep_drafts(folder, SEARCH_FILES)
         with resumable():
             write_text(folder / CONFIG_FILE, dump_config(settled))
         study = study_of(settled, journal, observer)
         if observer is not None:
             observer(study)
         if not study.finished:
+            journal.note_changes()
             with chosen.ready():
                 chosen.run(study, ProxyObjective(proxy.prepare()))
-        return _result(settled, folder, study.findings())
+        return _result(settled, folder, study.findings(), journal)
+
+
+def head_of(config: StudyConfig, proxy: Proxy) -> Head:
+    """The head of the journal of a run on this machine."""
+    data, weights = proxy.dataset.fingerprint(), config.proxy.start.weights
+    if weights is not None:
+        data["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    return Head.here(data, config.resources.gpus)
 
 
 @dataclass(frozen=True)
@@ -95,17 +109,27 @@ class Status:
         study: The study so far, from a copy of the journal.
         running: Whether a process is running the search.
         trials: The finished trials in the order of the journal; a trial that was run again is listed each time.
+        loss: The loss found, if the search is finished and its loss file is the one that the journal leads to.
+        damage: What is wrong with the loss file of a search whose trials are finished; empty if nothing is.
+        versions: The versions with which the trials ran; several are joined.
+        processor: The kinds of processors on which they ran; several are joined.
     """
 
     config: StudyConfig
     study: Study
     running: bool
     trials: tuple[tuple[Job, Outcome], ...]
+    loss: Loss | None
+    damage: str
+    versions: Mapping[str, str]
+    processor: Mapping[str, str]
 
     @property
-    def state(self) -> Literal["finished", "running", "stopped"]:
-        """The state in one word."""
-        return "finished" if self.study.finished else "running" if self.running else "stopped"
+    def state(self) -> Literal["finished", "running", "damaged", "stopped"]:
+        """The state in one word; a search whose loss file is yet to be written is not finished."""
+        if self.loss is not None:
+            return "finished"
+        return "running" if self.running else "damaged" if self.damage else "stopped"
 
 
 def status(folder: str | os.PathLike[str]) -> Status:
@@ -122,14 +146,49 @@ def status(folder: str | os.PathLike[str]) -> Status:
     if not path.exists() or not Path(folder, CONFIG_FILE).exists():
         raise InputError(f"{folder}: not the folder of a search: {JOURNAL_FILE} or {CONFIG_FILE} is missing.")
     config = load_config(Path(folder, CONFIG_FILE))
-    running = in_use(path)
-    with tempfile.TemporaryDirectory(prefix="autosegloss-status-") as draft:
-        copy = Path(shutil.copy(path, draft))
-        try:
-            with Journal(copy, resume=True) as journal:
-                return Status(config, study_of(config, journal), running, tuple(journal.trials))
-        except RefusedError as error:
-            raise RefusedError(str(error).replace(str(copy), str(path))) from None
+    running = path.is_file() and in_use(path)
+    with Journal(path, resume=True, read_only=True) as journal:
+        study = study_of(config, journal)
+    loss, damage = _written_loss(Path(folder, LOSS_FILE), study)
+    return Status(config, study, running, tuple(journal.trials), loss, damage, journal.versions, journal.processor)
+
+
+def _written_loss(path: Path, study: Study) -> tuple[Loss | None, str]:
+    """The loss file of a study, and what is wrong with it."""
+    if not study.finished or not path.exists():
+        return None, ""
+    advice = f"Restore it, or write it again with: autosegloss search CONFIG --out {path.parent} --resume"
+    try:
+        loss = load_loss(path)
+    except LossFileError as error:
+        return None, f"{error} {advice}"
+    if bare_content(loss) != study.findings().loss:
+        return None, f"{cut(str(path))}: this is not the loss that the journal beside it leads to. {advice}"
+    return loss, ""
+
+
+def found_loss(folder: str | os.PathLike[str]) -> Loss:
+    """The loss that the search in a folder has found.
+
+    Args:
+        folder: The output folder of a finished search, or one with a loss file alone.
+
+    Raises:
+        InputError: There is no search in the folder.
+        RefusedError: The search is not finished, or its folder is damaged.
+    """
+    if not Path(folder, JOURNAL_FILE).exists():
+        if not Path(folder, LOSS_FILE).exists():
+            raise InputError(f"{folder}: not the folder of a search: {LOSS_FILE} is missing.")
+        return load_loss(Path(folder, LOSS_FILE))
+    found = status(folder)
+    if found.loss is not None:
+        return found.loss
+    if found.damage:
+        raise RefusedError(f"{found.damage}.")
+    what = "is still running. Wait for its end" if found.running else "is not finished. Finish it with"
+    command = "" if found.running else ": autosegloss search CONFIG --resume"
+    raise RefusedError(f"{folder}: the search {what}{command}.")
 
 
 def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None = None) -> Study:
@@ -150,7 +209,7 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
     )
 
 
-def _result(config: StudyConfig, folder: Path, findings: Findings) -> Result:
+def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Journal) -> Result:
     finals = {final.label: final for final in findings.finals}
     compared = {
         "cross-entropy": finals["cross-entropy"],
@@ -161,12 +220,15 @@ def _result(config: StudyConfig, folder: Path, findings: Findings) -> Result:
     loss = build_loss(findings.loss)
     loss.provenance = {
         "found": findings.label,
-        "theta": list(findings.theta),
+        "theta": None if findings.theta is None else list(findings.theta),
         "reward": findings.reward,
         "validation": scores_record(scores),
         "seeds": list(findings.seeds),
         "configuration": fingerprint(config),
-        "versions": versions(),
+        "versions": journal.versions,
+        "processor": journal.processor,
+        "data": journal.data,
+        **({"guards": findings.about_guards} if findings.about_guards else {}),
     }
     with resumable():
         loss.save(folder / LOSS_FILE)

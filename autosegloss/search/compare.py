@@ -17,7 +17,6 @@ from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.trial import Proxy, device_of
 from autosegloss.search.comparison import (
-    FILES,
     PLAN_VERSION,
     Comparison,
     check_losses,
@@ -25,7 +24,8 @@ from autosegloss.search.comparison import (
     losses_of,
     run_comparison,
 )
-from autosegloss.search.folder import refuse_to_overwrite
+from autosegloss.search.folder import COMPARISON_FILES, check_folder
+from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
 from autosegloss.search.runners import choose_runner
@@ -104,7 +104,7 @@ def compare(
     check_losses(losses, seeds)
     folder = Path(out).absolute()
     chosen = choose_runner(runner, settled.resources, address)
-    refuse_to_overwrite(folder, FILES, "comparison")
+    check_folder(folder, COMPARISON_FILES, "comparison", resume)
     proxies, definitions = _load(settled, losses)
     distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
     for dataset in distinct.values():
@@ -133,9 +133,16 @@ def compare(
         notes={name: proxy.dataset.note for name, proxy in proxies.items()},
         what="comparison",
         resume=resume,
+        head=Head.here(_data_of(proxies), settled.resources.gpus),
         command=command,
         observer=observer,
     )
+
+
+def _data_of(proxies: Mapping[str, Proxy]) -> dict[str, Any]:
+    """The fingerprints of the data, by setting if the settings have names."""
+    found = {name: proxy.dataset.fingerprint() for name, proxy in proxies.items()}
+    return found.get("", found)
 
 
 def _load(config: StudyConfig, losses: Sequence[str]) -> tuple[dict[str, Proxy], dict[str, dict[str, LossContent]]]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autosegloss.errors import InputError, RefusedError
-from autosegloss.files import write_text
+from autosegloss.errors import InputError, RefusedError, cut, note
+from autosegloss.files import sweep_drafts, write_text
 from autosegloss.loss import Loss, named_loss
 from autosegloss.loss.base import LossContent
 from autosegloss.loss.classic import class_counts
@@ -16,7 +16,19 @@ from autosegloss.metric import METRICS, Expr, metric
 from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import TARGET
-from autosegloss.search.folder import JOURNAL_FILE, refuse_differences, resumable, versions
+from autosegloss.search.folder import (
+    CHECKPOINT_FILE,
+    COMPARISON_FILES,
+    JOURNAL_FILE,
+    LATEX_FILE,
+    MARKDOWN_FILE,
+    PLAN_FILE,
+    TABLE_FILE,
+    WEIGHTS,
+    refuse_differences,
+    resumable,
+)
+from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.statistics import Difference, Estimate
@@ -24,7 +36,6 @@ from autosegloss.search.tables import Row, Table, judged
 
 PLAN_VERSION = 3
 """The version of `plan.json`: 3 since losses are defined by the contents of their files."""
-FILES = PLAN_FILE, TABLE_FILE, MARKDOWN_FILE, LATEX_FILE = "plan.json", "table.json", "table.md", "table.tex"
 
 
 class Comparison:
@@ -63,9 +74,14 @@ class Comparison:
         self._outcomes: dict[Job, Outcome] = {}
         self.last: tuple[Job, Outcome] | None = None
         """The trial recorded last; None before the first one."""
-        for line, (job, outcome) in enumerate(journal.trials, start=1):
+        for line, (job, outcome) in zip(journal.line_numbers, journal.trials, strict=True):
             if job not in self._jobs:
-                raise RefusedError(f"{journal.path}:{line}: this trial does not belong to this comparison.")
+                raise RefusedError(f"{cut(str(journal.path))}:{line}: this trial does not belong to this comparison.")
+            if job in self._outcomes:
+                raise RefusedError(
+                    f"{cut(str(journal.path))}:{line}: this trial is in the file twice. Restore the file from a copy, "
+                    "or delete this line."
+                )
             self._outcomes[job] = outcome
         self._waiting = iter([job for job in self._jobs if job not in self._outcomes])
 
@@ -122,6 +138,7 @@ def run_comparison(
     notes: dict[str, str],
     what: str,
     resume: bool,
+    head: Head,
     command: str,
     observer: Callable[[Comparison], None] | None,
 ) -> Table:
@@ -136,27 +153,33 @@ def run_comparison(
         notes: A note on the data of each setting.
         what: "comparison" or "retraining", for messages.
         resume: Whether to continue the comparison in the folder.
+        head: Where the trials run and on which data.
         command: The command line, for the record.
         observer: Called with the comparison at the start and after each trial.
 
     Raises:
         RefusedError: The folder holds another comparison.
     """
-    with Journal(folder / JOURNAL_FILE, resume=resume, what=what) as journal:
-        if journal.trials:
+    with Journal(folder / JOURNAL_FILE, resume=resume, what=what, head=head) as journal:
+        begun = bool(journal.trials) or (folder / CHECKPOINT_FILE).exists()
+        if begun:
             _refuse_another(folder, plan, what)
+        elif resume:
+            note(f"{cut(str(folder))} holds no trials to resume: the {what} starts from its beginning.")
+        sweep_drafts(folder, (*COMPARISON_FILES, CHECKPOINT_FILE, f"*{WEIGHTS}"))
         with resumable():
             write_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
         comparison = Comparison(plan["definitions"], plan["seeds"], journal, observer)
         if observer is not None:
             observer(comparison)
         if not comparison.finished:
+            journal.note_changes()
             run(comparison)
-        table = _table(comparison, plan, command, target, notes)
-    with resumable():
-        write_text(folder / TABLE_FILE, table.to_json())
-        write_text(folder / MARKDOWN_FILE, table.to_markdown())
-        write_text(folder / LATEX_FILE, table.to_latex())
+        table = Table(plan, command, target, notes, _rows(comparison, plan), journal.versions | journal.processor)
+        with resumable():
+            write_text(folder / TABLE_FILE, table.to_json())
+            write_text(folder / MARKDOWN_FILE, table.to_markdown())
+            write_text(folder / LATEX_FILE, table.to_latex())
     return table
 
 
@@ -219,12 +242,12 @@ def _first_part(plan: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any
     return plan | {"losses": losses, "seeds": plan["seeds"][: len(there["seeds"])], "definitions": definitions}
 
 
-def _table(comparison: Comparison, plan: dict[str, Any], command: str, target: str, notes: dict[str, str]) -> Table:
+def _rows(comparison: Comparison, plan: Mapping[str, Any]) -> tuple[Row, ...]:
     rows: list[Row] = []
     for setting in plan["settings"]:
         runs = {loss: comparison.outcomes(setting, loss) for loss in plan["losses"]}
         rows += judged([_row(setting, loss, runs) for loss in plan["losses"]], plan["metrics"])
-    return Table(plan, command, target, notes, tuple(rows), versions())
+    return tuple(rows)
 
 
 def _row(setting: str, loss: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Row:

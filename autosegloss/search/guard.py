@@ -3,14 +3,70 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from autosegloss.loss.base import LossContent
 from autosegloss.search.jobs import Job, Outcome
 
 SCALE = 0.1
 """The shortfall that divides a reward by e: noise of a few percent costs little, a collapse costs everything."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A guard, checked for one loss in the finals.
+
+    Args:
+        metric: The guarded metric.
+        share: The least share of its value under cross-entropy.
+        value: Its mean over the seeds of the finals, on the held-out part.
+        baseline: The same mean for cross-entropy, over the seeds on which the loss did not fail.
+    """
+
+    metric: str
+    share: float
+    value: float
+    baseline: float
+
+    @property
+    def least(self) -> float:
+        """The least value that keeps the guard."""
+        return self.share * self.baseline
+
+    @property
+    def kept(self) -> bool:
+        """Whether the loss keeps the guard."""
+        return self.least <= 0 or self.value >= self.least
+
+    def __str__(self) -> str:
+        return (
+            f"{self.metric} is {100 * self.value:.2f} where at least {100 * self.least:.2f} was asked "
+            f"({self.share:g} of cross-entropy's {100 * self.baseline:.2f})"
+        )
+
+
+def checked(
+    outcomes: Sequence[Outcome], baselines: Sequence[Outcome], shares: Mapping[str, float]
+) -> tuple[Check, ...]:
+    """Check the guards for a loss in the finals.
+
+    Args:
+        outcomes: The outcomes of the loss, one per seed.
+        baselines: Those of cross-entropy.
+        shares: The least share of cross-entropy's value, per metric.
+
+    Returns:
+        A check per guard; none if the loss failed on every seed.
+    """
+    pairs = [(own, other) for own, other in zip(outcomes, baselines, strict=True) if own.reward is not None]
+    if not pairs:
+        return ()
+    return tuple(
+        Check(name, share, *(fmean(each.metrics[name] for each in side) for side in zip(*pairs, strict=True)))
+        for name, share in shares.items()
+    )
 
 
 def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float], baseline: LossContent) -> dict[Job, Outcome]:

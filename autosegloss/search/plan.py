@@ -16,6 +16,7 @@ from typing import Any
 from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms import Algorithm
 from autosegloss.search.algorithms.state import Theta
+from autosegloss.search.guard import Check, checked
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.seeds import final_seeds, step_seed
 
@@ -57,6 +58,7 @@ class Final:
         rewards: Reward per seed; None for a failed run.
         metrics: Every metric on the held-out part, per seed.
         validation: Every metric on the validation set, per seed. No decision looks at it.
+        guards: The guards, checked; empty without guards, or if all runs failed.
     """
 
     label: str
@@ -66,6 +68,12 @@ class Final:
     rewards: tuple[float | None, ...]
     metrics: tuple[dict[str, float], ...]
     validation: tuple[dict[str, float], ...]
+    guards: tuple[Check, ...] = ()
+
+    @property
+    def broken(self) -> tuple[Check, ...]:
+        """The guards that the loss does not keep."""
+        return tuple(check for check in self.guards if not check.kept)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Findings:
     Args:
         label: Label of the winner.
         loss: The winner, as the content of its loss file.
-        theta: Its coordinates.
+        theta: Its coordinates; None for cross-entropy, which is returned if no other loss keeps its guards.
         reward: The winner's mean reward over the seeds of the finals.
         seeds: The seeds of the finals, which no step has used.
         steps: The steps of the search.
@@ -84,11 +92,29 @@ class Findings:
 
     label: str
     loss: LossContent
-    theta: Theta
+    theta: Theta | None
     reward: float
     seeds: tuple[int, ...]
     steps: tuple[Step, ...]
     finals: tuple[Final, ...]
+
+    @property
+    def about_guards(self) -> str:
+        """What became of the guards, in a sentence; empty without guards."""
+        winner = next(final for final in self.finals if final.label == self.label)
+        if not winner.guards:
+            return ""
+        passed = [final for final in self.finals if final.broken and final.reward is not None]
+        best = max(passed, key=lambda final: final.reward or 0.0, default=None)
+        if winner.theta is None and best is not None:
+            return (
+                f"no loss keeps its guards, so cross-entropy is returned instead; the best of them, {best.label} "
+                f"(reward {best.reward:.4f}): {_sentence(best.broken)}."
+            )
+        kept = f"kept: {_sentence(winner.guards)}."
+        if best is not None and (best.reward or 0.0) > self.reward:
+            kept += f" {best.label} has a higher reward, {best.reward:.4f}, but breaks them: {_sentence(best.broken)}."
+        return kept
 
     def to_json(self) -> str:
         """The findings as JSON; equal findings give equal bytes."""
@@ -106,7 +132,8 @@ class Plan:
         candidates: Number of distinct thetas in the finals, besides the identity curves.
         finalist_seeds: Number of runs of each member of the finals.
         seed: Seed of the study, from which `seeds` derives those of the trials.
-        compare_each_step: Whether every step also trains with the baseline.
+        guard: Shares of the baseline's metrics that a winner keeps on the mean over the finals; every step then trains
+            with the baseline as well.
         lag: Number of steps that may be unfinished when the next one begins. The result depends on the lag, never on
             timing.
     """
@@ -121,7 +148,7 @@ class Plan:
         candidates: int,
         finalist_seeds: int,
         seed: int,
-        compare_each_step: bool = False,
+        guard: Mapping[str, float] | None = None,
         lag: int = 0,
     ) -> None:
         self._algorithm = algorithm
@@ -130,7 +157,8 @@ class Plan:
         self._finalist_seeds = finalist_seeds
         self._seed = seed
         self._baseline = baseline
-        self._extra = int(compare_each_step)
+        self._guard = dict(guard or {})
+        self._extra = int(bool(self._guard))
         self._lag = lag
 
         self.step_count = steps
@@ -228,7 +256,10 @@ class Plan:
         return in_turn[: self._candidates]
 
     def _decide(self, members: Sequence[_Member], seeds: Sequence[int], outcomes: Sequence[Outcome]) -> Findings:
-        """The findings: the best of identity and candidates by mean reward."""
+        """The findings: of the identity and the candidates that keep the guards, the best by mean reward.
+
+        If none keeps them, cross-entropy wins, which does by definition.
+        """
         rewards = _failed_as_lowest(outcomes)
         finals: list[Final] = []
         for index, member in enumerate(members):
@@ -243,18 +274,14 @@ class Plan:
                     rewards=tuple(outcome.reward for outcome in own),
                     metrics=tuple(outcome.metrics for outcome in own),
                     validation=tuple(outcome.validation for outcome in own),
+                    guards=checked(own, outcomes[:: len(members)], self._guard),
                 )
             )
         # `max` keeps the first of equals: the identity wins a tie.
-        theta, reward, winner = max(
-            (
-                (final.theta, final.reward, final)
-                for final in finals
-                if final.theta is not None and final.reward is not None
-            ),
-            key=lambda entry: entry[1],
-        )
-        return Findings(winner.label, winner.loss, theta, reward, tuple(seeds), tuple(self.steps), tuple(finals))
+        rated = [(final.reward, final) for final in finals if final.reward is not None]
+        keeping = [entry for entry in rated if entry[1].theta is not None and not entry[1].broken]
+        reward, winner = max(keeping or rated[:1], key=lambda entry: entry[0])
+        return Findings(winner.label, winner.loss, winner.theta, reward, tuple(seeds), tuple(self.steps), tuple(finals))
 
 
 @dataclass(frozen=True)
@@ -264,6 +291,10 @@ class _Member:
     label: str
     loss: LossContent
     theta: Theta | None
+
+
+def _sentence(checks: Sequence[Check]) -> str:
+    return ", ".join(map(str, checks))
 
 
 def _rewards(points: Iterable[Theta], outcomes: Mapping[Theta | None, Outcome]) -> list[float]:

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autosegloss.errors import TrainingDiverged
+from autosegloss.errors import RefusedError, TrainingDiverged, cut, note
 from autosegloss.files import write_bytes
 from autosegloss.loss import Loss
 from autosegloss.metric import Accumulators, CalibrationError
@@ -36,7 +36,6 @@ from autosegloss.proxy.settings import StartConfig
 from autosegloss.proxy.train import undefined
 from autosegloss.proxy.trial import TARGET, Proxy, device_of, measured, validation_values
 from autosegloss.search.comparison import (
-    FILES,
     PLAN_VERSION,
     Comparison,
     check_losses,
@@ -44,7 +43,8 @@ from autosegloss.search.comparison import (
     losses_of,
     run_comparison,
 )
-from autosegloss.search.folder import refuse_to_overwrite
+from autosegloss.search.folder import CHECKPOINT_FILE, COMPARISON_FILES, check_folder
+from autosegloss.search.head import Head, other_data, other_environment
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
 from autosegloss.search.seeds import comparison_seeds
@@ -52,8 +52,8 @@ from autosegloss.search.settings import CompareConfig, RetrainConfig, StudyConfi
 from autosegloss.search.space import bare_content
 from autosegloss.search.tables import Table
 
-CHECKPOINT_FILE = "checkpoint.pt"
 _EVALUATION_BATCH = 8  # images; of full size
+_SEAL = 2 * hashlib.sha256().digest_size + 1  # bytes of the hash in a checkpoint
 
 Progress = Callable[[Job, int], None]
 """Called at each checkpoint with the job and its number of finished iterations."""
@@ -102,11 +102,17 @@ def retrain(
     folder = Path(out).absolute()
     with _processes(settled) as world:
         if world.rank == 0:
-            refuse_to_overwrite(folder, FILES, "retraining")
+            check_folder(folder, COMPARISON_FILES, "retraining", resume)
+            if not resume and (folder / CHECKPOINT_FILE).exists():
+                raise RefusedError(
+                    f"{cut(str(folder))} already holds a retraining with a checkpoint. Continue it with --resume, or "
+                    "choose another folder."
+                )
         proxy = _load(settled, on_data if world.rank == 0 else lambda _: None)
         modules = losses_of(losses, proxy.dataset, reduce_over_ranks=world.ranks > 1)
         proxy.training(modules[0], 0, device=world.device, over_ranks=world.ranks > 1)  # raises what would fail later
-        retraining = Retraining(proxy.prepare(), settled.retrain, modules, folder, world, progress)
+        head = Head.here(proxy.dataset.fingerprint(), settled.resources.gpus)
+        retraining = Retraining(proxy.prepare(), settled.retrain, modules, folder, world, head, progress)
         if world.rank > 0:
             retraining.follow()
             return None
@@ -119,6 +125,7 @@ def retrain(
             notes={"": proxy.dataset.note},
             what="retraining",
             resume=resume,
+            head=head,
             command=command,
             observer=None,
         )
@@ -202,6 +209,7 @@ class Retraining:
     losses: tuple[Loss, ...]
     folder: Path
     world: World
+    head: Head
     progress: Progress | None
 
     def lead(self, comparison: Comparison) -> None:
@@ -243,19 +251,36 @@ class Retraining:
         loss = self.losses[job.index].to(world.device)
         training = self.proxy.training(loss, job.seed, device=world.device, over_ranks=world.ranks > 1)
         path, run = self.folder / CHECKPOINT_FILE, [job.index, job.seed]
-        if path.exists():
-            kept = torch.load(path, map_location=world.device, weights_only=True)
-            if kept["run"] == run:  # otherwise it is of the previous run
-                training.load_state_dict(kept["training"])
+        kept = self._checkpoint(path)
+        if kept is not None and kept["run"] == run:  # otherwise it is of the previous run
+            training.load_state_dict(kept["training"])
         while training.iteration < settings.iterations:
             training.advance(training.iteration + settings.checkpoint_every)
             if world.rank == 0:
-                _save({"run": run, "training": training.state_dict()}, path)
+                content = {"run": run, "head": asdict(self.head), "training": training.state_dict()}
+                write_bytes(path, _sealed(_saved(content)))
                 if self.progress is not None:
                     self.progress(job, training.iteration)
         if world.rank == 0:
-            _save(training.network.state_dict(), self.folder / f"{job.index}-{job.seed}.pt")
+            write_bytes(self.folder / f"{job.index}-{job.seed}.pt", _saved(training.network.state_dict()))
         return training.network
+
+    def _checkpoint(self, path: Path) -> dict[str, Any] | None:
+        """The last checkpoint; None if there is none, or if it is damaged, so that its run starts again."""
+        if not path.exists():
+            return None
+        content = _unsealed(path.read_bytes())
+        if content is None:
+            if self.world.rank == 0:
+                note(f"{cut(str(path))}: the checkpoint is damaged; its run starts again from its beginning.")
+            return None
+        kept: dict[str, Any] = torch.load(io.BytesIO(content), map_location=self.world.device, weights_only=True)
+        before = Head(**kept["head"])
+        if changed := before.changed_data(self.head):
+            raise RefusedError(other_data(path, "checkpoint", changed))
+        if self.world.rank == 0 and (changes := before.changes(self.head)):
+            note(other_environment(path, "checkpoint", changes))
+        return kept
 
     @torch.inference_mode()
     def _measure(self, network: nn.Module) -> dict[str, float]:
@@ -297,8 +322,19 @@ def _batches(dataset: Dataset, world: World) -> Iterator[tuple[NDArray[np.uint8]
             yield np.stack(images), np.stack(labels)
 
 
-def _save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file that loads with `weights_only`, atomically."""
+def _saved(content: Mapping[str, Any]) -> bytes:
+    """A file that loads with `weights_only`."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _sealed(content: bytes) -> bytes:
+    """The content of a checkpoint after its hash, since torch does not notice a flipped bit."""
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def _unsealed(data: bytes) -> bytes | None:
+    """The content of a checkpoint; None if it is not as it was written."""
+    content = data[_SEAL:]
+    return content if _sealed(content) == data else None

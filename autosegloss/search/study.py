@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from autosegloss.errors import InputError, RefusedError, SearchError
+from autosegloss.errors import InputError, RefusedError, SearchError, cut
 from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms import Algorithm
 from autosegloss.search.algorithms.state import Theta
@@ -58,7 +58,7 @@ class Study:
         self._guard = dict(guard or {})
         self._baseline = baseline
         self._observer = observer
-        self._plan = Plan(algorithm, loss_at, baseline, compare_each_step=bool(self._guard), **numbers)
+        self._plan = Plan(algorithm, loss_at, baseline, guard=self._guard, **numbers)
 
         self.done = 0
         """Number of finished trials, failed ones included."""
@@ -157,16 +157,31 @@ class Study:
 
         The failed trials of a step that was refused are due again; no error is raised.
         """
-        for line, (written, outcome) in enumerate(self._journal.trials, start=1):
+        for line, (written, outcome) in zip(self._journal.line_numbers, self._journal.trials, strict=True):
             batch = self._batch_of(written.place)
             job = None if batch is None else batch.waiting.pop(written.place, None)
-            if batch is None or job is None or not _same_content(job, written):
+            if batch is None or job is None or not _same_content(job, written) or not self._is_usable(outcome):
                 raise RefusedError(
-                    f"{self._journal.path}:{line}: trial {written.index} of {written.stage} step {written.step} is not "
-                    "what this search would run here: the journal was written by another version of autosegloss or "
-                    "numpy. Continue with that version, or choose another folder."
+                    f"{cut(str(self._journal.path))}:{line}: trial {written.index} of {written.stage} step "
+                    f"{written.step} is not what this search would run here. {self._cause(line)}"
                 )
             self._take(batch, job, outcome)
+
+    def _is_usable(self, outcome: Outcome) -> bool:
+        """Whether an outcome has the metrics of the guard, or failed."""
+        return outcome.reward is None or self._guard.keys() <= outcome.metrics.keys()
+
+    def _cause(self, line: int) -> str:
+        """Why a journal does not fit, and what to do."""
+        if self._journal.changes:
+            return (
+                f"The journal was written in another environment: {cut(self._journal.changes)}. Continue in that "
+                "environment, or choose another folder."
+            )
+        return (
+            "Lines before it were removed, repeated or moved, or the configuration in the folder was changed. Restore "
+            f"the files from a copy, or delete line {line} and all later lines to run their trials again."
+        )
 
     def _take(self, batch: _Batch, job: Job, outcome: Outcome) -> str | None:
         """Count an outcome and send complete batches to the plan; returns why the oldest can't be used, if so."""
@@ -254,7 +269,7 @@ class _Batch:
 
 
 def _reason(outcome: Outcome) -> str:
-    return (outcome.error or "").rstrip(".")
+    return cut((outcome.error or "").rstrip("."))
 
 
 def _same_content(a: Job, b: Job) -> bool:

@@ -31,6 +31,7 @@ from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config, fingerprint
 from autosegloss.search.tables import Difference, Estimate, Row, Table, holm, judged
 from tests import oracles
+from tests.journals import rewrite, trials_of
 
 LOSSES = ["cross_entropy", "asl/voc/miou"]
 TINY = {
@@ -171,7 +172,7 @@ def test_every_setting_trains_its_own_proxy_and_the_losses_of_a_seed_start_alike
 
 
 def test_a_journal_of_two_settings_names_them_by_the_index(crossed: Path) -> None:
-    lines = [json.loads(line) for line in (crossed / "trials.jsonl").read_text().splitlines()]
+    lines = trials_of(crossed / "trials.jsonl")
     seeds = json.loads((crossed / "plan.json").read_text())["seeds"]
     assert [(line["step"], line["index"], line["seed"]) for line in lines] == [
         (step, index, seed) for step, seed in enumerate(seeds) for index in range(4)
@@ -186,7 +187,7 @@ def test_a_journal_of_two_settings_names_them_by_the_index(crossed: Path) -> Non
 @pytest.mark.slow
 def test_killed_in_a_setting_and_resumed_it_gives_the_same_bytes(crossed: Path, tmp_path: Path, kept: int) -> None:
     lines = (crossed / "trials.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:20])
+    (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[: kept + 1]) + lines[kept + 1][:20])
     (tmp_path / "plan.json").write_bytes((crossed / "plan.json").read_bytes())
     config = str(crossed.parent / "crossed.yaml")
     assert main(["compare", config, "--out", str(tmp_path), "--runner", "serial", "--resume"]) == 0
@@ -205,14 +206,14 @@ def test_losses_and_seeds_that_are_added_are_trained_and_nothing_else_again(
     assert main([*arguments, str(tmp_path / "whole")]) == 0
     added = tmp_path / "added"
     added.mkdir()
-    before = b"".join((crossed / "trials.jsonl").read_bytes().splitlines(keepends=True)[:kept])
+    before = b"".join((crossed / "trials.jsonl").read_bytes().splitlines(keepends=True)[: kept + 1])
     (added / "trials.jsonl").write_bytes(before)
     (added / "plan.json").write_bytes((crossed / "plan.json").read_bytes())
     assert main([*arguments, str(added), "--resume"]) == 0
     assert files(added) == files(tmp_path / "whole")
     journal = (added / "trials.jsonl").read_bytes()
     assert journal.startswith(before)
-    assert journal.count(b"\n") == 2 * 3 * 3
+    assert journal.count(b"\n") == 1 + 2 * 3 * 3
 
 
 @pytest.mark.slow
@@ -279,19 +280,19 @@ def test_ray_gives_the_bytes_of_the_serial_runner(done: Path, config: Path, tmp_
 @pytest.mark.parametrize("kept", [0, 1, 3, 4])
 def test_a_resumed_comparison_gives_the_same_bytes(done: Path, config: Path, tmp_path: Path, kept: int) -> None:
     lines = (done / "trials.jsonl").read_bytes().splitlines(keepends=True)
-    assert len(lines) == 4
+    assert len(lines) == 1 + 4
     torn = b'{"stage": "com' if kept < 4 else b""
-    (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[:kept]) + torn)
+    (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[: 1 + kept]) + torn)
     (tmp_path / "plan.json").write_bytes((done / "plan.json").read_bytes())
     assert run(config, tmp_path, "--resume") == 0
     assert files(tmp_path) == files(done)
-    assert (tmp_path / "trials.jsonl").read_bytes().startswith(b"".join(lines[:kept]))
+    assert (tmp_path / "trials.jsonl").read_bytes().startswith(b"".join(lines[: 1 + kept]))
 
 
 def test_a_failed_run_is_counted_and_left_out(done: Path, config: Path, tmp_path: Path, capsys: Any) -> None:
-    lines = [json.loads(line) for line in (done / "trials.jsonl").read_text().splitlines()]
+    lines = trials_of(done / "trials.jsonl")
     lines[1] |= {"reward": None, "metrics": {}, "validation": {}, "error": "TrainingDiverged: the loss is nan"}
-    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rewrite(tmp_path / "trials.jsonl", lines, done / "trials.jsonl")
     (tmp_path / "plan.json").write_bytes((done / "plan.json").read_bytes())
     assert run(config, tmp_path, "--resume") == 0
     text = capsys.readouterr().out
@@ -468,7 +469,7 @@ def test_a_comparison_as_lines_of_json(
     start, *trials, end = (json.loads(line) for line in captured.out.splitlines())
     assert [data["images"] for data in start.pop("data")] == [{"train": 256, "heldout": 128, "validation": 256}]
     assert start == {"event": "start", "config": "tiny", "folder": str(folder), "done": 0, "total": 4}
-    lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    lines = trials_of(folder / "trials.jsonl")
     for number, (trial, line) in enumerate(zip(trials, lines, strict=True), start=1):
         shared = {key: line[key] for key in ("seed", "reward", "error", "seconds")}
         counts = {"done": number, "total": 4}
@@ -560,5 +561,5 @@ def test_results_without_their_journal_and_other_folders_are_kept(done: Path, co
     with pytest.raises(RefusedError, match=r"no plan\.json of a comparison"):
         compare(config, LOSSES, search, resume=True)
     (search / "plan.json").write_bytes((done / "plan.json").read_bytes())
-    with pytest.raises(RefusedError, match=r"trials\.jsonl:1: this trial does not belong to this comparison"):
+    with pytest.raises(RefusedError, match=r"trials\.jsonl:2: this trial does not belong to this comparison"):
         compare(config, LOSSES, search, seeds=2, resume=True)

@@ -20,6 +20,7 @@ from autosegloss.search.journal import Journal
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.study import Study
 from tests.faulty import TINY
+from tests.journals import trials_of
 from tests.toys import TOY, toy_study
 
 SMALL = TINY | {"metric": "miou", "search": {"steps": 2, "samples": 2}}
@@ -73,7 +74,7 @@ def test_a_search_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
         "data": [data_record(load_dataset(TINY["proxy"]["data"]["name"]))],
     }  # fmt: skip
     trials = [event for event in every if event["event"] == "trial"]
-    lines = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    lines = trials_of(out / "trials.jsonl")
     for number, (trial, line) in enumerate(zip(trials, lines, strict=True), start=1):
         counts = {"done": number, "running": 0, "failed": 0, "total": 10}
         shared = ("stage", "step", "index", "reward", "error", "seconds")

@@ -33,6 +33,7 @@ from autosegloss.report.pages.report import report_page
 from autosegloss.search.compare import compare
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import load_config
+from tests.journals import rewrite, trials_of
 from tests.report.test_contact_sheet import browser, chromium, luminance
 
 EVIL = '<script>alert("1")</script>'
@@ -108,7 +109,7 @@ def rows_of(html: str) -> dict[str, list[str]]:
 
 
 def trials(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    return trials_of(folder / "trials.jsonl")
 
 
 def interval(values: list[float], sign: str = "") -> str:
@@ -326,7 +327,7 @@ def test_a_training_that_does_not_repeat_the_record_is_said(searched: Path, tmp_
     lines = trials(searched)
     first = next(line for line in lines if line["stage"] == "final" and line["theta"] is None)
     first["validation"]["target"] += 0.125
-    (tmp_path / "x/trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rewrite(tmp_path / "x/trials.jsonl", lines)
     text = section(report_page(tmp_path / "x"), "images")
     assert f"{100 * first['validation']['target']:.2f} % is recorded</strong>" in text
     assert text.count("as recorded") == 1
@@ -397,7 +398,7 @@ def test_it_asks_for_nothing_outside_and_runs_no_name(kind: str, request: pytest
 
 def cut_journal(folder: Path) -> None:
     lines = (folder / "trials.jsonl").read_text().splitlines(keepends=True)
-    (folder / "trials.jsonl").write_text("".join(lines[:14]))
+    (folder / "trials.jsonl").write_text("".join(lines[:15]))
 
 
 def another_loss(folder: Path) -> None:

@@ -14,6 +14,7 @@ from autosegloss.search.journal import Journal
 from autosegloss.search.study import Study
 from results.algorithms.algorithms import Valley
 from results.scale import scale
+from tests.journals import trials_of
 from tests.toys import TOY_LOSSES
 
 STEPS, SAMPLES = 6, 8
@@ -27,7 +28,7 @@ def simulated(folder: Path, slots: int, lag: int) -> tuple[scale.SimulatedRunner
         study = Study(algorithm, journal, *TOY_LOSSES, steps=STEPS, candidates=1, finalist_seeds=2, seed=0, lag=lag)
         runner = scale.SimulatedRunner(slots)
         runner.run(study, scale.Trial(Valley(scale.DIMENSIONS, 0, 0.05)))
-    return runner, [json.loads(line) for line in path.read_text().splitlines()]
+    return runner, trials_of(path)
 
 
 def seconds(trials: list[dict[str, Any]], step: int) -> list[float]:

@@ -187,7 +187,7 @@ def test_a_study_torn_anywhere_ends_the_same(name: str, tmp_path: Path) -> None:
     for kept in (1, 6, 11, 14):
         folder = tmp_path / str(kept)
         folder.mkdir()
-        (folder / "trials.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:9])
+        (folder / "trials.jsonl").write_bytes(b"".join(lines[: 1 + kept]) + lines[1 + kept][:9])
         assert run(folder, resume=True) == whole
 
 

@@ -52,6 +52,7 @@ from tests.faulty import (
     toy_with_a_jumping_clock,
     wait_until,
 )
+from tests.journals import trials_of
 from tests.toys import TOY, run_toy
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +102,7 @@ def lose_nodes(folder: Path, undisturbed: str) -> None:
 
     # Two workers on one node and one on the other: of the lost two one is replaced, for the other there is no room.
     assert run("three", 3) == undisturbed
-    trials = lines_of(folder / "study of three" / "trials.jsonl")
+    trials = trials_of(folder / "study of three" / "trials.jsonl")
     assert all(trial["error"] is None for trial in trials)
     notes = lines_of(folder / "three")
     assert len(notes) > len(trials), "no trial was disturbed"
@@ -111,7 +112,7 @@ def lose_nodes(folder: Path, undisturbed: str) -> None:
 
     with pytest.raises(SearchError, match="all workers are lost, and no node of Ray has 1 CPUs and 0 GPUs"):
         run("two", 2)
-    done = lines_of(folder / "study of two" / "trials.jsonl")
+    done = trials_of(folder / "study of two" / "trials.jsonl")
     assert 8 <= len(done) < 32
     assert all(trial["error"] is None for trial in done)
     assert run_toy(folder / "study of two", SerialRunner(), resume=True) == undisturbed
@@ -204,9 +205,9 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tiny_config: Path, tmp_path: Pa
     journal = f"{tmp_path}/disk/out/trials.jsonl"
     assert f"SearchError: {journal}: can't be written: No space left on device. Finished trials are safe" in done.stderr
     assert f"error {tmp_path}/disk/out/loss.json: can't be written: No space left on device. Finished" in done.stdout
-    assert 0 < len(lines_of(tmp_path / "torn")) < TRIALS
+    assert 0 < len(trials_of(tmp_path / "torn")) < TRIALS
     assert not (tmp_path / "torn").read_bytes().endswith(b"\n")
-    assert len(lines_of(tmp_path / "whole")) == TRIALS
+    assert len(trials_of(tmp_path / "whole")) == TRIALS
     assert (tmp_path / "loss.json").read_bytes() == undisturbed_search
 
 
@@ -233,7 +234,7 @@ def test_a_journal_that_may_not_grow_is_as_a_full_disk(
         "with --resume.\n"
     )
     assert journal.stat().st_size == 4000
-    assert 0 < len(lines_of(journal)) < TRIALS
+    assert 0 < len(trials_of(journal)) < TRIALS
     autosegloss.search(tiny_config, runner="serial", out=tmp_path / "out", resume=True)
     assert (tmp_path / "out" / "loss.json").read_bytes() == undisturbed_search
 
@@ -274,7 +275,7 @@ def test_the_memory_monitor_ends_a_trial(tmp_path: Path) -> None:
     if (tmp_path / "unsteady").exists():
         pytest.skip("other processes take and give back too much memory meanwhile")
     assert (tmp_path / "met").exists()
-    (failed,) = (trial for trial in lines_of(tmp_path / "study" / "trials.jsonl") if trial["error"])
+    (failed,) = (trial for trial in trials_of(tmp_path / "study" / "trials.jsonl") if trial["error"])
     assert re.match(
         r"out of memory twice, the second time with no other trial running: "
         r"\d worker\(s\) were killed due to the node running low on memory\.",
@@ -291,7 +292,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, undisturbed: str, mo
     """In the driver and the workers, as Python sees it: to turn the clock of the machine takes more than a test may."""
     monkeypatch.setattr(time, "time", Jumping())
     assert run_toy(tmp_path, RayRunner(2, time_limit=60), toy_with_a_jumping_clock) == undisturbed
-    assert all(trial["error"] is None for trial in lines_of(tmp_path / "trials.jsonl"))
+    assert all(trial["error"] is None for trial in trials_of(tmp_path / "trials.jsonl"))
 
 
 def wall_clocks(code: str) -> list[str]:
@@ -401,7 +402,7 @@ def test_real_trainings_that_diverge_or_raise_are_failed_trials(
     result = autosegloss.search(TINY, runner=Ill(cases), out=tmp_path / "out")
     errors = {
         (line["stage"], line["step"], line["index"]): line["error"]
-        for line in lines_of(tmp_path / "out" / "trials.jsonl")
+        for line in trials_of(tmp_path / "out" / "trials.jsonl")
         if line["error"]
     }
     assert errors.keys() == cases.keys()

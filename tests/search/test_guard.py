@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autosegloss.cli import main
 from autosegloss.errors import ConfigError, SearchError
 from autosegloss.search.algorithms.ppo import PPO2
-from autosegloss.search.guard import guarded
-from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.guard import Check, checked, guarded
+from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.objective import ProxyObjective, proxy_of
 from autosegloss.search.plan import Findings
@@ -21,6 +23,7 @@ from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import as_config
 from autosegloss.search.space import CROSS_ENTROPY, LossFamily
 from autosegloss.search.study import Study
+from tests.faulty import TINY
 from tests.toys import TOY_LOSSES, toy_loss
 
 BASELINE = Job("search", 0, 1, CROSS_ENTROPY, 5)
@@ -89,7 +92,7 @@ class Tempting:
         return outcome(x, other=0.9 if x < 0.6 else 0.1)
 
 
-def tempted(folder: Path, guard: dict[str, float], objective: Tempting, *, resume: bool = False) -> Findings:
+def tempted(folder: Path, guard: dict[str, float], objective: Objective, *, resume: bool = False) -> Findings:
     with Journal(folder / "trials.jsonl", resume=resume) as journal:
         algorithm = PPO2(start=(0.5,), samples=8)
         study = Study(algorithm, journal, *TOY_LOSSES, steps=4, candidates=4, finalist_seeds=2, seed=1, guard=guard)
@@ -100,9 +103,16 @@ def tempted(folder: Path, guard: dict[str, float], objective: Tempting, *, resum
 
 
 def test_without_a_guard_the_search_falls_for_it_and_with_one_it_does_not(tmp_path: Path) -> None:
-    assert tempted(tmp_path / "without", {}, Tempting()).theta[0] > 0.7
+    without = tempted(tmp_path / "without", {}, Tempting())
+    assert without.theta is not None
+    assert without.theta[0] > 0.7
+    assert without.about_guards == ""
     found = tempted(tmp_path / "with", {"other": 0.9}, Tempting())
+    assert found.theta is not None
     assert 0.5 < found.theta[0] < 0.6
+    assert found.about_guards.startswith(
+        "kept: other is 90.00 where at least 81.00 was asked (0.9 of cross-entropy's 9"
+    )
     assert [step.failed for step in found.steps] == [0] * 4
     assert max(step.best for step in found.steps) < 0.6, "what is reported has the guard in it"
 
@@ -113,6 +123,78 @@ def test_without_its_baseline_a_step_is_refused_and_can_be_resumed(tmp_path: Pat
         tempted(tmp_path / "torn", guard, Tempting(breaks=True))
     whole = tempted(tmp_path / "whole", guard, Tempting())
     assert tempted(tmp_path / "torn", guard, Tempting(), resume=True) == whole
+
+
+@dataclass(frozen=True)
+class Flattering:
+    """In the search every loss keeps the guard; in the finals those beyond `limit` break it by a little."""
+
+    limit: float
+
+    def __call__(self, job: Job) -> Outcome:
+        if job.theta is None:
+            return outcome(0.3, other=0.9)
+        (x,) = job.theta
+        return outcome(x, other=0.8 if job.stage == "final" and x > self.limit else 0.9)
+
+
+def test_a_loss_that_keeps_its_guards_wins_before_one_that_does_not(tmp_path: Path) -> None:
+    """On the mean over the seeds: the penalty of 0.8 where 0.81 is asked does not outweigh the reward."""
+    found = tempted(tmp_path, {"other": 0.9}, Flattering(0.55))
+    assert found.theta is not None
+    assert found.theta[0] <= 0.55
+    best = max(found.finals, key=lambda final: final.reward or 0)
+    assert best.reward is not None
+    assert best.reward > found.reward
+    assert best.broken == best.guards == (Check("other", 0.9, pytest.approx(0.8), pytest.approx(0.9)),)
+    assert found.about_guards == (
+        "kept: other is 90.00 where at least 81.00 was asked (0.9 of cross-entropy's 90.00). "
+        f"{best.label} has a higher reward, {best.reward:.4f}, but breaks them: other is 80.00 where at least 81.00 "
+        "was asked (0.9 of cross-entropy's 90.00)."
+    )
+
+
+def test_if_no_loss_keeps_its_guards_cross_entropy_is_returned_and_the_message_says_so(tmp_path: Path) -> None:
+    found = tempted(tmp_path, {"other": 0.9}, Flattering(0.0))
+    assert (found.label, found.loss, found.theta, found.reward) == ("cross-entropy", CROSS_ENTROPY, None, 0.3)
+    best = max(found.finals, key=lambda final: final.reward or 0)
+    assert found.about_guards == (
+        "no loss keeps its guards, so cross-entropy is returned instead; the best of them, "
+        f"{best.label} (reward {best.reward:.4f}): other is 80.00 where at least 81.00 was asked (0.9 of "
+        "cross-entropy's 90.00)."
+    )
+
+
+def test_a_guard_is_checked_on_the_seeds_that_did_not_fail() -> None:
+    ours = [outcome(0.5, other=0.7), outcome(None)]
+    theirs = [outcome(0.4, other=0.8), outcome(0.4, other=0.2)]
+    assert checked(ours, theirs, {"other": 0.9}) == (Check("other", 0.9, 0.7, 0.8),)
+    assert checked([outcome(None)] * 2, theirs, {"other": 0.9}) == ()
+    assert Check("other", 0.9, -0.5, -0.1).kept, "nothing was there to fall"
+
+
+def test_a_broken_guard_is_said_wherever_the_result_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real search whose guard nothing can keep: the share of cross-entropy's own value, with losses that collapse."""
+    config = TINY | {"guard": {"gacc": 1.0}, "search": {"steps": 1, "samples": 2}}
+    (tmp_path / "a.yaml").write_text(json.dumps(config))
+    out = tmp_path / "out"
+    arguments = ["search", str(tmp_path / "a.yaml"), "--runner", "serial", "--out", str(out)]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    provenance = json.loads((out / "loss.json").read_text())["provenance"]
+    about = provenance["guards"]
+    words = ["no loss keeps its guards" in about, "kept: gacc is" in about]
+    assert sum(words) == 1
+    assert (provenance["found"] == "cross-entropy") == words[0]
+    assert f"guards, on held-out images: {about}\n" in told
+    assert " ".join(told.split()).count("guards, on held-out images: ") == 2, "below the table, and in the last lines"
+    assert main([*arguments, "--resume", "--json-logs"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["guards"] == about
+    assert main(["status", str(out)]) == 0
+    assert capsys.readouterr().out.endswith(f"guards: {about}\n")
+    assert main(["status", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["found"]["guards"] == about
+    assert main(["export", str(out), "--out", str(tmp_path / "mine.json")]) == 0
 
 
 def test_only_metrics_of_the_catalogue_can_be_guarded() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import autosegloss as asl
 from autosegloss.search.settings import as_config
 from autosegloss.search.space import LossFamily
 from tests.faulty import TINY
+from tests.journals import trials_of
 
 
 def tiny(cross_entropy: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def tiny(cross_entropy: Any) -> dict[str, Any]:
 def test_a_searched_weight_is_that_of_the_loss_found(tmp_path: Path) -> None:
     result = asl.search(tiny("searched"), runner="serial", out=tmp_path / "out")
     theta = result.findings.theta
-    trials = [json.loads(line) for line in (tmp_path / "out" / "trials.jsonl").read_text().splitlines()]
+    trials = trials_of(tmp_path / "out" / "trials.jsonl")
     sampled = [trial["theta"] for trial in trials if trial["stage"] == "search"]
     assert len({len(point) for point in sampled} | {len(theta)}) == 1
     assert len({point[-1] for point in sampled}) == len(sampled)  # the weight moves from sample to sample

@@ -17,6 +17,7 @@ from autosegloss.search import search
 from autosegloss.search.runners.base import Runner
 from autosegloss.search.runners.ray import RayRunner
 from autosegloss.search.runners.serial import SerialRunner
+from tests import journals
 from tests.toys import TOY, Clocked, Clumsy, Hanging, run_toy
 
 ROOT = Path(__file__).parents[2]
@@ -25,9 +26,7 @@ RUNNERS: dict[str, Runner] = {"serial": SerialRunner(), "ray": RayRunner(2)}
 
 def trials_of(folder: Path) -> list[dict[str, Any]]:
     """Finished trials in a journal, which may be in the middle of being written."""
-    path = folder / "trials.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return journals.trials_of(folder / "trials.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.study import Study
+from tests.journals import trials_of
 from tests.toys import TOY, TOY_LOSSES, Quadratic, run_toy, toy_study
 
 JOURNAL = "trials.jsonl"
@@ -36,7 +36,7 @@ def opened(folder: Path, *, resume: bool = False, lag: int = 0) -> Iterator[Stud
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    return trials_of(folder / JOURNAL)
 
 
 @pytest.fixture(scope="module")
@@ -401,118 +401,6 @@ def test_a_job_that_is_not_due_is_refused(tmp_path: Path) -> None:
             study.findings()
 
 
-# The journal.
-
-
-@pytest.fixture
-def halfway(tmp_path: Path) -> Path:
-    with pytest.raises(KeyboardInterrupt):
-        run_toy(tmp_path, SerialRunner(), replace(TOY, break_at={("search", 1, 3): "interrupt"}))
-    return tmp_path
-
-
-@pytest.mark.parametrize("keep", [0, 1, 30, -2, -1])
-def test_a_torn_last_line_is_cut_off(halfway: Path, keep: int, undisturbed: str) -> None:
-    path = halfway / JOURNAL
-    *whole, last = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(whole) + last[:keep])
-    assert run_toy(halfway, SerialRunner(), resume=True) == undisturbed
-    assert len(lines_of(halfway)) == 32
-
-
-def test_a_last_line_of_rubbish_is_cut_off(halfway: Path, undisturbed: str) -> None:
-    with (halfway / JOURNAL).open("ab") as file:
-        file.write(b"\0\0\0\0\n")
-    assert run_toy(halfway, SerialRunner(), resume=True) == undisturbed
-
-
-@pytest.mark.parametrize("keep", [0, 10])
-def test_a_torn_first_line_is_a_new_journal(tmp_path: Path, keep: int, undisturbed: str) -> None:
-    (tmp_path / JOURNAL).write_bytes(b'{"stage": "search", "step"'[:keep])
-    assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
-
-
-def damage(line: dict[str, Any], **changes: Any) -> bytes:
-    return json.dumps({**line, **changes}).encode()
-
-
-@pytest.mark.parametrize(
-    ("number", "change", "message"),
-    [
-        (4, lambda line: b'{"stage": "search"', r"trials\.jsonl:4: this line is damaged"),
-        (4, lambda line: b"[1, 2]", r"trials\.jsonl:4: this line is damaged"),
-        (4, lambda line: b"", r"trials\.jsonl:4: this line is damaged"),
-        (4, lambda line: damage(line, extra=1), r"trials\.jsonl:4: this line is damaged"),
-        *(
-            (
-                4,
-                partial(damage, **{key: value}),
-                r"trials\.jsonl:4: this line is damaged",
-            )
-            for key, value in [
-                ("theta", 5),
-                ("theta", [None]),
-                ("reward", "x"),
-                ("reward", [1]),
-                ("reward", math.nan),
-                ("reward", True),
-                ("seconds", None),
-                ("stage", []),
-                ("index", [1]),
-                ("metrics", None),
-                ("metrics", [1]),
-                ("validation", {"miou": "x"}),
-                ("error", 1),
-            ]
-        ),
-        (4, lambda line: damage(line, theta=[0.1, 0.2, 0.3]), r"trials\.jsonl:4: trial 3 of search step 0 is not what"),
-        (4, lambda line: damage(line, seed=1), r"trials\.jsonl:4: trial 3 of search step 0 is not what"),
-        (4, lambda line: damage(line, index=1), r"trials\.jsonl:4: trial 1 of search step 0 is not what"),
-        (1, lambda line: b"trial,reward", r"trials\.jsonl:1: this line is damaged"),
-    ],
-)
-def test_a_damaged_line_is_named(
-    halfway: Path, number: int, change: Callable[[dict[str, Any]], bytes], message: str
-) -> None:
-    path = halfway / JOURNAL
-    lines = path.read_bytes().splitlines(keepends=True)
-    lines[number - 1] = change(json.loads(lines[number - 1])) + b"\n"
-    path.write_bytes(b"".join(lines))
-    with pytest.raises(RefusedError, match=message):
-        run_toy(halfway, SerialRunner(), resume=True)
-    assert path.read_bytes() == b"".join(lines)
-
-
-def test_thetas_that_differ_in_the_last_bit_pass(halfway: Path) -> None:
-    path = halfway / JOURNAL
-    lines = path.read_bytes().splitlines(keepends=True)
-    line = json.loads(lines[3])
-    lines[3] = damage(line, theta=[math.nextafter(x, 1) for x in line["theta"]]) + b"\n"
-    path.write_bytes(b"".join(lines))
-    run_toy(halfway, SerialRunner(), resume=True)
-
-
-def test_without_resume_a_journal_is_not_touched(halfway: Path) -> None:
-    path = halfway / JOURNAL
-    path.write_bytes(path.read_bytes() + b"torn")
-    before = path.read_bytes()
-    with pytest.raises(RefusedError, match=f"{re.escape(str(halfway))} already holds a search with 11 finished trials"):
-        run_toy(halfway, SerialRunner())
-    assert path.read_bytes() == before
-
-
-def test_two_searches_in_one_folder_are_refused(halfway: Path) -> None:
-    before = (halfway / JOURNAL).read_bytes()
-    with (
-        opened(halfway, resume=True),
-        pytest.raises(RefusedError, match=f"{re.escape(str(halfway))}: another search is running"),
-    ):
-        run_toy(halfway, SerialRunner(), resume=True)
-    assert (halfway / JOURNAL).read_bytes() == before
-    with opened(halfway, resume=True):  # the lock went with the first
-        pass
-
-
 def test_a_trial_is_on_disk_before_the_algorithm_is_told(tmp_path: Path) -> None:
     written: list[int] = []
 
@@ -522,36 +410,7 @@ def test_a_trial_is_on_disk_before_the_algorithm_is_told(tmp_path: Path) -> None
             return super().tell(state, rewards, asked)
 
     with Journal(tmp_path / JOURNAL) as journal:
-        study = Study(
-            Watched((0.5,) * 3, samples=8),
-            journal,
-            *TOY_LOSSES,
-            steps=3,
-            candidates=2,
-            finalist_seeds=2,
-            seed=7,
-        )
+        algorithm = Watched((0.5,) * 3, samples=8)
+        study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7)
         SerialRunner().run(study, TOY)
     assert written == [8, 16, 24]
-
-
-def test_a_journal_without_trials_may_be_begun_anew(tmp_path: Path) -> None:
-    for _ in range(2):
-        with Journal(tmp_path / JOURNAL) as journal:
-            assert journal.trials == []
-
-
-@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b'{"a": 1}\n', b"notes\nmore"])
-def test_a_file_that_is_no_journal_is_kept(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "trials.jsonl"
-    path.write_bytes(content)
-    for resume in (False, True):
-        with pytest.raises(RefusedError):
-            Journal(path, resume=resume)
-    assert path.read_bytes() == content
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RefusedError, match="can't be written"):
-        Journal(tmp_path / "file" / "trials.jsonl")

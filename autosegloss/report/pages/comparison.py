@@ -18,8 +18,7 @@ from autosegloss.report.pages import sections
 from autosegloss.report.pages.elements import details, table, text_block
 from autosegloss.report.pages.examples import Trained, examples
 from autosegloss.report.tables import same_metrics
-from autosegloss.search.comparison import PLAN_FILE, TABLE_FILE
-from autosegloss.search.folder import JOURNAL_FILE
+from autosegloss.search.folder import JOURNAL_FILE, PLAN_FILE, TABLE_FILE
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config
 from autosegloss.search.tables import Row, Table

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from autosegloss.errors import InputError
 from autosegloss.proxy.train import one_thread
 from autosegloss.report.pages.comparison import comparison_page
 from autosegloss.report.pages.search import search_page
-from autosegloss.search.comparison import PLAN_FILE, TABLE_FILE
-from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE
-
-READ: Final = (CONFIG_FILE, JOURNAL_FILE, LOSS_FILE, PLAN_FILE, TABLE_FILE)
-"""The files that a page is made from."""
+from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, PLAN_FILE, TABLE_FILE
 
 
 def report_page(folder: Path, images: bool = True) -> str:

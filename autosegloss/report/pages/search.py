@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from autosegloss.errors import InputError
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss
 from autosegloss.loss.curve import number_of_points
 from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.trial import TARGET
@@ -23,7 +23,7 @@ from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.plan import Final, Findings
 from autosegloss.search.settings import StudyConfig
-from autosegloss.search.space import CROSS_ENTROPY, LossFamily, bare_content
+from autosegloss.search.space import CROSS_ENTROPY, LossFamily
 from autosegloss.search.statistics import Difference, Estimate
 
 
@@ -31,18 +31,15 @@ def search_page(folder: Path, images: bool) -> str:
     """The page of a finished search; see `report_page`."""
     found = status(folder)
     study, config = found.study, found.config
-    if not study.finished or not (folder / LOSS_FILE).exists():
+    if found.damage:
+        raise InputError(f"{found.damage}.")
+    if found.loss is None:
         what = "is still running: wait for its end" if found.running else "is not finished"
         raise InputError(
             f"{folder}: the search {what}; {study.done} of {study.total} trials are done. Continue a stopped search "
             f"with: autosegloss search CONFIG --out {folder} --resume."
         )
-    loss, findings = load_loss(folder / LOSS_FILE), study.findings()
-    if bare_content(loss) != findings.loss:
-        raise InputError(
-            f"{folder / LOSS_FILE}: this is not the loss that the journal beside it leads to. Restore it, or write it "
-            f"again with: autosegloss search CONFIG --out {folder} --resume."
-        )
+    loss, findings = found.loss, study.findings()
     finals = {final.label: final for final in findings.finals}
     labels = {"cross-entropy": "cross-entropy", "identity": "identity", "found": findings.label}
     compared = {title: finals[labels[name]] for name, title in LOSSES.items()}

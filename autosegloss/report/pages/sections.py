@@ -19,7 +19,7 @@ from autosegloss.report.pages import figures
 from autosegloss.report.pages.elements import document, facts_list, text_block
 from autosegloss.report.pages.examples import NUMBER
 from autosegloss.report.plots import formula
-from autosegloss.search.folder import versions
+from autosegloss.search.head import versions
 from autosegloss.search.statistics import Difference, Estimate
 
 Scores = Mapping[str, Mapping[str, Estimate]]

@@ -59,14 +59,16 @@ class GroupObjective(Protocol):
 
 
 def attempt(objective: Objective, job: Job) -> Outcome:
-    """Run one trial; an exception becomes a failed outcome, an interrupt does not."""
+    """Run one trial; whatever it raises becomes a failed outcome, also SystemExit, but not an interrupt."""
     start = time.perf_counter()
     try:
         return objective(job)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return failed(error, time.perf_counter() - start)
 
 
-def failed(error: Exception, seconds: float) -> Outcome:
+def failed(error: BaseException, seconds: float) -> Outcome:
     """The outcome of a trial that raised."""
     return Outcome.failed(f"{type(error).__name__}: {error}", seconds)

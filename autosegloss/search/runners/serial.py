@@ -54,6 +54,8 @@ def _attempts(objective: Objective, jobs: Sequence[Job]) -> list[Outcome]:
     if len(jobs) > 1 and isinstance(objective, GroupObjective):
         try:
             return objective.run_group(jobs)
-        except Exception as error:  # of what they share; running each alone shows which one fails
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of what they share; running each alone shows which one fails
             error.with_traceback(None)
     return [attempt(objective, job) for job in jobs]
