@@ -413,7 +413,12 @@ def _add_evaluate(commands: Commands) -> None:
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels")
     command.add_argument("--num-classes", required=True, type=int, metavar="C", help="labels are 0 to C - 1")
     command.add_argument("--metric", required=True, metavar="NAME,...", help='metrics, as in "miou,bf1(radius=3)"')
-    command.add_argument("--ignore-index", type=int, default=255, metavar="LABEL", help="ignored label; default: 255")
+    command.add_argument(
+        "--ignore-index",
+        type=int,
+        metavar="LABEL",
+        help="ignored label; default: 255, unless a class has no pixel then",
+    )
     command.add_argument("--worst", type=int, metavar="N", help="list the N worst images per metric and per class")
     command.add_argument("--sheet", metavar="FILE.html", help=f"show the worst images ({_WORST} by default) as a page")
     command.add_argument("--images", metavar="DIR", help="the pictures, shown in the sheet")
@@ -447,6 +452,7 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
             given.allow_missing,
             progress=lambda: bar.advance(task),
         )
+    warn(evaluation.warnings)
     if json_file:
         write_text(json_file, evaluation.to_json())
     if sheet_file:

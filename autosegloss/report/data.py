@@ -33,11 +33,11 @@ def data_text(dataset: Dataset) -> str:
     """The images, and the share of the pixels of each class in all parts: two lines."""
     pixels = [sum(each) for each in zip(*(pixels_of(dataset, part) for part in _PARTS), strict=True)]
     names = [f"`{cut(name, 40)}`" for name in dataset.classes[:_CLASSES]]
-    shares = [f"{name} {_percent(count, sum(pixels))}" for name, count in zip(names, pixels, strict=False)]
+    shares = [f"{name} {share_text(count, sum(pixels))}" for name, count in zip(names, pixels, strict=False)]
     if len(dataset.classes) > _CLASSES:
         others = sum(pixels[_CLASSES:-1])
-        shares.append(f"{len(dataset.classes) - _CLASSES} other classes {_percent(others, sum(pixels))}")
-    shares.append(f"ignored {_percent(pixels[-1], sum(pixels))}")
+        shares.append(f"{len(dataset.classes) - _CLASSES} other classes {share_text(others, sum(pixels))}")
+    shares.append(f"ignored {share_text(pixels[-1], sum(pixels))}")
     return f"data: {images_text(dataset)}\npixels: {', '.join(shares)}"
 
 
@@ -49,7 +49,7 @@ def classes_text(dataset: Dataset) -> str:
     lines = [f"{'pixels':<{width}}{''.join(f'{title:>12}' for title in _PARTS.values())}"]
     for label, name in enumerate(names):
         lines.append(
-            f"{name:<{width}}{''.join(f'{_percent(each[label], sum(each)):>12}' for each in columns.values())}"
+            f"{name:<{width}}{''.join(f'{share_text(each[label], sum(each)):>12}' for each in columns.values())}"
         )
     return "\n".join([*lines, *([dataset.held()] if dataset.values else [])])
 
@@ -75,7 +75,7 @@ def pixels_of(dataset: Dataset, part: str) -> list[int]:
     return [*pixels[: len(dataset.classes)], pixels[dataset.ignore_index]]
 
 
-def _percent(count: int, total: int) -> str:
+def share_text(count: int, total: int) -> str:
     """A share in %; a small one is not rounded to none, nor a large one to all."""
     share = 100 * count / max(total, 1)
     if 0 < share < 0.05:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +13,11 @@ import torch
 
 from autosegloss.errors import DataError, InputError
 from autosegloss.metric import Accumulators, Expr
+from autosegloss.proxy.data import IGNORE_INDEX, listing
 from autosegloss.proxy.data.pictures import LABELS, PICTURES, LabelMap, files_by_name, read_labels, read_picture
+from autosegloss.report.data import share_text
 
+_LABELS = 10  # in a line
 _Mistakes = defaultdict[str, list[str]]
 _UNREADABLE = "files that can't be read"
 
@@ -83,6 +86,9 @@ class FolderEvaluation:
     predictions_left_out: int
     num_classes: int
     ignore_index: int
+    target_pixels: dict[int, int]
+    """Number of pixels of each label in the targets, the ignored one included."""
+    warnings: list[str]
     metrics: list[MetricValues]
 
     def to_json(self) -> str:
@@ -94,7 +100,7 @@ def evaluate(
     folders: LabelFolders,
     metrics: Mapping[str, Expr],
     num_classes: int,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     worst: int = 0,
     allow_missing: bool = False,
     progress: Callable[[], None] = lambda: None,
@@ -109,24 +115,30 @@ def evaluate(
         folders: The files.
         metrics: Expressions by the name to report them under.
         num_classes: Labels are 0..num_classes - 1.
-        ignore_index: The label of ignored pixels.
+        ignore_index: The label of ignored pixels in the targets; -1 if there is none. None is 255 if that is no class.
         worst: Number of images to list per metric, and per metric and class; lowest scores first.
         allow_missing: Skip files without a partner instead of raising an error.
         progress: Called after each image.
 
     Raises:
-        DataError: Files are missing, damaged, of different sizes or have other labels; all of them are listed.
+        DataError: Files are missing, damaged, of different sizes or have other labels, which are listed; or the targets
+            can't be meant: 255 is ignored by default, while a class has no pixel, or is 255.
     """
+    stated = ignore_index is not None
+    if ignore_index is None:
+        ignore_index = IGNORE_INDEX if num_classes <= IGNORE_INDEX else -1
     whole, single = (Accumulators(metrics, num_classes, ignore_index) for _ in range(2))
     overall: dict[str, list[Scored]] = {name: [] for name in metrics}
     by_class: dict[str, list[list[Scored]]] = {name: [[] for _ in range(num_classes)] for name in metrics}
     mistakes: _Mistakes = defaultdict(list)
+    pixels: Counter[int] = Counter()
     if not allow_missing:
         _note_missing(folders, mistakes)
     for name in folders.names:
         pair = _checked_pair(folders, name, num_classes, ignore_index, mistakes)
         if pair and not mistakes:  # after a mistake the remaining files are only checked
             pred, target = pair
+            pixels.update(dict(zip(*map(np.ndarray.tolist, np.unique(target, return_counts=True)), strict=True)))
             single.reset()
             single.update(torch.from_numpy(pred)[None], torch.from_numpy(target)[None])
             whole.add(single.counts())
@@ -142,6 +154,8 @@ def evaluate(
         progress()
     if mistakes:
         raise _refused(mistakes)
+    if not stated:
+        _refuse_ambiguous(pixels, num_classes)
     values = whole.values()
     return FolderEvaluation(
         images=len(folders.names),
@@ -149,6 +163,8 @@ def evaluate(
         predictions_left_out=len(folders.pred_files) - len(folders.names),
         num_classes=num_classes,
         ignore_index=ignore_index,
+        target_pixels=dict(sorted(pixels.items())),
+        warnings=_warnings(pixels, num_classes, ignore_index),
         metrics=[
             MetricValues(
                 metric=name,
@@ -198,7 +214,53 @@ def summary(evaluation: FolderEvaluation) -> str:
         if count
     ]
     text += f"; label {evaluation.ignore_index} is ignored"
-    return f"{text}; left out: {', '.join(left_out)}." if left_out else f"{text}."
+    text = f"{text}; left out: {', '.join(left_out)}." if left_out else f"{text}."
+    return f"{text}\nPixels of the labels: {_shares(evaluation.target_pixels, evaluation.ignore_index)}."
+
+
+def _shares(pixels: Mapping[int, int], ignore_index: int) -> str:
+    """The share of the pixels of each label, as in `0 98.1%, 255 1.9% (ignored)`."""
+    total = sum(pixels.values())
+    texts = [
+        f"{label} {share_text(count, total)}{' (ignored)' if label == ignore_index else ''}"
+        for label, count in sorted(pixels.items())
+    ]
+    return ", ".join(texts[:_LABELS]) + (f" and {len(texts) - _LABELS} more labels" if len(texts) > _LABELS else "")
+
+
+def _refuse_ambiguous(pixels: Mapping[int, int], num_classes: int) -> None:
+    """Raise an error if 255, which nobody has called ignored, may be a class."""
+    if not pixels.get(IGNORE_INDEX):
+        return
+    if num_classes > IGNORE_INDEX:
+        raise DataError(
+            f"the labels hold {IGNORE_INDEX}, which is one of the {num_classes} classes (0..{num_classes - 1}) and by "
+            f"default also the ignored label. Give the ignored label as --ignore-index; with `--ignore-index -1` no "
+            f"pixel is ignored, and {IGNORE_INDEX} is a class."
+        )
+    absent = [label for label in range(num_classes) if not pixels.get(label)]
+    if absent:
+        raise DataError(
+            f"class {absent[0]}{f' (and {len(absent) - 1} more)' if len(absent) > 1 else ''} has no pixel in the "
+            f"labels, which hold {_shares(pixels, IGNORE_INDEX)}: {IGNORE_INDEX} is ignored by default. If it marks "
+            f"ignored pixels, give `--ignore-index {IGNORE_INDEX}`; if it marks a class, use the class's number, "
+            f"0..{num_classes - 1}, in the label maps."
+        )
+
+
+def _warnings(pixels: Mapping[int, int], num_classes: int, ignore_index: int) -> list[str]:
+    """What is probably a mistake in the labels."""
+    found = []
+    if ignore_index < num_classes and pixels.get(ignore_index):
+        found.append(f"label {ignore_index} is a class, and its pixels are ignored, as --ignore-index says.")
+    absent = [str(label) for label in range(num_classes) if not pixels.get(label)]
+    if absent:
+        names = f"{', '.join(absent[:_LABELS])}{f' and {len(absent) - _LABELS} more' if len(absent) > _LABELS else ''}"
+        found.append(
+            f"{'class' if len(absent) == 1 else 'classes'} {names} {'has' if len(absent) == 1 else 'have'} no pixel in "
+            f"the labels, which hold {_shares(pixels, ignore_index)}."
+        )
+    return found
 
 
 def _number(count: int, one: str, many: str = "") -> str:
@@ -212,9 +274,7 @@ def _lowest(scores: list[Scored], number: int) -> list[Scored]:
 def _refused(mistakes: _Mistakes) -> DataError:
     """All mistakes as one error, by kind."""
     count = sum(map(len, mistakes.values()))
-    message = [f"{_number(count, 'mistake')} in the folders; nothing was evaluated or written."]
-    for kind, lines in mistakes.items():
-        message += [f"{kind} ({len(lines)}):", *(f"  {line}" for line in lines)]
+    message = [f"{_number(count, 'mistake')} in the folders; nothing was evaluated or written.", listing(mistakes, 600)]
     if any(" without a " in kind for kind in mistakes):
         message.append("Files are paired by path without extension; --allow-missing skips files without a partner.")
     return DataError("\n".join(message))

@@ -467,8 +467,11 @@ def test_a_comparison_as_lines_of_json(
     captured = capsys.readouterr()
     assert captured.err == ""
     start, *trials, end = (json.loads(line) for line in captured.out.splitlines())
-    assert [data["images"] for data in start.pop("data")] == [{"train": 256, "heldout": 128, "validation": 256}]
-    assert start == {"event": "start", "config": "tiny", "folder": str(folder), "done": 0, "total": 4}
+    data = start["data"]
+    assert [each["images"] for each in data] == [{"train": 319, "heldout": 16, "validation": 16}]
+    assert start == {
+        "event": "start", "config": "tiny", "folder": str(folder), "data": data, "done": 0, "total": 4,
+    }  # fmt: skip
     lines = trials_of(folder / "trials.jsonl")
     for number, (trial, line) in enumerate(zip(trials, lines, strict=True), start=1):
         shared = {key: line[key] for key in ("seed", "reward", "error", "seconds")}

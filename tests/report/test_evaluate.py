@@ -7,19 +7,24 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import unicodedata
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from autosegloss.cli import main
 from autosegloss.errors import DataError, InputError
+from autosegloss.metric import parse
 from autosegloss.proxy.data.pictures import read_labels
-from autosegloss.report.evaluate import split_metrics
+from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics
 from tests import oracles
 
 Labels = npt.NDArray[np.integer]
@@ -55,7 +60,8 @@ def maps(tmp_path: Path) -> tuple[dict[str, Labels], dict[str, Labels]]:
 
 def command(folder: Path, *options: str, metric: str = "miou", classes: int = CLASSES) -> list[str]:
     folders = ["--pred", str(folder / "pred"), "--target", str(folder / "target")]
-    return ["evaluate", *folders, "--num-classes", str(classes), "--metric", metric, *options]
+    ignored = () if "--ignore-index" in options else ("--ignore-index", "255")
+    return ["evaluate", *folders, "--num-classes", str(classes), "--metric", metric, *ignored, *options]
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -66,8 +72,9 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 def evaluation(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
     status, text, error = run([*arguments, "--json", "-"], capsys)
-    assert (status, error) == (0, "")
-    return json.loads(text)
+    found: dict = json.loads(text)
+    assert (status, error.splitlines()) == (0, [f"warning: {each}" for each in found["warnings"]])
+    return found
 
 
 def oracle(metric: str, pred: list[Labels], target: list[Labels]) -> float:
@@ -176,6 +183,7 @@ def test_worst_images_of_a_class_are_among_those_whose_label_has_it(maps, tmp_pa
 
 TABLES = """\
 2 images, 3 classes; label 255 is ignored.
+Pixels of the labels: 0 57.1%, 1 28.6%, 255 14.3% (ignored).
 Values in %; - if the metric does not count the class:
 ┏━━━━━━━━━━┳━━━━━━━━┳━━━━━━━━┓
 ┃          ┃   miou ┃   gacc ┃
@@ -209,12 +217,15 @@ def test_the_tables_and_the_file(tmp_path: Path, capsys) -> None:
     status, text, error = run(
         command(tmp_path, "--worst", "1", "--json", str(path), metric="miou,gacc", classes=3), capsys
     )
-    assert (status, error) == (0, "")
+    warning = "class 2 has no pixel in the labels, which hold 0 57.1%, 1 28.6%, 255 14.3% (ignored)."
+    assert (status, error) == (0, f"warning: {warning}\n")
     assert [line.rstrip() for line in text.splitlines()] == TABLES.format(path=path).splitlines()
     first = path.read_bytes()
     assert run(command(tmp_path, "--worst", "1", "--json", str(path), metric="miou,gacc", classes=3), capsys)[0] == 0
     assert path.read_bytes() == first
-    assert json.loads(first)["metrics"][0]["value"] == 0.65
+    found = json.loads(first)
+    assert (found["target_pixels"], found["warnings"]) == ({"0": 4, "1": 2, "255": 1}, [warning])
+    assert found["metrics"][0]["value"] == 0.65
 
 
 @pytest.mark.slow
@@ -289,6 +300,41 @@ def test_more_than_256_classes(tmp_path: Path, capsys) -> None:
     found = evaluation(command(tmp_path, "--ignore-index", "65535", classes=300), capsys)
     assert found["metrics"][0]["value"] == 1
     assert [label for label, value in enumerate(found["metrics"][0]["classes"]) if value == 1] == [0, 7, 299]
+
+
+# Labels that can't be meant -------------------------------------------------------------------------------------------
+
+
+@given(
+    target=st.lists(st.sampled_from([0, 1, 2, 255]), min_size=1, max_size=6),
+    ignored=st.sampled_from([None, 255, 0]),
+    classes=st.sampled_from([3, 300]),
+)
+@settings(max_examples=40)
+def test_255_is_ignored_by_default_only_where_it_cannot_be_a_class(
+    target: list[int], ignored: int | None, classes: int
+) -> None:
+    ambiguous = ignored is None and 255 in target and (classes == 300 or len({*target}) < 4)
+    with tempfile.TemporaryDirectory() as name:
+        for folder in ("pred", "target"):
+            write(Path(name, folder, "x.png"), np.array([target]) if folder == "target" else np.zeros((1, len(target))))
+        folders = LabelFolders(Path(name, "pred"), Path(name, "target"))
+        if ambiguous or (ignored == 0 and classes == 3 and 255 in target):
+            with pytest.raises(DataError, match="--ignore-index" if ambiguous else "labels out of range") as error:
+                evaluate(folders, {"gacc": parse("gacc")}, classes, ignored)
+            assert len(str(error.value)) <= 1000
+            return
+        if ignored == 255 and classes == 300:
+            with pytest.raises(InputError, match="ignore_index is 255, the default, which is one of the 300 classes"):
+                evaluate(folders, {"gacc": parse("gacc")}, classes, ignored)
+            return
+        found = evaluate(folders, {"gacc": parse("gacc")}, classes, ignored)
+    assert found.ignore_index == ((255 if classes == 3 else -1) if ignored is None else ignored)
+    assert found.target_pixels == Counter(target)
+    warned = " ".join(found.warnings)
+    assert ("no pixel in the labels" in warned) == ({*range(classes)} > {*target} - {255} or classes == 300)
+    both = found.ignore_index < classes and found.ignore_index in target
+    assert ("is a class, and its pixels are ignored" in warned) == both
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------
@@ -479,7 +525,7 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
     assert error == (
         "DataError: 4 mistakes in the folders; nothing was evaluated or written.\n"
         f"labels without a picture in {tmp_path}/images (1):\n  a\n"
-        f"files that can't be read (2):\n  {tmp_path}/images/b.jpg: not a picture\n  {broken}: damaged: ...\n"
+        f"files that can't be read (2), in {broken.parent}:\n  b.jpg: not a picture\n  {broken.name}: damaged: ...\n"
         "sizes that differ (width x height) (1):\n  void: prediction 4 x 4, label 4 x 4, picture 5 x 4\n" + HINT
     )
     assert not (tmp_path / "sheet.html").exists()
