@@ -3,6 +3,12 @@
 Metrics and losses need torch and numpy only. What a search needs besides is imported when it is first used.
 """
 
+# ruff: noqa: E402
+
+from autosegloss.startup import end_quietly_at_interrupts
+
+end_quietly_at_interrupts()
+
 from autosegloss.errors import (
     AutoseglossError,
     ConfigError,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import io
 import json
 import os
 import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +28,7 @@ from autosegloss.report.data import data_text, warn
 from autosegloss.report.dry_run import dry_run
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary
 from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record
+from autosegloss.report.output import Output, interruptible
 from autosegloss.report.pages.contact_sheet import contact_sheet
 from autosegloss.report.pages.report import report_page
 from autosegloss.report.plots import formula, plot_loss, text_plot
@@ -40,6 +40,7 @@ from autosegloss.search.compare import compare
 from autosegloss.search.folder import refuse_results
 from autosegloss.search.jobs import Job
 from autosegloss.search.retrain import retrain
+from autosegloss.search.runners.last_word import last_word
 from autosegloss.search.settings import json_schema, load_config
 from autosegloss.search.study import Study
 
@@ -52,25 +53,29 @@ _WORST = 5  # images per list of a contact sheet, by default
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0; 2 for bad input, with one message on standard error; 1 otherwise."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for names and provenance outside the terminal's encoding
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    output = Output(sys.stdout)
     try:
-        given = _parser().parse_args(arguments)
-        given.run(given, console)
-        sys.stdout.flush()
+        with interruptible(), redirect_stdout(output):
+            given = _parser().parse_args(arguments)
+            output.needed = given.run not in (_search, _compare, _retrain)
+            given.run(given, Console(highlight=False, soft_wrap=True, emoji=False))
+            output.flush()
     except AutoseglossError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        _say(f"{type(error).__name__}: {error}")
         return BAD_INPUT if isinstance(error, ValueError | TypeError) else FAILED
     except BrokenPipeError:  # the reader of standard output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        print(
-            "Interrupted. The finished trials of a search are in its journal; continue with --resume.", file=sys.stderr
-        )
+        _say("Interrupted. The finished trials of a search are in its journal; continue with --resume.")
         return FAILED
+    finally:
+        output.settle()
     return 0
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # standard error is closed, or on a full disk
+        print(message, file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,6 +137,8 @@ def _search(given: argparse.Namespace, console: Console) -> None:
     with ExitStack() as stack:
         for each in observers:
             stack.enter_context(each)
+        if given.runner == "ray":
+            stack.enter_context(last_word())
         result = search(
             config,
             runner=given.runner,
@@ -161,7 +168,7 @@ def _add_compare(commands: Commands) -> None:
 def _compare(given: argparse.Namespace, console: Console) -> None:
     config, folder = load_config(given.config, _overrides(given)), _folder(given, "compare")
     report = ComparisonLog(_name(given), folder) if given.json_logs else ComparisonDisplay(console, folder)
-    with report:
+    with report, last_word() if given.runner == "ray" else nullcontext():
         table = compare(
             config,
             given.loss or None,

@@ -61,7 +61,7 @@ def test_it_tells_data_network_and_cost(tmp_path: Path, capsys: pytest.CaptureFi
 def test_workers_that_have_no_room_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, error = run(tmp_path, capsys, {}, "--runner", "ray", "--workers", "99")
     assert code == 2
-    assert "99 workers of 1 CPUs and 0 GPUs each do not fit" in error
+    assert "99 workers of 1 CPU and 0 GPUs each do not fit" in error
 
 
 def test_workers_that_have_no_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_a_search_joins_a_cluster_and_brings_its_code(
 def share_a_gpu(folder: Path, address: str, expected: str) -> None:
     os.environ["RAY_ADDRESS"] = address
     assert run_toy(folder / "study", RayRunner(2, gpus=0.5), Visible(folder / "notes")) == expected
-    with pytest.raises(RefusedError, match=r"^2 workers of 1 CPUs and 1 GPUs each do not fit: .* room for 1 such"):
+    with pytest.raises(RefusedError, match=r"^2 workers of 1 CPU and 1 GPU each do not fit: .* room for 1 such"):
         run_toy(folder / "refused", RayRunner(2, gpus=1))
 
 

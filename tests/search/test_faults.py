@@ -110,7 +110,7 @@ def lose_nodes(folder: Path, undisturbed: str) -> None:
     survivor = notes[-1][0]
     assert len({pid for node, pid, *_ in notes if node == survivor}) == 2
 
-    with pytest.raises(SearchError, match="all workers are lost, and no node of Ray has 1 CPUs and 0 GPUs"):
+    with pytest.raises(SearchError, match="all workers are lost, and no node of Ray has 1 CPU and 0 GPUs"):
         run("two", 2)
     done = trials_of(folder / "study of two" / "trials.jsonl")
     assert 8 <= len(done) < 32

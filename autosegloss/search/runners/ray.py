@@ -9,29 +9,45 @@ memory monitor kills ends the whole run.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
 import os
+import shutil
+import signal
 import socket
+import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Read when Ray is imported. Under `uv run` Ray would pack the whole working folder for its workers; those of this
+# machine run in the environment of the driver as they are, and a cluster gets the package alone.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
 import ray
+
+import psutil  # type: ignore[import-untyped]  # isort: skip  # comes with Ray
+from ray._private import utils as ray_utils
+from ray._private import worker as ray_worker
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayActorError, RayError
 
-from autosegloss.errors import RefusedError, SearchError
+from autosegloss.errors import RefusedError, SearchError, listed
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.runners.base import JobQueue, attempt
 
 OBJECT_STORE_BYTES = 256 * 2**20  # holds one copy of the objective with its data; Ray spills the rest to disk
 TRIES = 2  # attempts at a job whose worker dies: the first death may be bad luck
 NODES = 5  # lost under a job before it counts as failed: losing a node is rarely the fault of the job
-LOOK_SECONDS = 1.0  # between checks of the remaining nodes while there is no worker
+LOOK_SECONDS = 1.0  # between checks that Ray lives, and of the remaining nodes while there is no worker
 CONNECT_SECONDS = 5.0  # timeout for a cluster to answer; Ray itself tries for minutes
+SOCKET_FOLDER = 42  # bytes of the path that sockets are below; Ray adds 64, and a socket's path has at most 107
+PREFIX = "asl-ray-"  # of our temporary folders
+_SAFE = "The journal is safe; continue with --resume."
 
 
 class RayRunner:
@@ -121,11 +137,16 @@ class RayRunner:
     def _next_event(self, pool: _WorkerPool) -> Any:
         """The next worker to start or run to end, or the first run to exceed the limit; None if nothing happens."""
         oldest = min(pool.running, key=lambda run: pool.running[run].start, default=None)
-        left = LOOK_SECONDS if oldest is None else None
-        if oldest is not None and self.time_limit is not None:
-            left = max(0.0, pool.running[oldest].start + self.time_limit - time.monotonic())
-        ready, _ = ray.wait([*pool.running, *pool.starting], timeout=left)
-        return ready[0] if ready else oldest
+        while True:
+            left = LOOK_SECONDS
+            if oldest is not None and self.time_limit is not None:
+                left = min(left, max(0.0, pool.running[oldest].start + self.time_limit - time.monotonic()))
+            ready, _ = ray.wait([*pool.running, *pool.starting], timeout=left)
+            pool.check_ray()
+            if ready:
+                return ready[0]
+            if oldest is None or left < LOOK_SECONDS:
+                return oldest
 
     def _failure_text(self, error: RayError) -> str:
         if isinstance(error, GetTimeoutError):
@@ -139,11 +160,11 @@ class RayRunner:
         nodes = _nodes()
         room = sum(self._slots(node) for node in nodes)
         if room < self.workers:
-            has = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+            has = [_amounts(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
             raise RefusedError(
-                f"{self.workers} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs each do not fit: Ray has "
-                f"{len(nodes)} node(s) with {has}, room for {room} such workers. Lower resources.workers, "
-                "resources.cpus or resources.gpus."
+                f"{_count(self.workers, 'worker')} of {self._needs} each do not fit: Ray has "
+                f"{_count(len(nodes), 'node')} with {'; '.join(listed(has))}, room for {_count(room, 'such worker')}. "
+                "Lower resources.workers, resources.cpus or resources.gpus."
             )
 
     def _check_capacity(self) -> None:
@@ -151,9 +172,13 @@ class RayRunner:
         nodes = _nodes()
         if not any(self._slots(node) for node in nodes):
             raise SearchError(
-                f"all workers are lost, and no node of Ray has {self.cpus:g} CPUs and {self.gpus:g} GPUs for another "
-                f"(nodes left: {len(nodes)}).\nThe journal is safe; continue with --resume."
+                f"all workers are lost, and no node of Ray has {self._needs} for another "
+                f"(nodes left: {len(nodes)}).\n{_SAFE}"
             )
+
+    @property
+    def _needs(self) -> str:
+        return _amounts(self.cpus, self.gpus)
 
     def _slots(self, node: Mapping[str, float]) -> int:
         needs = {"CPU": self.cpus, "GPU": self.gpus}
@@ -161,6 +186,14 @@ class RayRunner:
             (math.floor(node.get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need > 0),
             default=self.workers,
         )
+
+
+def _amounts(cpus: float, gpus: float) -> str:
+    return f"{_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}"
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def tune_space(dimensions: int) -> dict[str, Any]:
@@ -229,6 +262,7 @@ class _WorkerPool:
         self._objective_ref = ray.put(objective)  # once, not with every worker
         self._size = runner.workers
         self._failed_starts = 0
+        self._doors, self._looked = _doors(), time.monotonic()
         self.starting: dict[Any, Any] = {}
         """Starting workers, by the reference of their answer."""
         self.idle: list[Any] = []
@@ -260,7 +294,20 @@ class _WorkerPool:
         """Raise SearchError if workers never start: an error would recur, but a death may be bad luck."""
         self._failed_starts += 1
         if (isinstance(error, RayActorError) and error.actor_init_failed) or self._failed_starts > TRIES * self._size:
-            raise SearchError(f"workers do not start: {_summary(error)}\nThe journal is safe; continue with --resume.")
+            raise SearchError(f"workers do not start: {_summary(error)}\n{_SAFE}")
+
+    def check_ray(self) -> None:
+        """Raise SearchError if Ray has died; looks once a second, since Ray would soon end this process itself."""
+        if time.monotonic() < self._looked + LOOK_SECONDS:
+            return
+        for what, door in self._doors.items():
+            try:
+                socket.create_connection(door, timeout=CONNECT_SECONDS).close()
+            except ConnectionRefusedError:
+                raise SearchError(f"{what} of Ray has died: killed, or out of memory.\n{_SAFE}") from None
+            except OSError:  # too many open files, or a network that is slow: Ray has patience of its own
+                pass
+        self._looked = time.monotonic()
 
     def due(self, study: JobQueue) -> _Task | None:
         """The next task; None if there is none, or if a task must run alone."""
@@ -294,6 +341,17 @@ def _summary(error: RayError) -> str:
     return line.partition(" Worker exit type:")[0].strip()
 
 
+def _doors() -> dict[str, tuple[str, int]]:
+    """Where the server processes listen without which Ray ends the driver: the cluster's and that of this node."""
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    (own,) = (node for node in ray.nodes() if node["NodeID"] == context.get_node_id())  # type: ignore[no-untyped-call]
+    return {
+        "the control service": (host.strip("[]"), int(port)),
+        "the local scheduler": (own["NodeManagerAddress"], own["NodeManagerPort"]),
+    }
+
+
 @contextmanager
 def _ray(address: str | None) -> Iterator[None]:
     """Ray at an address, as already started, or started on this machine."""
@@ -302,20 +360,127 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        _join(address)
-    else:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(_termination_as_interrupt())
+        with _quietly():
+            if address:
+                stack.callback(ray.shutdown)
+                _join(address)
+            else:
+                _start(stack)
+        interrupt()
+        yield
+
+
+def _start(stack: ExitStack) -> None:
+    """Start Ray on this machine, until the end of the stack."""
+    sockets, spilled = stack.enter_context(_folder(sockets=True)), stack.enter_context(_folder())
+    ours, started = set(psutil.Process().children()), set[psutil.Process]()
+
+    def note() -> None:
+        """Note the processes of Ray: those whose parent is killed are no descendants any more."""
+        for child in set(psutil.Process().children()) - ours:
+            with suppress(psutil.NoSuchProcess):
+                started.update([child, *child.children(recursive=True)])
+
+    stack.callback(_end, started)
+    stack.callback(ray.shutdown)
+    stack.callback(note)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(sockets),
+        object_spilling_directory=str(spilled),
+    )
+    note()
+
+
+def _end(started: set[psutil.Process]) -> None:
+    """End the processes that Ray leaves behind if one of its servers was killed."""
+    for process in psutil.wait_procs(started, timeout=LOOK_SECONDS)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Start Ray without two things that it has no options for.
+
+    It prints what befalls its servers on standard output, and ends the process itself on SIGTERM.
+    """
+    listen, take = ray_worker.listen_error_messages, ray_utils.set_sigterm_handler
+    ray_worker.listen_error_messages = lambda *_: None
+    ray_utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
-        ray.shutdown()
+        ray_worker.listen_error_messages, ray_utils.set_sigterm_handler = listen, take
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM, unless the program handles it, raise KeyboardInterrupt as Ctrl-C does, so that Ray is shut down.
+
+    Yields a function to call after Ray has started: its core handles the signal by ending the process.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.default_int_handler if before in (None, signal.SIG_DFL) else before
+
+    def interrupt() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+    interrupt()
+    try:
+        yield interrupt
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
+def _folder(sockets: bool = False) -> Iterator[Path]:
+    """A temporary folder, for sockets one with a short path; those that killed runs have left are removed.
+
+    Raises:
+        RefusedError: No temporary folder has a short path.
+    """
+    usual = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir()]
+    places = [
+        place for place in (*usual, "/tmp", "/var/tmp", "/dev/shm") if place and os.access(place, os.W_OK | os.X_OK)
+    ]
+    if sockets:
+        places = [place for place in places if len(os.fsencode(place)) <= SOCKET_FOLDER - len(f"/{PREFIX}xxxxxxxx")]
+    if not places:
+        raise RefusedError(
+            f"Ray needs a temporary folder whose path has at most {SOCKET_FOLDER - len(PREFIX) - 9} bytes, for its "
+            "sockets. Set RAY_TMPDIR to one that can be written, or use --runner serial."
+        )
+    for left in Path(places[0]).glob(f"{PREFIX}*"):
+        _remove_if_left(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=places[0]))
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove a temporary folder unless a process uses it, or may be about to."""
+    with suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            if time.time() - folder.stat().st_mtime > 60:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def _join(address: str) -> None:
