@@ -17,6 +17,7 @@ from autosegloss.errors import DataError
 from autosegloss.proxy.data import Dataset, MaskValue, Split
 from autosegloss.report.data import classes_text, data_record, data_text
 from autosegloss.report.progress import ComparisonDisplay
+from autosegloss.search.objective import announce
 
 
 def split(labels: list[int], repeated: int = 1) -> Split:
@@ -53,7 +54,7 @@ def test_images_and_pixels_are_told() -> None:
 
 
 def test_a_class_without_a_pixel_is_named_before_anything_else(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     fine = toy([0, 1], [2, 255], [0, 1, 2])
     assert fine.check().warnings == ()
@@ -69,6 +70,8 @@ def test_a_class_without_a_pixel_is_named_before_anything_else(
         f"say nothing about them. {held}",
     ]
     assert screen.getvalue().startswith("data: toy: 1 training")
+    announce(dataset, None)  # from Python they are logged
+    assert [record.getMessage() for record in caplog.records] == list(dataset.warnings)
 
 
 LABELS = st.lists(st.sampled_from([0, 1, 2, 255]), min_size=1, max_size=6)

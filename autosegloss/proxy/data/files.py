@@ -23,7 +23,7 @@ from PIL import Image
 from autosegloss.errors import DataError
 from autosegloss.files import locked
 from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Split, listing, open_array
-from autosegloss.proxy.data.pictures import files_by_name, picture_size, read_labels, read_picture
+from autosegloss.proxy.data.pictures import files_by_name, picture_size, read_labels, read_picture, spelled
 
 Pair = tuple[Path, Path]
 """A picture and its label map."""
@@ -138,7 +138,9 @@ class Source:
             note,
             whole=whole.split,
             full_size=(len(validation), unseen.full_size),
-            values=tuple(MaskValue(str(value), self.labels[value], n) for value, n in sorted(survey.values.items())),
+            values=tuple(
+                MaskValue(spelled(value), self.labels[value], n) for value, n in sorted(survey.values.items())
+            ),
             ignore_stated=self.stated,
         )
 
@@ -451,14 +453,14 @@ def _counted(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def spans(values: Iterable[int]) -> str:
-    """Numbers for a message: `0..2, 7, 255`; the first eight ranges."""
+    """Values of label maps for a message: `0..2, 7, 255` or `#ff0000`; the first eight ranges."""
     ranges: list[list[int]] = []
     for value in sorted(values):
-        if ranges and value == ranges[-1][1] + 1:
+        if ranges and value == ranges[-1][1] + 1 and value >= 0:  # colours are negative
             ranges[-1][1] = value
         else:
             ranges.append([value, value])
-    shown = [str(first) if first == last else f"{first}..{last}" for first, last in ranges[:8]]
+    shown = [spelled(first) if first == last else f"{first}..{last}" for first, last in ranges[:8]]
     return ", ".join(shown + ["..."] * (len(ranges) > 8))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -304,6 +306,57 @@ def test_masks_of_black_and_white_are_not_taken_for_ignored_pixels(tmp_path, rea
         "`cell`, has no pixel. The masks hold 0 (`ground`), 255 (ignored). If 255 marks ignored pixels, set "
         "`ignore_index: 255`; if it marks a class, map it: `values: {0: 0, 255: 1}`."
     )
+
+
+VALUES = st.sampled_from([0, 1, 2, 3, 9, 254, 255, 256, 65535])
+
+
+@given(
+    masks=st.lists(hnp.arrays(np.uint16, (2, 3), elements=VALUES), min_size=3, max_size=3),
+    classes=st.integers(2, 4),
+    ignored=st.sampled_from([None, 3, 9, 255, 65535]),
+)
+@settings(max_examples=25)
+def test_masks_of_any_values_are_read_or_refused_with_these_values(
+    masks: list[NDArray[np.uint16]], classes: int, ignored: int | None
+) -> None:
+    """An oracle of what is refused: values that are neither classes nor ignored, and labels that can't be meant."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for number, mask in enumerate(masks):
+            layouts.write(root / "images" / f"{number}.png", np.full((2, 3, 3), 10 * number, np.uint8))
+            layouts.write(root / "masks" / f"{number}.png", mask)
+        options = {"classes": classes, "ignore_index": ignored, "validation": 1, "heldout": 1}
+        label = 255 if ignored is None else ignored
+        everything = np.concatenate(masks)
+        wrong = {*everything[everything != label].tolist()} - {*range(classes)}
+        absent = {*range(classes)} - {*everything.ravel().tolist()}
+        try:
+            dataset = load_dataset("folder", root=str(root), cache=str(root / "cache"), **options)
+        except DataError as error:
+            message = str(error)
+            assert len(message) <= 1000
+            if "ignore_index must be" in message:
+                assert label < classes
+            elif "masks hold" in message and "classes are" in message:
+                assert wrong
+            elif "read as ignored by default" in message:
+                assert not wrong
+                assert ignored is None
+                assert absent
+                assert label in everything
+            else:
+                assert "at least two classes" in message
+                assert any(len({*mask.ravel().tolist()} - {label}) < 2 for mask in masks)
+            return
+        assert not wrong
+        assert not (ignored is None and absent and label in everything)
+        found = {each.value: each.pixels for each in dataset.values}
+        assert found == {str(value): int((everything == value).sum()) for value in np.unique(everything)}
+        parts = (dataset.train, dataset.heldout, dataset.validation)
+        for split in parts:
+            (mask,) = (mask for number, mask in enumerate(masks) if (split.images == 10 * number).all())
+            assert (split.labels[0] == np.where(mask == label, 255, mask)).all()
 
 
 @pytest.mark.parametrize(
