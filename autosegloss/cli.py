@@ -43,6 +43,7 @@ from autosegloss.search.retrain import retrain
 from autosegloss.search.runners.last_word import last_word
 from autosegloss.search.settings import json_schema, load_config
 from autosegloss.search.study import Study
+from autosegloss.search.tabulate import tabulate
 
 Commands = Any  # what add_subparsers returns, whose class is private
 BAD_INPUT, FAILED = 2, 1
@@ -156,16 +157,25 @@ def _add_compare(commands: Commands) -> None:
         "compare",
         help="train with several losses on the same seeds, and tabulate every metric",
         description="Train the proxy of a configuration with each loss on the same fresh seeds, in each setting of its "
-        "section `compare`, and compare every loss with the first on the validation set.",
+        "section `compare`, and compare every loss with the first, or with --baseline, on the validation set. With the "
+        "folder of a finished comparison instead of a configuration, tabulate it again without training: "
+        "`autosegloss compare DIR --baseline lovasz --metrics 'miou,iou(1)'`.",
     )
-    _add_config(command)
+    _add_config(command, "CONFIG|DIR", "a YAML file, see search_configs/; or the folder of a finished comparison")
     _add_losses(command, seeds=None)
+    command.add_argument("--baseline", metavar="NAME", help="the loss to compare the others with; default: the first")
+    columns = "the columns of the table, and the metrics that have verdicts; default: compare.metrics"
+    command.add_argument("--metrics", metavar="NAME,...", help=columns)
     _add_out(command, "results/compare/<name of the file>")
     _add_runner(command)
     command.set_defaults(run=_compare)
 
 
 def _compare(given: argparse.Namespace, console: Console) -> None:
+    metrics = split_metrics(given.metrics) if given.metrics is not None else None
+    if Path(given.config).is_dir():
+        _tabulate(given, metrics, console)
+        return
     config, folder = load_config(given.config, _overrides(given)), _folder(given, "compare")
     report = ComparisonLog(_name(given), folder) if given.json_logs else ComparisonDisplay(console, folder)
     with report, last_word() if given.runner == "ray" else nullcontext():
@@ -180,7 +190,23 @@ def _compare(given: argparse.Namespace, console: Console) -> None:
             observer=report.update,
             address=given.address,
             on_data=report.data,
+            baseline=given.baseline,
+            metrics=metrics,
         )
+    report.end(table)
+
+
+def _tabulate(given: argparse.Namespace, metrics: list[str] | None, console: Console) -> None:
+    """Tabulate the folder of a finished comparison again."""
+    training = {"--loss": given.loss, "--seeds": given.seeds, "--set": given.set, "--workers": given.workers}
+    if unused := [option for option, value in training.items() if value]:
+        raise InputError(
+            f"{given.config} is a folder, which is tabulated again without training; {', '.join(unused)} can't change "
+            "what it holds. Name a configuration to train."
+        )
+    folder = Path(given.out or given.config)
+    table = tabulate(given.config, given.baseline, metrics, folder)
+    report = ComparisonLog(Path(given.config).name, folder) if given.json_logs else ComparisonDisplay(console, folder)
     report.end(table)
 
 
@@ -224,8 +250,10 @@ def _retrain(given: argparse.Namespace, console: Console) -> None:
         console.print(written_text(folder), markup=False)
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument("config", metavar="CONFIG", help="a YAML file; see search_configs/")
+def _add_config(
+    command: argparse.ArgumentParser, metavar: str = "CONFIG", what: str = "a YAML file; see search_configs/"
+) -> None:
+    command.add_argument("config", metavar=metavar, help=what)
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key; repeatable"
     )

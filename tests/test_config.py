@@ -86,7 +86,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "finalists": {"candidates": 3, "seeds": 3},
         "resources": {"workers": 2, "cpus": 1, "gpus": 0.0, "time_limit": None},
         "retrain": TRAIN | {"iterations": 20_000, "batch_size": 16, "data": {}, "checkpoint_every": 500},
-        "compare": {"losses": [], "seeds": 5, "metrics": ["miou", "miou_i", "miou_c", "ece"], "settings": {"": {}}},
+        "compare": {"losses": [], "seeds": 5, "metrics": None, "settings": {"": {}}},
     }
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from autosegloss.errors import AutoseglossError
 from autosegloss.loss.base import LossContent
-from autosegloss.metric import Expr
+from autosegloss.metric import METRICS, Expr
 from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset, load_dataset
-from autosegloss.proxy.trial import Proxy, device_of
+from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, Proxy, device_of
 from autosegloss.search.comparison import (
     PLAN_VERSION,
     Comparison,
@@ -34,6 +34,7 @@ from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import StudyConfig, as_config, fingerprint
 from autosegloss.search.space import bare_content
 from autosegloss.search.tables import Table
+from autosegloss.search.tabulate import check_baseline, resolved
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def compare(
     observer: Callable[[Comparison], None] | None = None,
     address: str | None = None,
     on_data: Callable[[Dataset], None] | None = None,
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> Table:
     """Train with several losses in the settings of a configuration and compare them on the validation sets.
 
@@ -79,8 +82,7 @@ def compare(
 
     Args:
         config: A configuration, a mapping with its keys, or the path of a YAML file; see its section `compare`.
-        losses: Names of losses, presets, or paths of loss files; each is compared with the first. None takes those of
-            the configuration.
+        losses: Names of losses, presets, or paths of loss files. None takes those of the configuration.
         out: The folder to write to.
         seeds: Number of runs of each loss in each setting, at least 2. None takes that of the configuration.
         runner: As for `search`.
@@ -90,18 +92,23 @@ def compare(
         observer: Called with the comparison at the start and after each trial.
         address: As for `search`.
         on_data: Called with each data set before any training; by default its warnings are logged.
+        baseline: The loss that the others are compared with; None is the first.
+        metrics: The columns of the table, among what is measured; verdicts are on these. None: those of the
+            configuration. `tabulate` changes both later, without training.
 
     Returns:
         The table.
 
     Raises:
-        InputError: A loss is unknown or given twice, or there are too few seeds; raised before any training.
+        InputError: A loss is unknown or given twice, there are too few seeds, or a metric is not measured; raised
+            before any training.
         RefusedError: The folder holds another comparison, or resources are missing.
     """
     settled = as_config(config)
     losses = settled.compare.losses if losses is None else losses
     seeds = settled.compare.seeds if seeds is None else seeds
     check_losses(losses, seeds)
+    check_baseline(baseline, losses)
     folder = Path(out).absolute()
     chosen = choose_runner(runner, settled.resources, address)
     check_folder(folder, COMPARISON_FILES, "comparison", resume)
@@ -109,12 +116,15 @@ def compare(
     distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
     for dataset in distinct.values():
         announce(dataset, on_data)
-    columns, more = columns_of(settled.metric, settled.compare.metrics)
+    columns, verdicts, more = columns_of(settled.metric, settled.compare.metrics)
+    classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
+    asked = resolved(metrics or (), [TARGET, *METRICS, *more, *classes, CALIBRATION], settled.metric)
     plan = {
         "version": PLAN_VERSION,
         "losses": list(losses),
         "seeds": comparison_seeds(settled.search.seed, seeds),
         "metrics": columns,
+        "verdicts": verdicts,
         "settings": list(proxies),
         "configurations": {name: fingerprint(settled.in_setting(name)) for name in proxies},
         "definitions": definitions,
@@ -136,6 +146,8 @@ def compare(
         head=Head.here(_data_of(proxies), settled.resources.gpus),
         command=command,
         observer=observer,
+        baseline=baseline,
+        asked=asked,
     )
 
 

@@ -31,11 +31,12 @@ from autosegloss.search.folder import (
 from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
-from autosegloss.search.statistics import Difference, Estimate
-from autosegloss.search.tables import Row, Table, judged
+from autosegloss.search.tables import Row, Table
 
 PLAN_VERSION = 3
 """The version of `plan.json`: 3 since losses are defined by the contents of their files."""
+COLUMNS = ("miou", "miou_i", "miou_c", CALIBRATION)
+"""The columns beside the target, by default."""
 
 
 class Comparison:
@@ -141,6 +142,8 @@ def run_comparison(
     head: Head,
     command: str,
     observer: Callable[[Comparison], None] | None,
+    baseline: str | None = None,
+    asked: Sequence[str] = (),
 ) -> Table:
     """Run the unfinished jobs of a plan and write the table.
 
@@ -156,6 +159,8 @@ def run_comparison(
         head: Where the trials run and on which data.
         command: The command line, for the record.
         observer: Called with the comparison at the start and after each trial.
+        baseline: The loss that the others are compared with; None is the first.
+        asked: The columns of the table, which have verdicts; none: those of the plan.
 
     Raises:
         RefusedError: The folder holds another comparison.
@@ -176,11 +181,17 @@ def run_comparison(
             journal.note_changes()
             run(comparison)
         table = Table(plan, command, target, notes, _rows(comparison, plan), journal.versions | journal.processor)
+        table = table.tabulated(baseline, asked)
         with resumable():
-            write_text(folder / TABLE_FILE, table.to_json())
-            write_text(folder / MARKDOWN_FILE, table.to_markdown())
-            write_text(folder / LATEX_FILE, table.to_latex())
+            write_table(table, folder)
     return table
+
+
+def write_table(table: Table, folder: Path) -> None:
+    """Write a table as JSON, Markdown and LaTeX."""
+    write_text(folder / TABLE_FILE, table.to_json())
+    write_text(folder / MARKDOWN_FILE, table.to_markdown())
+    write_text(folder / LATEX_FILE, table.to_latex())
 
 
 def losses_of(names: Sequence[str], dataset: Dataset, reduce_over_ranks: bool = False) -> tuple[Loss, ...]:
@@ -204,20 +215,23 @@ def check_losses(losses: Sequence[str], seeds: int, least: int = 2) -> None:
 
 
 def columns_of(
-    target: str | dict[str, Any], metrics: Sequence[str | dict[str, Any]]
-) -> tuple[list[str], dict[str, Expr]]:
-    """The columns of the table, and the metrics among them that are not catalogue names.
+    target: str | dict[str, Any], metrics: Sequence[str | dict[str, Any]] | None
+) -> tuple[list[str], list[str], dict[str, Expr]]:
+    """The columns of the table, those that have verdicts, and the metrics among them that are not catalogue names.
 
     The target has no column of its own if one of the metrics equals it.
 
     Args:
         target: The metric of the configuration.
-        metrics: Those of its section `compare`.
+        metrics: Those of its section `compare`, on which there are verdicts; None: `COLUMNS`, with verdicts on the
+            target alone.
     """
-    exprs = {spec_label(spec): metric(spec) for spec in metrics if spec != CALIBRATION}
-    first = [] if metric(target) in exprs.values() else [TARGET]
+    specs = COLUMNS if metrics is None else metrics
+    exprs = {spec_label(spec): metric(spec) for spec in specs if spec != CALIBRATION}
+    same = [label for label, expr in exprs.items() if expr == metric(target)] or [TARGET]
+    columns = [*(same if same == [TARGET] else []), *map(spec_label, specs)]
     more = {label: expr for label, expr in exprs.items() if label not in METRICS}
-    return [*first, *map(spec_label, metrics)], more
+    return columns, same if metrics is None else columns, more
 
 
 def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
@@ -243,30 +257,12 @@ def _first_part(plan: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any
 
 
 def _rows(comparison: Comparison, plan: Mapping[str, Any]) -> tuple[Row, ...]:
-    rows: list[Row] = []
+    """The rows of the table, without differences."""
+    rows = []
     for setting in plan["settings"]:
-        runs = {loss: comparison.outcomes(setting, loss) for loss in plan["losses"]}
-        rows += judged([_row(setting, loss, runs) for loss in plan["losses"]], plan["metrics"])
+        for loss in plan["losses"]:
+            outcomes = comparison.outcomes(setting, loss)
+            runs = [None if run.reward is None else run.validation for run in outcomes]
+            errors = [run.error for run in outcomes if run.error is not None]
+            rows.append(Row.of(setting, loss, runs, errors, None))
     return tuple(rows)
-
-
-def _row(setting: str, loss: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Row:
-    """The row of a loss, without verdicts."""
-    first = next(iter(outcomes))
-    runs, compared = (
-        tuple(None if run.reward is None else run.validation for run in outcomes[name]) for name in (loss, first)
-    )
-    ended = [run for run in runs if run is not None]
-    pairs = [(own, other) for own, other in zip(runs, compared, strict=True) if own and other]
-    measured = list(ended[0]) if ended else []
-    return Row(
-        setting=setting,
-        loss=loss,
-        runs=runs,
-        errors=tuple(run.error for run in outcomes[loss] if run.error is not None),
-        scores={each: Estimate.of([run[each] for run in ended]) for each in measured},
-        differences={
-            each: Difference.of([own[each] for own, _ in pairs], [other[each] for _, other in pairs])
-            for each in (measured if loss != first else [])
-        },
-    )

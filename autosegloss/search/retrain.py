@@ -48,7 +48,7 @@ from autosegloss.search.head import Head, other_data, other_environment
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
 from autosegloss.search.seeds import comparison_seeds
-from autosegloss.search.settings import CompareConfig, RetrainConfig, StudyConfig, as_config, fingerprint
+from autosegloss.search.settings import RetrainConfig, StudyConfig, as_config, fingerprint
 from autosegloss.search.space import bare_content
 from autosegloss.search.tables import Table
 
@@ -185,11 +185,13 @@ def _plan(
     definitions = {name: bare_content(module) for name, module in zip(losses, modules, strict=True)}
     weights = config.proxy.start.weights
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
+    columns, verdicts, _ = columns_of(config.metric, None)
     return {
         "version": PLAN_VERSION,
         "losses": list(losses),
         "seeds": comparison_seeds(config.search.seed, seeds),
-        "metrics": columns_of(config.metric, CompareConfig().metrics)[0],
+        "metrics": columns,
+        "verdicts": verdicts,
         "settings": [""],
         "configurations": {"": full},
         "definitions": {"": definitions},

@@ -23,7 +23,7 @@ from autosegloss.config.section import Count, Keys, Positive, Section, merged, m
 from autosegloss.config.yaml12 import Dumper, show
 from autosegloss.errors import ConfigError
 from autosegloss.loss.settings import RelaxationConfig
-from autosegloss.metric.settings import CALIBRATION, CatalogueName, Columns, MetricSpec
+from autosegloss.metric.settings import CatalogueName, Columns, MetricSpec
 from autosegloss.proxy.settings import ProxyConfig, TrainConfig
 from autosegloss.search.algorithms import ALGORITHMS
 
@@ -152,12 +152,15 @@ class CompareConfig(Section):
     """The comparison of losses, for `autosegloss compare`; a search ignores it."""
 
     losses: list[str] = []
-    """Names of losses, presets, mixes, or paths of loss files; each is compared with the first."""
+    """Names of losses, presets, mixes, or paths of loss files; each is compared with the first, or with that of
+    `--baseline`."""
     seeds: Annotated[int, Field(ge=2)] = 5
     """Runs of each loss in each setting; at least 2, for an interval."""
-    metrics: Columns = ["miou", "miou_i", "miou_c", CALIBRATION]
+    metrics: Columns | None = None
     """The columns of the tables besides the target: metrics as for `metric`, or `ece`, the expected calibration error.
-    Verdicts refer to these; the JSON also has every metric of the catalogue."""
+    There are verdicts on the target and on these, with Holm's correction over all. By default the columns are `miou`,
+    `miou_i`, `miou_c` and `ece`, and there are verdicts on the target alone. The JSON also has every metric of the
+    catalogue."""
     settings: Annotated[dict[str, SettingConfig], AfterValidator(_settings)] = Field(
         default_factory=lambda: {"": SettingConfig()}
     )

@@ -61,7 +61,7 @@ class Estimate(Score):
 
 @dataclass(frozen=True)
 class Difference:
-    """The paired difference between a loss and the first loss, over the seeds on which both succeeded.
+    """The paired difference between a loss and the baseline, over the seeds on which both succeeded.
 
     Args:
         mean: Mean of the differences.
@@ -78,9 +78,9 @@ class Difference:
     verdict: Literal["better", "worse"] | None = None
 
     @classmethod
-    def of(cls, ours: Sequence[float], first: Sequence[float]) -> Difference | None:
+    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Difference | None:
         """The difference of paired values; None for fewer than two pairs, which have no interval."""
-        gains = [a - b for a, b in zip(ours, first, strict=True)]
+        gains = [a - b for a, b in zip(ours, theirs, strict=True)]
         if len(gains) < 2:
             return None
         mean, low, high = t_interval(gains)

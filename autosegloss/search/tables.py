@@ -1,16 +1,22 @@
-"""Tables of paired runs: scores, differences to the first loss and verdicts, as JSON, Markdown and LaTeX."""
+"""Tables of paired runs: scores, differences to a baseline and verdicts, as JSON, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from autosegloss.errors import AutoseglossError, cut, listed
+from autosegloss.metric import metric
 from autosegloss.metric.settings import CALIBRATION
-from autosegloss.proxy.trial import TARGET
-from autosegloss.search.statistics import Difference, Estimate, holm
+from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
+from autosegloss.search.statistics import Difference, Estimate, Score, holm
 
+VALIDATION = "images that neither training nor search has used; often called the test set"
+"""What the validation set is, for where it is first named."""
 LEVEL = 0.05
 """The significance level of the tests."""
 
@@ -25,7 +31,7 @@ class Row:
         runs: Every metric, one mapping per seed; None where the training failed.
         errors: The error of each failed run.
         scores: An estimate per metric, over the successful runs.
-        differences: Difference to the first loss of the setting, per metric; empty for the first loss itself.
+        differences: Difference to the baseline in the setting, per metric; empty for the baseline itself.
     """
 
     setting: str
@@ -35,12 +41,37 @@ class Row:
     scores: dict[str, Estimate]
     differences: dict[str, Difference | None]
 
+    @classmethod
+    def of(
+        cls,
+        setting: str,
+        loss: str,
+        runs: Sequence[dict[str, float] | None],
+        errors: Sequence[str],
+        baseline: Sequence[dict[str, float] | None] | None,
+    ) -> Row:
+        """The row of a loss from its runs, without verdicts; `baseline` has the runs to compare with, if any."""
+        ended = [run for run in runs if run]
+        pairs = [(own, other) for own, other in zip(runs, baseline or (), strict=False) if own and other]
+        measured = list(ended[0]) if ended else []
+        return cls(
+            setting=setting,
+            loss=loss,
+            runs=tuple(runs),
+            errors=tuple(errors),
+            scores={each: Estimate.of([run[each] for run in ended]) for each in measured},
+            differences={
+                each: Difference.of([own[each] for own, _ in pairs], [other[each] for _, other in pairs])
+                for each in (measured if baseline is not None else [])
+            },
+        )
+
 
 def judged(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
     """The rows of a setting with verdicts.
 
     A difference gets a verdict if Holm's procedure rejects at 5% that it is 0, and its interval excludes 0. The family
-    consists of the differences of all rows in the shown columns; other metrics get no verdict.
+    consists of the differences of all rows in the given columns; other metrics get no verdict.
     """
     family = {
         (number, name): difference
@@ -71,17 +102,54 @@ def _verdict(name: str, difference: Difference, adjusted: float) -> Literal["bet
     return "better" if (difference.mean > 0) != (name == CALIBRATION) else "worse"
 
 
+def not_learned(scores: Sequence[Mapping[str, Score]]) -> str:
+    """The classes whose IoU is 0 in every run of every loss, and what to try; empty if there are none.
+
+    Args:
+        scores: The scores of each loss by metric; empty for a loss whose runs all failed.
+    """
+    ended = [row for row in scores if row]
+    names = [
+        f"`{cut(name.removeprefix(CLASS_PREFIX))}`"
+        for name in (ended[0] if ended else ())
+        if name.startswith(CLASS_PREFIX) and all(row[name].mean == 0 for row in ended)
+    ]
+    if not names:
+        return ""
+    return (
+        f"IoU 0 with every loss: {', '.join(listed(names))}. Either no validation image has the class, or no training "
+        "has learned it: try AdamW (`optimizer: adamw`), more iterations, larger images, or a loss that weighs classes "
+        "(`inverse_weighted_cross_entropy`)."
+    )
+
+
+def meaning(name: str, target: str | Mapping[str, Any]) -> object:
+    """The expression of a measured metric, which may have several names; the name itself if it has no expression.
+
+    Args:
+        name: The name under which it was measured.
+        target: The metric of the configuration.
+    """
+    try:
+        return metric(target if name == TARGET else name)
+    except AutoseglossError:
+        return name
+
+
 @dataclass(frozen=True)
 class Table:
     """A finished comparison.
 
     Args:
         plan: Losses, seeds, columns and settings; for each setting its configuration and the definitions of the losses.
-        command: The command line that makes this table, if any.
+        command: The command line that trains what is in this table, if any.
         target: Label of the metric of the configuration.
         notes: A note on the data of each setting.
         rows: A row for each loss in each setting, in the order given.
         versions: Versions of the packages that determine the results.
+        baseline: The loss that the others are compared with; None is the first.
+        asked: The metrics that the table was asked for, which are its columns and have verdicts; none: those of the
+            plan.
     """
 
     plan: dict[str, Any]
@@ -90,6 +158,63 @@ class Table:
     notes: dict[str, str]
     rows: tuple[Row, ...]
     versions: dict[str, str]
+    baseline: str | None = None
+    asked: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The loss that the others are compared with."""
+        losses: list[str] = self.plan["losses"]
+        return losses[0] if self.baseline is None else self.baseline
+
+    @property
+    def columns(self) -> list[str]:
+        """The metrics shown."""
+        return list(self.asked or self.plan["metrics"])
+
+    @property
+    def tested(self) -> list[str]:
+        """The metrics that have verdicts."""
+        return list(self.asked or self.plan.get("verdicts", self.plan["metrics"]))
+
+    @property
+    def metric(self) -> str | dict[str, Any]:
+        """The target metric, as the configuration has it."""
+        configuration: dict[str, Any] = next(iter(self.plan["configurations"].values()))
+        found: str | dict[str, Any] = configuration["metric"]
+        return found
+
+    @property
+    def measured(self) -> list[str]:
+        """Every metric that a run has."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.scores)) or list(self.plan["metrics"])
+
+    def tabulated(self, baseline: str | None = None, asked: Sequence[str] = ()) -> Table:
+        """This table with another baseline, columns and verdicts; the runs are the same.
+
+        Args:
+            baseline: One of the losses; None is the first.
+            asked: Some of the metrics measured; none: the columns and verdicts of the plan.
+        """
+        new = replace(self, baseline=None if baseline == self.plan["losses"][0] else baseline, asked=tuple(asked))
+        rows: list[Row] = []
+        for setting in self.plan["settings"]:
+            runs = {row.loss: row for row in self.rows if row.setting == setting}
+            first = runs[new.first].runs
+            own = [
+                Row.of(setting, loss, row.runs, row.errors, None if loss == new.first else first)
+                for loss, row in runs.items()
+            ]
+            rows += [new._with_target(row) for row in judged(own, new.tested)]
+        return replace(new, rows=tuple(rows))
+
+    def _with_target(self, row: Row) -> Row:
+        """The row with the verdict on the target if the target was tested under another name."""
+        goal = meaning(TARGET, self.metric)
+        if TARGET in self.tested or TARGET not in row.differences:
+            return row
+        same = [row.differences[name] for name in self.tested if meaning(name, self.metric) == goal]
+        return replace(row, differences=row.differences | {TARGET: same[0]}) if same else row
 
     def to_json(self) -> str:
         """The table as JSON; equal tables give equal bytes."""
@@ -104,12 +229,12 @@ class Table:
             parts += [part.about_scores, _markdown(part.titles, part.scores)]
             parts += [part.about_gains, _markdown(part.titles, part.gains)] if part.gains else []
             parts += part.notes
-        parts += [f"Command: `{self.command}`"] if self.command else []
+        parts += [f"Command: {_code(self.full_command)}"] if self.command else []
         return "\n\n".join([*parts, self._origin()]) + "\n"
 
     def to_latex(self) -> str:
         r"""The same as LaTeX to `\input`: for each setting a tabular, which needs booktabs, and a note below it."""
-        head = [r"Needs \usepackage{booktabs}.", *([_line(self.command)] if self.command else []), self._origin()]
+        head = [r"Needs \usepackage{booktabs}.", *([_line(self.full_command)] if self.command else []), self._origin()]
         parts = ["\n".join(f"% {line}" for line in head)]
         for setting in self.plan["settings"]:
             part = self._part(setting, _LATEX)
@@ -117,36 +242,58 @@ class Table:
             parts += [_tabular(part), rf"{{\footnotesize {' '.join(notes)}\par}}"]
         return "\n\n".join(parts) + "\n"
 
+    @property
+    def full_command(self) -> str:
+        """The command line that makes this table."""
+        options = [] if self.baseline is None else ["--baseline", self.baseline]
+        options += ["--metrics", ",".join(self.asked)] if self.asked else []
+        return " ".join([self.command, *([shlex.join(options)] if options else [])])
+
     def _origin(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return f"Seeds {', '.join(map(str, self.plan['seeds']))}; {versions}."
 
     def _part(self, setting: str, style: _Style) -> _Part:
         rows = [row for row in self.rows if row.setting == setting]
-        columns = [name for name in self.plan["metrics"] if any(name in row.scores for row in rows)]
-        seeds, first, note = len(self.plan["seeds"]), style.code(rows[0].loss), self.notes[setting]
+        columns = [name for name in self.columns if any(name in row.scores for row in rows)] or self.columns
+        seeds, first, note = len(self.plan["seeds"]), style.code(self.first), self.notes[setting]
         over = f"mean [95% t-interval] over {seeds} seeds" if seeds > 1 else "one run"
         lower = f" Lower is better for {CALIBRATION}." if CALIBRATION in columns else ""
-        tests = sum(row.differences.get(name) is not None for row in rows for name in columns)
+        zero = not_learned([row.scores for row in rows])
         failed = {row.loss: f"{len(row.errors)} of {seeds} runs failed. {row.errors[0]}" for row in rows if row.errors}
         return _Part(
             setting=style.text(setting),
-            titles=["loss", *(style.text(self.target if name == TARGET else name) for name in columns)],
+            titles=["loss", *(style.text(self.title(name)) for name in columns)],
             scores=[[style.code(row.loss), *(_score(row.scores.get(name), style) for name in columns)] for row in rows],
             gains=[
                 [style.code(row.loss), *(_gain(row.differences.get(name), style) for name in columns)]
-                for row in (rows[1:] if seeds > 1 else ())
+                for row in (rows if seeds > 1 else ())
+                if row.loss != self.first
             ],
             first=first,
-            about_scores=style.text(f"Validation set, %: {over}.{lower}"),
+            about_scores=style.text(f"Validation set ({VALIDATION}), %: {over}.{lower}"),
             about_gains=f"Difference to {first} {style.text('on the same seeds: mean [95% t-interval].')} "
-            f"{style.better('Better')} or {style.worse('worse')} only where a paired t-test says so at "
-            f"{style.text('5%')}, with Holm's correction over the tests of this table ({tests}).",
+            f"{style.better('Better')} or {style.worse('worse')} only where a paired t-test "
+            f"{style.text(self.tests_text(rows, columns))}",
             notes=[
                 *(f"{style.code(loss)}: {style.text(why)}" for loss, why in failed.items()),
+                *([style.text(zero)] if zero else []),
                 *([style.text(note)] if note else []),
             ],
         )
+
+    def title(self, name: str) -> str:
+        """A metric as a reader knows it."""
+        return self.target if name == TARGET else name
+
+    def tests_text(self, rows: Sequence[Row], columns: Sequence[str]) -> str:
+        """Which tests there are in the rows of a setting, and how they are corrected, after "a paired t-test"."""
+        tested = [name for name in columns if name in self.tested]
+        tests = sum(row.differences.get(name) is not None for row in rows for name in tested)
+        if tested == list(columns):
+            return f"says so at 5%, with Holm's correction over the tests of this table ({tests})."
+        on = ", ".join(listed([self.title(name) for name in tested])) or "the target"
+        return f"on {on} says so at 5%, with Holm's correction over these tests ({tests})."
 
 
 @dataclass(frozen=True)
@@ -192,9 +339,20 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _plain(text: str) -> str:
+    """Text in which Markdown sees no tag of HTML."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", _line(text))
+
+
+def _code(text: str) -> str:
+    """Code, since the name of a mix of losses has asterisks; its fence is longer than any backticks inside."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{_line(text)}{fence}"
+
+
 _MARKDOWN = _Style(
-    text=_line,
-    code=lambda text: f"`{text}`",  # code, since the name of a mix of losses has asterisks
+    text=_plain,
+    code=_code,
     number=str,
     better=lambda text: f"**{text}**",
     worse=lambda text: f"{text} ↓",

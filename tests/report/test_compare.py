@@ -264,10 +264,13 @@ def test_what_the_command_line_says_wins_over_the_file(tmp_path: Path, monkeypat
 def test_the_target_has_a_column_unless_a_metric_is_the_same() -> None:
     shown: list[Any] = ["miou", {"name": "bf1"}, {"name": "bf1", "radius": 2}, "0.5*miou + \n 0.5*macc", "ece"]
     labels = ["miou", "bf1", "bf1(radius=2)", "0.5*miou + 0.5*macc", "ece"]
-    columns, more = columns_of("dice", shown)
-    assert columns == ["target", *labels]
+    columns, verdicts, more = columns_of("dice", shown)
+    assert columns == verdicts == ["target", *labels]
     assert more == {"bf1(radius=2)": asl.metric("bf1(radius=2)"), labels[3]: asl.metric("0.5 * miou + 0.5 * macc")}
     assert columns_of("bf1(radius=2)", shown)[0] == labels
+    # By default there are verdicts on the target alone.
+    assert columns_of("dice", None)[:2] == (["target", "miou", "miou_i", "miou_c", "ece"], ["target"])
+    assert columns_of("jaccard", None)[:2] == (["miou", "miou_i", "miou_c", "ece"], ["miou"])
 
 
 @pytest.mark.usefixtures("ray_address")
@@ -275,6 +278,31 @@ def test_the_target_has_a_column_unless_a_metric_is_the_same() -> None:
 def test_ray_gives_the_bytes_of_the_serial_runner(done: Path, config: Path, tmp_path: Path) -> None:
     assert run(config, tmp_path, "--workers", "2", runner="ray") == 0
     assert files(tmp_path) == files(done)
+
+
+def test_a_finished_comparison_is_tabulated_again_without_training(
+    done: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """By the folder alone or by the command that made it; without options both give what there was."""
+    monkeypatch.setattr("autosegloss.proxy.train.Training.advance", lambda *_: pytest.fail("it trains"))
+    before = files(done)
+    options = ["--baseline", "asl/voc/miou", "--metrics", "IoU of border, iou(1), jaccard, ece"]
+    assert main(["compare", str(done), *options, "--out", str(tmp_path / "new/again")]) == 0
+    text = capsys.readouterr().out
+    assert "| loss | IoU of border | IoU of interior | jaccard | ece |" in text
+    assert "Difference to `asl/voc/miou` on the same seeds" in text
+    assert "over the tests of this table (4)." in text
+    assert run(config, done, "--resume", *options) == 0
+    again = {name: (tmp_path / "new/again" / name).read_bytes() for name in ("table.json", "table.md", "table.tex")}
+    assert again.items() <= files(done).items()
+    assert main(["compare", str(done)]) == 0
+    assert files(done) == before
+    one, other = (json.loads(text)["rows"] for text in (again["table.json"], before["table.json"]))
+    assert [row["runs"] for row in one] == [row["runs"] for row in other]
+    assert [row["scores"] for row in one] == [row["scores"] for row in other]
+    assert one[1]["differences"] == {}
+    for name, gain in one[0]["differences"].items():
+        assert gain["mean"] == -other[1]["differences"][name]["mean"]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 4])
@@ -388,7 +416,8 @@ def table() -> Table:
             [row("first_loss", setting), row("0.5*a + 0.5*b", setting, a=better, b=None, ece=worse)], ["a", "ece"]
         )
     rows[-1] = judged([row("first_loss", NASTY), row("x", NASTY, a=worse, b=better, ece=better)], ["a", "b", "ece"])[1]
-    plan = {"seeds": [1, 2], "metrics": ["target", "a", "b", "ece"], "settings": ["one", NASTY]}
+    plan = {"losses": ["first_loss"], "seeds": [1, 2], "metrics": ["target", "a", "b", "ece"]}
+    plan["settings"] = ["one", NASTY]
     rows = [replace(each, scores=each.scores | {"target": Estimate(0.25, 0.0, None, None)}) for each in rows]
     return Table(plan, "autosegloss compare\n'x'", "bf1(a_b=1)", {"one": "", NASTY: "A note: 5%."}, tuple(rows), {})
 
@@ -494,6 +523,8 @@ def test_a_comparison_as_lines_of_json(
             "got cross_entropy more than once.",
         ),
         (["--loss", "cross_entropy", "--loss", "asl/voc/mio"], "asl/voc/mio"),
+        (["--loss", "cross_entropy", "--baseline", "jml"], "baseline must be one of the losses compared, got `jml`"),
+        (["--loss", "cross_entropy", "--metrics", "bf1(radius=9)"], "`bf1(radius=9)` was not measured"),
         (["--loss", "cross_entropy", "--seeds", "1"], "seeds must be an integer of at least 2, got 1."),
         (["--loss", "cross_entropy", "--set", "proxy.labels.name=averaged"], "has no annotators"),
         (["--loss", "cross_entropy", "--set", "proxy.labels.amonut=1"], "unknown option `amonut`"),

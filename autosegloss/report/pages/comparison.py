@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from autosegloss.errors import InputError
 from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import CALIBRATION
@@ -22,11 +19,12 @@ from autosegloss.search.folder import JOURNAL_FILE, PLAN_FILE, TABLE_FILE
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config
 from autosegloss.search.tables import Row, Table
+from autosegloss.search.tabulate import read_table
 
 
 def comparison_page(folder: Path, images: bool) -> str:
     """The page of a finished comparison or retraining; see `report_page`."""
-    found = _read_table(folder / TABLE_FILE)
+    found = read_table(folder)
     plan, seeds = found.plan, len(found.plan["seeds"])
     settings = {setting: [row for row in found.rows if row.setting == setting] for setting in found.notes}
     definitions = next(iter(plan["definitions"].values()))
@@ -61,33 +59,6 @@ def comparison_page(folder: Path, images: bool) -> str:
             sections.Section("provenance", "Provenance", _provenance(folder, found)),
         ],
     )
-
-
-def _read_table(path: Path) -> Table:
-    if not path.exists():
-        raise InputError(
-            f"{path.parent}: no {TABLE_FILE} in this folder: what {PLAN_FILE} plans is not finished. Continue it with "
-            "the command that began it and --resume."
-        )
-    try:
-        found = TypeAdapter(Table).validate_json(path.read_bytes())
-        seeds, definitions = found.plan["seeds"], found.plan["definitions"]
-        sound = (
-            found.notes.keys() == definitions.keys() == {row.setting for row in found.rows}
-            and all(build_loss(definitions[row.setting][row.loss]) for row in found.rows)
-            and all(len(row.runs) == len(seeds) for row in found.rows)
-            and len(found.rows) > 0
-        )
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}.") from None
-    except (KeyError, TypeError, AttributeError, ValueError):
-        sound = False
-    if not sound:
-        raise InputError(
-            f"{path}: this file is damaged, or of another version. Write it again with the command that made it and "
-            "--resume."
-        )
-    return found
 
 
 def _by_setting(settings: Mapping[str, Sequence[Row]], make: Callable[[Sequence[Row]], str]) -> str:

@@ -69,7 +69,11 @@ def surfaces(losses: Mapping[str, nn.Module]) -> str:
     shown = {name: loss for name, loss in losses.items() if name not in ("cross_entropy", "soft_dice")} | beside
     panels = ""
     for name, each in shown.items():
-        values = figures.surface_values(each)
+        try:
+            values = figures.surface_values(each)
+        except AutoseglossError as error:  # a loss for another number of classes
+            panels += f"<figure><figcaption>{escape(name)}: not shown. {escape(str(error))}</figcaption></figure>"
+            continue
         caption = f"{escape(name)}: {values.min():.3g} to {values.max():.3g}"
         panels += f"<figure>{figures.surface(name, values)}<figcaption>{caption}</figcaption></figure>"
     note = (
