@@ -151,6 +151,7 @@ class Dataset:
         unseen_contents: What `unseen` holds, if it is a function and this is known already.
         values: The values of the label maps, if they are read from files.
         ignore_stated: Whether the user or the data set says which labels are ignored; False if it is a default.
+        remarks: Further warnings, of the reader.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Dataset:
     unseen_contents: Contents | None = None
     values: tuple[MaskValue, ...] = ()
     ignore_stated: bool = True
+    remarks: tuple[str, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # no validation set that was read
@@ -187,7 +189,7 @@ class Dataset:
     def warnings(self) -> tuple[str, ...]:
         """What is probably a mistake in the data, in full sentences; to be shown before any work."""
         contents = self.contents
-        found = []
+        found = [f"data set `{self.name}`: {remark}" for remark in self.remarks]
         for parts, where, why in (
             (("train", "heldout"), "training and held-out labels", "no loss can learn what is not there"),
             (("validation",), "validation labels", "final results say nothing about {}"),

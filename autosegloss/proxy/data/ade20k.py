@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset
 from autosegloss.proxy.data.files import Source, path_of
+from autosegloss.proxy.data.values import ValueMap
 
 NUMBER = 150
 ADVICE = """\
@@ -37,7 +38,7 @@ def load(
     """
     folder = path_of("root", root)
     labels = {0: IGNORE_INDEX} | {value: value - 1 for value in range(1, NUMBER + 1)}
-    source = Source("ade20k", ADVICE, _names(folder / "objectInfo150.txt"), labels)
+    source = Source("ade20k", ADVICE, _names(folder / "objectInfo150.txt"), ValueMap.of(labels))
     train, validation = source.pairs(
         [(folder / "images" / part, folder / "annotations" / part) for part in ("training", "validation")], (".jpg",)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset
 from autosegloss.proxy.data.files import Source, path_of
+from autosegloss.proxy.data.values import ValueMap
 
 # The classes and their label ids that are trained and evaluated, in the order of their train ids.
 _NAMES = (
@@ -41,7 +42,7 @@ def load(
 
     Reference: Cordts et al., The Cityscapes dataset for semantic urban scene understanding, CVPR 2016.
     """
-    source = Source("cityscapes", ADVICE, CLASSES, LABELS)
+    source = Source("cityscapes", ADVICE, CLASSES, ValueMap.of(LABELS))
     folder = path_of("root", root)
     train, validation = source.pairs(
         [(folder / "leftImg8bit" / part, folder / "gtFine" / part) for part in ("train", "val")],

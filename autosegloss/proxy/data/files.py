@@ -24,11 +24,13 @@ from autosegloss.errors import DataError
 from autosegloss.files import locked
 from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Split, listing, open_array
 from autosegloss.proxy.data.pictures import files_by_name, picture_size, read_labels, read_picture, spelled
+from autosegloss.proxy.data.splits import draw_groups
+from autosegloss.proxy.data.values import ValueMap, spans
 
 Pair = tuple[Path, Path]
 """A picture and its label map."""
 
-_FORMAT = 3  # of what is in the cache; a new one leaves the old to be deleted
+_FORMAT = 4  # of what is in the cache; a new one leaves the old to be deleted
 _IMAGES, _LABELS, _CONTENTS = "images.npy", "labels.npy", "contents.json"
 _DENSE = 2**16  # values below it are counted without sorting
 _DECODED = 64  # pairs at a time, which bounds the memory
@@ -44,15 +46,17 @@ class Source:
         name: The name of the data set.
         advice: The expected layout of the files and where to get them, for messages.
         classes: Names of the classes, in label order.
-        labels: The class of each value that the label maps may hold; `IGNORE_INDEX` for ignored values.
+        labels: The class of each value or colour that the label maps may hold; `IGNORE_INDEX` for ignored ones.
         stated: Whether the user, or the data set, says what is ignored; else it is a default.
+        hint: What to do about label maps with other values, for messages.
     """
 
     name: str
     advice: str
     classes: tuple[str, ...]
-    labels: Mapping[int, int]
+    labels: ValueMap
     stated: bool = True
+    hint: str = ""
 
     def error(self, what: str) -> DataError:
         """An error about the data set."""
@@ -78,17 +82,43 @@ class Source:
         Raises:
             DataError: A folder is missing or empty, or files are unpaired; the error lists all of these.
         """
-        found, alone = [], []
-        for images, masks in folders:
-            try:
-                pictures, labels = files_by_name(images, picture_endings), files_by_name(masks, label_endings)
-            except DataError as error:
-                raise self.missing(str(error)) from None
-            alone += [f"{pictures[name]} has no label map in {masks}" for name in pictures.keys() - labels.keys()]
-            alone += [f"{labels[name]} has no picture in {images}" for name in labels.keys() - pictures.keys()]
-            found.append([(pictures[name], labels[name]) for name in sorted(pictures.keys() & labels.keys())])
-        self.refuse("files without a partner of the same name", alone)
-        return found
+        found = [self.files(images, masks, picture_endings, label_endings) for images, masks in folders]
+        self.refuse_unpaired(found)
+        return [[each.pairs[name] for name in sorted(each.pairs)] for each in found]
+
+    def files(
+        self,
+        images: Path,
+        masks: Path,
+        picture_endings: tuple[str, ...],
+        label_endings: tuple[str, ...],
+        pattern: str = "{name}",
+    ) -> Files:
+        """The pictures and label maps of two folders, which may be one, by name.
+
+        Args:
+            images: The folder of pictures.
+            masks: The folder of label maps.
+            picture_endings: The endings of pictures.
+            label_endings: The endings of label maps.
+            pattern: How label maps are named, see `files_by_name`.
+
+        Raises:
+            DataError: A folder is missing or empty.
+        """
+        try:
+            labels = files_by_name(masks, label_endings, pattern)
+            pictures = files_by_name(images, picture_endings, without=frozenset(labels.values()))
+        except DataError as error:
+            raise self.missing(str(error)) from None
+        pairs = {name: (pictures[name], labels[name]) for name in pictures.keys() & labels.keys()}
+        alone = {name: f"{pictures[name]} has no label map in {masks}" for name in pictures.keys() - labels.keys()}
+        alone |= {name: f"{labels[name]} has no picture in {images}" for name in labels.keys() - pictures.keys()}
+        return Files(pairs, alone)
+
+    def refuse_unpaired(self, found: Iterable[Files]) -> None:
+        """Raise an error that lists the files without a partner, if there are any."""
+        self.refuse("files without a partner of the same name", [each for one in found for each in one.alone.values()])
 
     def dataset(
         self,
@@ -100,6 +130,7 @@ class Source:
         seed: object,
         cache: object,
         note: str = "",
+        remarks: tuple[str, ...] = (),
     ) -> Dataset:
         """The data set of a training and a validation list, of which all files are decoded or found in the cache.
 
@@ -107,10 +138,11 @@ class Source:
             train: The training list, of which a part is held out.
             validation: The validation list.
             size: Height and width in pixels, or one number for squares; None is the common size of the training images.
-            heldout: Number of held-out training images, or their share below 1.
+            heldout: Number of held-out training images, or their share below 1; or a list of some of `train`.
             seed: Seed of the random choice of held-out images.
             cache: Folder of the cache; None is the user's cache folder.
             note: See `Dataset`.
+            remarks: See `Dataset`.
 
         Raises:
             DataError: An option is invalid, or files are missing or can't be used; the error lists all of these.
@@ -118,14 +150,19 @@ class Source:
         wanted, folder = self._size(size), _cache(cache)
         if absent := sorted({str(path) for pair in (*train, *validation) for path in pair if not path.is_file()}):
             raise self.missing(listing({"missing files": absent}, room=300))
-        both = {image for image, _ in train} & {image for image, _ in validation}
+        kept, apart = self._held_out(train, heldout, seed)
+        real = {os.path.realpath(image): image for image, _ in train}
+        both = [real[place] for image, _ in validation if (place := os.path.realpath(image)) in real]
         self.refuse("images in the training and in the validation list", map(str, both))
-        parts = (*self.draw(train, "heldout", heldout, seed), validation, train)
+        if len(real) < len(train):
+            counted = Counter(os.path.realpath(image) for image, _ in train)
+            self.refuse("images that are given twice", [str(real[each]) for each, n in counted.items() if n > 1])
+        parts = (kept, apart, validation, train)
         shape = wanted or self._one_size(train)
-        kept, apart, unseen, whole = (CachedSplit(self, tuple(pairs), shape, folder) for pairs in parts)
+        one, two, unseen, whole = (CachedSplit(self, tuple(pairs), shape, folder) for pairs in parts)
         sweep(folder)
         survey = Survey()
-        splits = [each.read(survey) for each in (kept, apart, unseen)]
+        splits = [each.read(survey) for each in (one, two, unseen)]
         self.refuse_files(survey)
         heard, apart_, seen = (split for split in splits if split is not None)
         return Dataset(
@@ -138,9 +175,8 @@ class Source:
             note,
             whole=whole.split,
             full_size=(len(validation), unseen.full_size),
-            values=tuple(
-                MaskValue(spelled(value), self.labels[value], n) for value, n in sorted(survey.values.items())
-            ),
+            values=self._seen(survey),
+            remarks=remarks,
             ignore_stated=self.stated,
         )
 
@@ -148,22 +184,37 @@ class Source:
         """Raise an error that lists the files that can't be used, by cause, if there are any."""
         causes = {UNUSABLE: sorted(survey.unusable)} if survey.unusable else {}
         if survey.wrong:
-            held = spans(survey.values)
-            causes[f"masks hold {held}, but the {len(self.classes)} classes are {self.allowed()}"] = sorted(
-                survey.wrong
-            )
+            held = spans((value, value) for value in survey.values)
+            allowed = self.labels.spelled(IGNORE_INDEX)
+            causes[f"masks hold {held}, but the {len(self.classes)} classes are {allowed}"] = sorted(survey.wrong)
         if causes:
-            raise self.error(listing(causes))
+            raise self.error(listing(causes) + (f"\n{self.hint}" if survey.wrong and self.hint else ""))
 
-    def allowed(self) -> str:
-        """The values that label maps may hold."""
-        ignored = [value for value, label in self.labels.items() if label == IGNORE_INDEX]
-        text = spans(value for value, label in self.labels.items() if label != IGNORE_INDEX)
-        return f"{text}, and {spans(ignored)} (ignored)" if ignored else text
+    def _seen(self, survey: Survey) -> tuple[MaskValue, ...]:
+        found = ((value, self.labels.get(value), pixels) for value, pixels in sorted(survey.values.items()))
+        return tuple(MaskValue(spelled(value), label, pixels) for value, label, pixels in found if label is not None)
 
-    def draw(self, pairs: Sequence[Pair], option: str, amount: object, seed: object) -> tuple[list[Pair], list[Pair]]:
-        """Split a list at random; see `random_split`."""
-        rest, part = random_split(f"data set `{self.name}`", option, len(pairs), amount, seed)
+    def _held_out(self, train: Sequence[Pair], heldout: object, seed: object) -> tuple[list[Pair], list[Pair]]:
+        if not isinstance(heldout, list):
+            return self.draw(train, "heldout", heldout, seed)
+        apart = set(heldout)
+        return [pair for pair in train if pair not in apart], heldout
+
+    def draw(
+        self,
+        pairs: Sequence[Pair],
+        option: str,
+        amount: object,
+        seed: object,
+        groups: Mapping[Path, str] | None = None,
+    ) -> tuple[list[Pair], list[Pair]]:
+        """Split a list at random, see `random_split`; with a group for each picture, see `draw_groups`."""
+        owner = f"data set `{self.name}`"
+        if groups is None:
+            rest, part = random_split(owner, option, len(pairs), amount, seed)
+        else:
+            number, checked = _amount(owner, option, len(pairs), amount, seed)
+            rest, part = draw_groups(owner, option, [groups[image] for image, _ in pairs], number, checked)
         return [pairs[i] for i in rest], [pairs[i] for i in part]
 
     def _size(self, size: object) -> tuple[int, int] | None:
@@ -201,6 +252,14 @@ def random_split(owner: str, option: str, total: int, amount: object, seed: obje
     Raises:
         DataError: The amount or the seed is invalid, or one of the lists would be empty.
     """
+    number, seed = _amount(owner, option, total, amount, seed)
+    order = np.random.default_rng(seed).permutation(total)
+    rest, part = np.sort(order[number:]).tolist(), np.sort(order[:number]).tolist()
+    return rest, part
+
+
+def _amount(owner: str, option: str, total: int, amount: object, seed: object) -> tuple[int, int]:
+    """The number of images that an option asks for, and the seed."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise DataError(f"{owner}: seed must be a non-negative integer, got {seed!r}.")
     number = 0
@@ -213,9 +272,20 @@ def random_split(owner: str, option: str, total: int, amount: object, seed: obje
             f"{owner}: {option} must leave images on both sides, as a number of the {total} images or a share below 1, "
             f"got {amount!r}."
         )
-    order = np.random.default_rng(seed).permutation(total)
-    rest, part = np.sort(order[number:]).tolist(), np.sort(order[:number]).tolist()
-    return rest, part
+    return number, seed
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of two folders by name, the path without ending.
+
+    Args:
+        pairs: Pictures with their label maps.
+        alone: What is wrong with the other files.
+    """
+
+    pairs: dict[str, Pair]
+    alone: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -247,7 +317,8 @@ class CachedSplit:
         except OSError as error:
             raise self.source.missing(f"{error.filename}: can't be read: {error.strerror}.") from None
         files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        text = json.dumps([_FORMAT, self.size, sorted(self.source.labels.items()), files])
+        labels = self.source.labels
+        text = json.dumps([_FORMAT, self.size, labels.ranges, labels.colours, files])
         return self.cache / f"{self.source.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
     def split(self) -> Split:
@@ -391,7 +462,7 @@ class CachedSplit:
         except DataError as error:
             survey.unusable.append(f"{image}: {error}")
         try:
-            values = read_labels(mask)
+            values = read_labels(mask, self.source.labels.colours)
         except DataError as error:
             survey.unusable.append(f"{mask}: {error}")
         if values is None:
@@ -402,13 +473,13 @@ class CachedSplit:
             survey.unusable.append(
                 f"{mask}: must be {_shape(picture.size[::-1])}, like its picture, got {_shape(values.shape)}"
             )
-        if wrong := [value for value in seen.tolist() if value not in self.source.labels]:
-            survey.wrong.append(
-                f"{mask}: {spans(wrong)} at {pixels[np.isin(seen, wrong)].sum()} of {values.size} pixels"
-            )
+        found = [self.source.labels.get(value) for value in seen.tolist()]
+        if wrong := [value for value, label in zip(seen.tolist(), found, strict=True) if label is None]:
+            held = spans((value, value) for value in wrong)
+            survey.wrong.append(f"{mask}: {held} at {pixels[np.isin(seen, wrong)].sum()} of {values.size} pixels")
         if picture is None or survey.mistakes:
             return None
-        classes = np.array([self.source.labels[value] for value in seen.tolist()], np.uint8)
+        classes = np.array(found, np.uint8)
         if seen[-1] < _DENSE and seen[0] >= 0:
             table = np.zeros(seen[-1] + 1, np.uint8)
             table[seen] = classes
@@ -450,18 +521,6 @@ def _counted(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     pixels = np.bincount(values.ravel())
     seen = np.flatnonzero(pixels)
     return seen, pixels[seen]
-
-
-def spans(values: Iterable[int]) -> str:
-    """Values of label maps for a message: `0..2, 7, 255` or `#ff0000`; the first eight ranges."""
-    ranges: list[list[int]] = []
-    for value in sorted(values):
-        if ranges and value == ranges[-1][1] + 1 and value >= 0:  # colours are negative
-            ranges[-1][1] = value
-        else:
-            ranges.append([value, value])
-    shown = [spelled(first) if first == last else f"{first}..{last}" for first, last in ranges[:8]]
-    return ", ".join(shown + ["..."] * (len(ranges) > 8))
 
 
 def sweep(cache: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset
 from autosegloss.proxy.data.files import Pair, Source, path_of
+from autosegloss.proxy.data.values import ValueMap
 
 _NAMES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -45,7 +46,7 @@ def load(
     Reference: Everingham et al., The PASCAL visual object classes (VOC) challenge, IJCV 2010.
     """
     labels = {number: number for number in range(len(CLASSES))} | {VOID: IGNORE_INDEX}
-    source = Source("voc", ADVICE, CLASSES, labels)
+    source = Source("voc", ADVICE, CLASSES, ValueMap.of(labels))
     lists = path_of("root", root) / "ImageSets" / "Segmentation"
     name = "trainaug" if (lists / "trainaug.txt").is_file() else "train"
     training, validation = _pairs(source, lists / f"{name}.txt"), _pairs(source, lists / "val.txt")
