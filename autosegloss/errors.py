@@ -28,10 +28,15 @@ def shown(value: object) -> str:
         return f"an object of type {type(value).__name__}"
 
 
-def listed(lines: Sequence[str]) -> list[str]:
-    """The first ten of a list of lines for a message, and how many there are beyond them."""
-    rest = len(lines) - EXAMPLES
-    return [*lines[:EXAMPLES], f"... and {rest} more"] if rest > 0 else list(lines)
+def listed(lines: Sequence[str], unlisted: int = 0) -> list[str]:
+    """The first ten of a list of lines, fewer if they are long, and how many there are beyond them and `unlisted`."""
+    shown: list[str] = []
+    for line in lines[:EXAMPLES]:
+        if shown and sum(map(len, shown)) + len(line) > MESSAGE - 100:
+            break
+        shown.append(line)
+    rest = len(lines) - len(shown) + unlisted
+    return [*shown, f"... and {rest} more"] if rest else shown
 
 
 def note(text: str) -> None:

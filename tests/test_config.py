@@ -507,7 +507,7 @@ configs = st.builds(
     section(
         relaxation=section(
             curve=st.sampled_from(["bezier", "linear"]),
-            pieces=counts,
+            pieces=st.integers(1, 64),
             logic=st.sampled_from(["product", "godel"]),
             share_curves=st.booleans(),
             classes=st.sampled_from(["metric", "all", "present"]),
@@ -519,8 +519,10 @@ configs = st.builds(
             start=section(regime=st.sampled_from(["encoder", "scratch", "checkpoint"]), iterations=counts),
             train=section(iterations=counts, optimizer=st.sampled_from(["sgd", "adamw"]), learning_rate=shares),
         ),
-        search=section(steps=counts, seed=st.integers(0, 2**32 - 1), std=shares, clip=shares, learning_rate=shares),
-        resources=section(workers=counts, gpus=st.floats(0, 8)),
+        search=section(
+            steps=st.integers(1, 10_000), seed=st.integers(0, 2**32 - 1), std=shares, clip=shares, learning_rate=shares
+        ),
+        resources=section(workers=st.integers(1, 10_000), gpus=st.floats(0, 8)),
         compare=section(
             losses=st.lists(texts, max_size=2),
             metrics=st.sampled_from([[], ["ece", {"name": "bf1", "radius": 2}]]),

@@ -14,10 +14,13 @@ from pydantic_core import ErrorDetails
 
 from autosegloss.config.section import Keys, Section, is_section, section_of_names
 from autosegloss.config.yaml12 import CONSTRUCT, TAG, Loader, show, syntax_error
-from autosegloss.errors import ConfigError, did_you_mean
+from autosegloss.errors import ConfigError, cut, did_you_mean, listed
 
 S = TypeVar("S", bound=Section)
 _TOO_DEEP = "lists or mappings are nested too deeply"
+_DEEPEST = 40  # levels of lists and mappings; no option needs more than a few
+_LARGEST = 32 * 2**10  # bytes of a file, far beyond any configuration; reading them takes part of a second
+_EXPLAINED = 100  # errors of which the text is made, since ten are shown
 
 
 def read_file(root: type[S], path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> S:
@@ -34,17 +37,29 @@ def read_file(root: type[S], path: str | os.PathLike[str], overrides: Sequence[s
     Raises:
         ConfigError: The configuration is invalid; all errors are listed, each with its file and line or its override.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    draft = _Draft(str(path))
-    draft.read(text)
+    name = cut(str(path))
+    draft = _Draft(name)
+    draft.read(_text(Path(path), name))
     for override in overrides:
         draft.override(override)
     return draft.build(root)
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ConfigError(f"{name}: must be a file, not a pipe or a device")
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise ConfigError(f"{name}: has more than {_LARGEST} bytes; a configuration has a few thousand")
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: is not UTF-8 text (byte {error.start})") from error
+    except (OSError, ValueError) as error:  # the latter of a name with a null byte
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{name}: can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_mapping(root: type[S], values: Mapping[str, Any]) -> S:
@@ -74,6 +89,7 @@ class _Draft:
     origins: dict[Keys, _Origin] = field(default_factory=dict)
     mistakes: list[tuple[_Origin, str]] = field(default_factory=list)
     overrides: int = 0
+    unexplained: int = 0
 
     def read(self, text: str) -> None:
         """Read the values of a YAML file."""
@@ -94,14 +110,17 @@ class _Draft:
     def override(self, text: str) -> None:
         """Set one value from `key.sub=value`."""
         self.overrides += 1
-        origin = _Origin(self.overrides, 0, f"--set {text}")
+        origin = _Origin(self.overrides, 0, f"--set {cut(text)}")
         key, equals, value = text.partition("=")
         keys = tuple(key.split("."))
+        if len(text) > _LARGEST or len(keys) > _DEEPEST:
+            self._mistake(origin, (), "is too long")
+            return
         if not equals or not all(keys):
             self._mistake(origin, (), "must read key.sub=value, e.g. `--set search.steps=4`")
             return
         try:
-            node = yaml.compose(value, Loader=Loader)
+            node = yaml.compose(value[: _LARGEST + 1], Loader=Loader)
         except yaml.YAMLError as error:
             self._mistake(origin, keys, f"invalid YAML: {syntax_error(error)[1]}")
             return
@@ -131,12 +150,14 @@ class _Draft:
         if section is not None and not self.mistakes:
             return section
         lines = [line for _, line in sorted(self.mistakes)]
-        if len(lines) > 1:
-            lines.insert(0, f"{len(lines)} errors in the configuration:")
-        raise ConfigError("\n".join(lines))
+        found = len(lines) + self.unexplained
+        title = [f"{found} errors in the configuration:"] if found > 1 else []
+        raise ConfigError("\n".join([*title, *listed(lines, self.unexplained)]))
 
     def _refused(self, root: type[BaseModel], error: ValidationError, above: Keys = ()) -> None:
-        for details in error.errors(include_url=False):
+        errors = error.errors(include_url=False)
+        self.unexplained += len(errors[_EXPLAINED:])
+        for details in errors[:_EXPLAINED]:
             at = details.get("ctx", {}).get("at", ())
             keys = _written(root, (*above, *(str(key) for key in (*details["loc"], *at) if key != "[key]")))
             self._mistake(self._origin(keys), keys, _explain(root, details, keys))
@@ -153,12 +174,15 @@ class _Draft:
         return max(self.origins[at] for at in (keys, *inside))
 
     def _mistake(self, origin: _Origin, keys: Keys, problem: str) -> None:
-        where = f"{origin.text}: {'.'.join(keys)}: " if keys else f"{origin.text}: "
+        where = f"{origin.text}: {cut('.'.join(keys))}: " if keys else f"{origin.text}: "
         self.mistakes.append((origin, where + problem.replace("\n", "\n    ")))
 
     def _plain(self, node: yaml.Node, keys: Keys, override: _Origin | None) -> Any:
         """The plain value of a node; notes where each key was written."""
         origin = override or self._at(node.start_mark.line + 1)
+        if len(keys) > _DEEPEST:
+            self._mistake(origin, keys[:2], _TOO_DEEP)
+            return None
         if isinstance(node, yaml.MappingNode):
             section: dict[str, Any] = {}
             for key, value in node.value:
@@ -180,6 +204,9 @@ class _Draft:
         try:
             return CONSTRUCT[node.tag.removeprefix(TAG)](node.value)
         except (KeyError, ValueError):
+            if node.tag == f"{TAG}int" and len(node.value) > _DEEPEST:
+                self._mistake(origin, keys, f"the number has {len(node.value)} digits, which is too many")
+                return 0
             self._mistake(origin, keys, f"the tag `{node.tag}` is not allowed here; write a plain value")
             return node.value
 

@@ -10,7 +10,6 @@ from pydantic_core import PydanticCustomError
 
 Keys: TypeAlias = tuple[str, ...]
 """The keys that lead to a value, from the outermost."""
-Count: TypeAlias = Annotated[int, Field(ge=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import yaml
+
+from autosegloss.errors import shown
 
 TAG = "tag:yaml.org,2002:"
 # The scalars of YAML 1.2's core schema (section 10.3.2). PyYAML reads YAML 1.1, where `on` is true and 1e-3 is text.
@@ -20,6 +23,7 @@ _SCALARS = (
         list("-+.0123456789"),
     ),
 )
+_SHOWN = 60  # characters of a value in a message
 CONSTRUCT: dict[str, Callable[[str], Any]] = {
     "str": str,
     "null": lambda text: None,
@@ -62,8 +66,21 @@ def syntax_error(error: yaml.YAMLError) -> tuple[int, str]:
 def show(value: object) -> str:
     """A value as in the file, shortened to one line."""
     try:
-        text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1000)
+        text = yaml.dump(_start(value), Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1000)
     except yaml.YAMLError:
-        text = repr(value)
+        text = shown(value)
     text = text.removesuffix("...\n").strip().replace("\n", " ")
-    return f"`{text[:57]}...`" if len(text) > 60 else f"`{text}`"
+    return f"`{text[: _SHOWN - 3]}...`" if len(text) > _SHOWN else f"`{text}`"
+
+
+def _start(value: object, depth: int = 0) -> object:
+    """The start of a value, with as much of it as `show` may need: a whole one may take seconds to write."""
+    if isinstance(value, str):
+        return value[: _SHOWN + 1]
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return shown(value)
+    if isinstance(value, dict):
+        return {_start(key): _start(item, depth + 1) for key, item in islice(value.items(), _SHOWN >> depth)}
+    if isinstance(value, list | tuple):
+        return [_start(item, depth + 1) for item in value[: _SHOWN >> depth]]
+    return value

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 
-from autosegloss.config.section import Count, Section
+from autosegloss.config.section import Section
 from autosegloss.config.yaml12 import show
 
 
@@ -24,7 +24,7 @@ class RelaxationConfig(Section):
 
     curve: Literal["bezier", "linear"] = "bezier"
     """The curve on each operand: piecewise quadratic `bezier`, or piecewise `linear`."""
-    pieces: Count = 2
+    pieces: Annotated[int, Field(ge=1, le=64)] = 2
     """Pieces of each curve; more pieces, more coordinates to search."""
     logic: Literal["product", "godel"] = "product"
     """The differentiable AND and OR: `product` (Auto Seg-Loss) or `godel` (minimum and maximum, the JDT losses)."""

@@ -6,12 +6,15 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from autosegloss.config.section import Count, NamedSection, Positive, Section
+from autosegloss.config.section import NamedSection, Positive, Section
 
 Augment: TypeAlias = Literal["flip", "full"]
 Optimizer: TypeAlias = Literal["sgd", "adamw"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Regime: TypeAlias = Literal["encoder", "scratch", "checkpoint"]
+
+Iterations: TypeAlias = Annotated[int, Field(ge=1, le=10**9)]
+BatchSize: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
 
 LEARNING_RATES: dict[Optimizer, float] = {"sgd": 0.1, "adamw": 3e-3}
 """The default peak learning rate of each optimizer."""
@@ -39,7 +42,7 @@ class StartConfig(Section):
 
     regime: Regime = "encoder"
     """`encoder`: pretrained encoder, random decoder and head; `scratch`: all random; `checkpoint`: all pretrained."""
-    iterations: Count = 200
+    iterations: Iterations = 200
     """Iterations of the pretraining, once per study; unused by `scratch` and with `weights`."""
     weights: str | None = None
     """A file of weights that replaces the pretraining, from torch.save or .safetensors: with `encoder` those of the
@@ -63,9 +66,9 @@ class LabelsConfig(NamedSection):
 class TrainConfig(Section):
     """How a proxy is trained."""
 
-    iterations: Count = 100
+    iterations: Iterations = 100
     """Iterations of one proxy."""
-    batch_size: Count = 8
+    batch_size: BatchSize = 8
     """Images per batch."""
     optimizer: Optimizer = "sgd"
     """`sgd` (Nesterov momentum) or `adamw`."""

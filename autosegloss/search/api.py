@@ -31,7 +31,7 @@ from autosegloss.search.journal import Journal, in_use
 from autosegloss.search.objective import ProxyObjective, announce, proxy_of
 from autosegloss.search.plan import Final, Findings
 from autosegloss.search.runners import choose_runner
-from autosegloss.search.runners.base import Runner
+from autosegloss.search.runners.base import Runner, limited
 from autosegloss.search.settings import StudyConfig, as_config, dump_config, fingerprint, load_config
 from autosegloss.search.space import CROSS_ENTROPY, LossFamily, bare_content
 from autosegloss.search.statistics import Score
@@ -88,7 +88,9 @@ def search(
         if not study.finished:
             journal.note_changes()
             with chosen.ready():
-                chosen.run(study, ProxyObjective(proxy.prepare()))
+                with limited(settled.resources.time_limit, "the pretraining"):
+                    prepared = proxy.prepare()
+                chosen.run(study, ProxyObjective(prepared))
         return _result(settled, folder, study.findings(), journal)
 
 

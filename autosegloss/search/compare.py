@@ -29,7 +29,7 @@ from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
 from autosegloss.search.runners import choose_runner
-from autosegloss.search.runners.base import Runner
+from autosegloss.search.runners.base import Runner, limited
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import StudyConfig, as_config, fingerprint
 from autosegloss.search.space import bare_content
@@ -132,8 +132,11 @@ def compare(
 
     def run(comparison: Comparison) -> None:
         with chosen.ready():
-            ready = tuple(proxy.prepare() for proxy in proxies.values())
-            chosen.run(comparison, ComparisonObjective(ready, more))
+            ready = []
+            for proxy in proxies.values():
+                with limited(settled.resources.time_limit, "the pretraining"):
+                    ready.append(proxy.prepare())
+            chosen.run(comparison, ComparisonObjective(tuple(ready), more))
 
     return run_comparison(
         plan,

@@ -19,12 +19,12 @@ from pydantic import (
 )
 
 from autosegloss.config.reading import read_file, read_mapping
-from autosegloss.config.section import Count, Keys, Positive, Section, merged, misplaced
+from autosegloss.config.section import Keys, Positive, Section, merged, misplaced
 from autosegloss.config.yaml12 import Dumper, show
 from autosegloss.errors import ConfigError
 from autosegloss.loss.settings import RelaxationConfig
 from autosegloss.metric.settings import CatalogueName, Columns, MetricSpec
-from autosegloss.proxy.settings import ProxyConfig, TrainConfig
+from autosegloss.proxy.settings import BatchSize, Iterations, ProxyConfig, TrainConfig
 from autosegloss.search.algorithms import ALGORITHMS
 
 
@@ -58,13 +58,13 @@ class SearchConfig(Section):
     """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `snes` (natural evolution
     strategies: the same policy with a learned spread), `random`, `cma_es`, `tpe`, or `tune`, a searcher of Ray
     Tune; the last three need the extra `algorithms`."""
-    steps: Count = 12
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 12
     """Updates of the policy."""
-    samples: Annotated[int, Field(ge=2)] = 32
+    samples: Annotated[int, Field(ge=2, le=10_000)] = 32
     """Trials per step; at least 2, since they are compared with each other."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the search, from which the seeds of all trials derive."""
-    lag: Annotated[int, Field(ge=0)] = 0
+    lag: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Number of steps that may be unfinished when the next one begins. Above 0, no worker waits for the slowest trial
     of a step, and the algorithm learns of rewards that many steps later."""
     std: Positive = 0.2
@@ -72,7 +72,7 @@ class SearchConfig(Section):
     initial one."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Clip range of the probability ratio."""
-    updates: Count = 60
+    updates: Annotated[int, Field(ge=1, le=10_000)] = 60
     """Gradient updates of the policy's mean per step."""
     learning_rate: Positive = 0.2
     """Learning rate of these updates (Adam, on the logit of the mean)."""
@@ -108,36 +108,37 @@ class SearchConfig(Section):
 class FinalistsConfig(Section):
     """The finals: the best losses of the search are retrained on fresh seeds before one is chosen."""
 
-    candidates: Count = 3
+    candidates: Annotated[int, Field(ge=1, le=1_000)] = 3
     """Number of losses that are retrained before one is chosen."""
-    seeds: Annotated[int, Field(ge=2)] = 3
+    seeds: Annotated[int, Field(ge=2, le=1_000)] = 3
     """Fresh seeds per loss; at least 2, for a standard deviation."""
 
 
 class ResourcesConfig(Section):
     """The resources of a search; its result does not depend on them."""
 
-    workers: Count = 2
+    workers: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Number of trials at a time; with `--runner serial`, only on a GPU, which they share."""
-    cpus: Count = 1
+    cpus: Annotated[int, Field(ge=1, le=10_000)] = 1
     """CPU cores per trial."""
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     """GPUs per trial; a fraction shares a GPU."""
     time_limit: Positive | None = None
-    """Seconds per trial; a trial that exceeds them is stopped, retried once, and then counts as failed. Not with
-    `--runner serial`."""
+    """Seconds per trial; a trial that exceeds them is stopped, retried once, and then counts as failed. The pretraining
+    and the training of a teacher, done once before the trials, have as long each time, and end the search beyond it.
+    Refused with `--runner serial`, where a process can't stop its own trial."""
 
 
 class RetrainConfig(TrainConfig):
     """The full training with a loss, for `autosegloss retrain`; a search ignores it."""
 
-    iterations: Count = 20_000
+    iterations: Iterations = 20_000
     """Iterations of a run."""
-    batch_size: Count = 16
+    batch_size: BatchSize = 16
     """Images per batch, over all processes."""
     data: dict[str, JsonValue] = {}
     """Options of the data set that replace those of `proxy.data`, such as its size."""
-    checkpoint_every: Count = 500
+    checkpoint_every: Iterations = 500
     """Iterations between two checkpoints."""
 
 
@@ -154,7 +155,7 @@ class CompareConfig(Section):
     losses: list[str] = []
     """Names of losses, presets, mixes, or paths of loss files; each is compared with the first, or with that of
     `--baseline`."""
-    seeds: Annotated[int, Field(ge=2)] = 5
+    seeds: Annotated[int, Field(ge=2, le=1_000)] = 5
     """Runs of each loss in each setting; at least 2, for an interval."""
     metrics: Columns | None = None
     """The columns of the tables besides the target: metrics as for `metric`, or `ece`, the expected calibration error.

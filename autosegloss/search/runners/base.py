@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+from typing import NoReturn, Protocol, runtime_checkable
 
+from autosegloss.errors import SearchError
 from autosegloss.search.jobs import Job, Objective, Outcome
 
 
@@ -56,6 +60,36 @@ class GroupObjective(Protocol):
 
     def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run trials of the same stage and seed, each with the outcome it would have alone."""
+
+
+@contextmanager
+def limited(seconds: float | None, what: str) -> Iterator[None]:
+    """Limit the time of what is done once in this process, as workers' time is limited; in the main thread only.
+
+    Args:
+        seconds: The limit; None for no limit.
+        what: What is done, for the message.
+
+    Raises:
+        SearchError: The limit is exceeded.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SearchError(
+            f"{what} exceeded resources.time_limit, {seconds:g} s. Raise it, or lower proxy.start.iterations; then "
+            "continue with --resume."
+        )
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def attempt(objective: Objective, job: Job) -> Outcome:
