@@ -258,6 +258,20 @@ def test_a_cache_that_cannot_be_written_is_refused(read, tmp_path):
         read(cache=str(tmp_path / "file" / "below"))
 
 
+def test_a_finished_cache_on_a_read_only_disk_is_used(read, tmp_path, monkeypatch):
+    """The closest for a user who may write everywhere: no file can be locked."""
+    expected = layouts.digest(read().train)
+
+    def locked_(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("autosegloss.proxy.data.files.locked", locked_)
+    (tmp_path / "cache" / f"folder-{'0' * 24}.lock").touch()  # can't be swept
+    assert layouts.digest(read().train) == expected
+    with pytest.raises(DataError, match=r"the cache .* can't be written: Read-only file system\."):
+        read(size=8)
+
+
 def test_the_cache_is_in_the_users_cache_folder(read, root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     read(cache=None)
