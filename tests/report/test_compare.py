@@ -317,6 +317,14 @@ def test_a_resumed_comparison_gives_the_same_bytes(done: Path, config: Path, tmp
     assert (tmp_path / "trials.jsonl").read_bytes().startswith(b"".join(lines[: 1 + kept]))
 
 
+def test_a_trial_that_is_written_twice_is_refused(done: Path, config: Path, tmp_path: Path, capsys: Any) -> None:
+    lines = (done / "trials.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "trials.jsonl").write_bytes(b"".join([*lines[:3], lines[1], *lines[3:]]))
+    (tmp_path / "plan.json").write_bytes((done / "plan.json").read_bytes())
+    assert run(config, tmp_path, "--resume") == 2
+    assert f"{tmp_path}/trials.jsonl:4: this trial is in the file twice. Restore" in capsys.readouterr().err
+
+
 def test_a_failed_run_is_counted_and_left_out(done: Path, config: Path, tmp_path: Path, capsys: Any) -> None:
     lines = trials_of(done / "trials.jsonl")
     lines[1] |= {"reward": None, "metrics": {}, "validation": {}, "error": "TrainingDiverged: the loss is nan"}

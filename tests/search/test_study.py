@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import tempfile
@@ -196,6 +197,26 @@ def test_what_is_not_finite_is_a_failure(tmp_path: Path, how: str) -> None:
     assert line["error"] == expected.get(how, f"not finite: reward is {how}")
     assert "NaN" not in (tmp_path / JOURNAL).read_text()
     assert "Infinity" not in (tmp_path / JOURNAL).read_text()
+
+
+def test_a_trial_that_ends_the_process_in_python_is_a_failed_one(tmp_path: Path) -> None:
+    """`sys.exit` in a user's network, and other exceptions that are no `Exception`; only an interrupt ends the search."""
+    raised = [SystemExit(3), GeneratorExit(), asyncio.CancelledError("late")]
+
+    class Group:
+        def __call__(self, job: Job) -> Outcome:
+            if job.stage == "search" and job.step == 1 and job.index < 3:
+                raise raised[job.index]
+            return TOY(job)
+
+        def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
+            return [self(job) for job in jobs]
+
+    found = [run_toy(tmp_path / str(trials), SerialRunner(trials), Group()) for trials in (1, 4)]
+    assert found[0] == found[1]
+    errors = ["SystemExit: 3", "GeneratorExit: ", "CancelledError: late"]
+    for trials in (1, 4):
+        assert [line["error"] for line in lines_of(tmp_path / str(trials))[8:11]] == errors
 
 
 def test_half_a_step_may_fail_and_more_may_not(tmp_path: Path, undisturbed: str) -> None:
