@@ -455,7 +455,7 @@ def test_a_bad_out_is_refused_before_any_work(searched: Path, tmp_path: Path, ca
     for out, message in (
         (tmp_path, "it is a folder"),
         (tmp_path / "no/page.html", "its folder does not exist"),
-        (searched / "loss.json", "would overwrite a file that it is made from"),
+        (searched / "loss.json", "this file belongs to the search"),
     ):
         assert main(["report", str(searched), "--out", str(out)]) == 2
         assert message in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -88,7 +89,8 @@ def kill_after_a_checkpoint(config: Path, folder: Path, *more: str, processes: i
     for pid in (process.pid, *map(int, ranks)):
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    return torch.load(path, weights_only=True)["training"]["iteration"]
+    content = path.read_bytes().split(b"\n", 1)[1]  # after its hash
+    return torch.load(io.BytesIO(content), weights_only=True)["training"]["iteration"]
 
 
 def results(folder: Path) -> dict[str, Any]:

@@ -40,11 +40,11 @@ def unread() -> Any:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a real search, which was told to resume where nothing was, and said so."""
+    """The folder of a real search, which was told to resume where nothing was; beside it what it said."""
     out = tmp_path_factory.mktemp("finished") / "out"
     with redirect_stderr(io.StringIO()) as told:
         autosegloss.search(TINY | {"search": {"steps": 1, "samples": 2}}, runner="serial", out=out, resume=True)
-    assert told.getvalue() == f"{out} holds no trials to resume: the search starts from its beginning.\n"
+    (out.parent / "told").write_text(told.getvalue())
     return out
 
 
@@ -99,6 +99,12 @@ def test_what_a_long_name_says(tmp_path: Path) -> None:
 
 
 # Resuming.
+
+
+def test_nothing_to_resume_is_said_and_the_run_begins(finished: Path) -> None:
+    told = (finished.parent / "told").read_text()
+    assert told == f"{finished} holds no trials to resume: the search starts from its beginning.\n"
+    assert (finished / "loss.json").exists()
 
 
 def small_folder(root: Path) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_what_is_not_finite_is_a_failure(tmp_path: Path, how: str) -> None:
 
 
 def test_a_trial_that_ends_the_process_in_python_is_a_failed_one(tmp_path: Path) -> None:
-    """`sys.exit` in a user's network, and other exceptions that are no `Exception`; only an interrupt ends the search."""
+    """`sys.exit` in a user's network, and others that are no `Exception`; only an interrupt ends the search."""
     raised = [SystemExit(3), GeneratorExit(), asyncio.CancelledError("late")]
 
     class Group:
