@@ -241,7 +241,7 @@ def test_export_of_a_loss_by_name(name: str, tmp_path: Path, capsys: pytest.Capt
     [
         (("jml",), "export: give --out FILE for a loss file, --python FILE.py for a PyTorch module, or both."),
         (("jml", "--python", "loss.txt"), "--python must be the name of a module, which ends in .py, got loss.txt."),
-        (("jmi", "--python", "loss.py"), "`jmi` is not a loss (did you mean jml?)"),
+        (("jmi", "--python", "loss.py"), "`jmi` is not a loss (did you mean `jml`?)"),
         (("weighted_cross_entropy", "--python", "loss.py"), "a weighted cross-entropy needs `counts`"),
     ],
 )

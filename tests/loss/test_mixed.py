@@ -179,7 +179,7 @@ def test_a_file_and_a_mix(tmp_path: Path) -> None:
     [
         (
             "jmll",
-            "`jmll` is not a loss (did you mean jml?); known: cross_entropy, weighted_cross_entropy, "
+            "`jmll` is not a loss (did you mean `jml`?); known: cross_entropy, weighted_cross_entropy, "
             "inverse_weighted_cross_entropy, label_smoothing, focal, lovasz, boundary_cross_entropy, generalized_dice, "
             f"{', '.join(presets())}, the path of a loss file, or a mix such as "
             "`0.25*cross_entropy + 0.75*jml`.",
@@ -209,7 +209,7 @@ def test_a_file_and_a_mix(tmp_path: Path) -> None:
             "`0.5*cross_entropy + 0.5*lovasz`: lovasz is not a surrogate; use a preset or its file, as in "
             "`0.25*cross_entropy + 0.75*jml`.",
         ),
-        ("0.5*cross_entropy + 0.5*jmll", "`jmll` is not a loss (did you mean jml?)"),
+        ("0.5*cross_entropy + 0.5*jmll", "`jmll` is not a loss (did you mean `jml`?)"),
         (
             "weighted_cross_entropy",
             "a weighted cross-entropy needs `counts`, the pixels of each class; class_counts of "

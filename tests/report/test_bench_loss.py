@@ -99,7 +99,7 @@ def test_losses_are_chosen_where_none_is_given(capsys: pytest.CaptureFixture[str
         (["--repeats", "2"], "repeats must be 3 or more, got 2."),
         (["--size", "8x21x128"], "size must be images x classes x height x width, such as 8x21x256x256, got 8x21x128."),
         (["--size", "1x300x32x32"], "size 1x300x32x32 must have 1 image or more, 2 to 254 classes and sides of 16"),
-        (["--loss", "lovas"], "`lovas` is not a loss (did you mean lovasz?)"),
+        (["--loss", "lovas"], "`lovas` is not a loss (did you mean `lovasz`?)"),
         (["--dtype", "int8"], "invalid choice"),
         (["--dtype", "float16"], "float16 is measured on CUDA only"),
         (["--device", "cuda"], "finds no CUDA device"),

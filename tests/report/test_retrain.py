@@ -227,7 +227,7 @@ def test_a_diverged_run_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("losses", "seeds", "changes", "kind", "message"),
     [
-        (["cross_entropi"], 1, {}, InputError, "`cross_entropi` is not a loss (did you mean cross_entropy?)"),
+        (["cross_entropi"], 1, {}, InputError, "`cross_entropi` is not a loss (did you mean `cross_entropy`?)"),
         ([], 1, {}, InputError, "losses must name at least one loss."),
         (["jml"], 0, {}, InputError, "seeds must be an integer of at least 1, got 0."),
         (
@@ -274,7 +274,9 @@ def test_from_a_folder_in_the_layout_of_voc_to_a_retrained_network(
     }
     path.write_text(json.dumps(config))
     assert main(["search", str(path), "--runner", "serial", "--out", str(out), "--dry-run"]) == 0
-    assert "data       voc: 6 training images and 2 held out, 24x24, 21 classes" in capsys.readouterr().out
+    assert (
+        "data       voc: 6 training, 2 held-out and 3 validation images of 24x24, 21 classes" in capsys.readouterr().out
+    )
     assert main(["search", str(path), "--runner", "serial", "--out", str(out)]) == 0
     assert main(["export", str(out), "--out", str(tmp_path / "mine.json")]) == 0
     assert main(["retrain", str(path), "--loss", str(tmp_path / "mine.json"), "--out", str(trained)]) == 0
