@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from autosegloss.errors import InputTypeError, LossFileError, WriteError
+from autosegloss.errors import InputTypeError, LossFileError, WriteError, shown
 from autosegloss.files import write_text
 from autosegloss.loss.python import source
 
@@ -66,7 +66,7 @@ class Loss(nn.Module, ABC):
 def check_flag(name: str, value: object) -> bool:
     """True or False, or InputTypeError."""
     if not isinstance(value, bool):
-        raise InputTypeError(f"{name} must be True or False, got {value!r}.")
+        raise InputTypeError(f"{name} must be True or False, got {shown(value)}.")
     return value
 
 
@@ -75,7 +75,7 @@ def _json(value: object, indent: str = "") -> str:
     if not isinstance(value, dict) or not value:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     if odd := [key for key in value if not isinstance(key, str)]:
-        raise TypeError(f"the key {odd[0]!r} is not a string")
+        raise TypeError(f"the key {shown(odd[0])} is not a string")
     inner = indent + "  "
     lines = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_json(item, inner)}" for key, item in value.items()]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"

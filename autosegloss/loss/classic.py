@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autosegloss.errors import InputError, InputTypeError
+from autosegloss.errors import InputError, InputTypeError, shown
 from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.ranks import sum_over_ranks
 from autosegloss.loss.surrogate import SurrogateLoss
@@ -274,7 +274,7 @@ class BoundaryCrossEntropy(PixelLoss):
         super().__init__(ignore_index)
         pixels = whole(radius)
         if pixels is None or pixels < 0:
-            raise InputError(f"radius must be an integer of at least 0 pixels, got {radius!r}.")
+            raise InputError(f"radius must be an integer of at least 0 pixels, got {shown(radius)}.")
         self.factor = check_number("factor", factor)
         self.radius = pixels
 
@@ -370,7 +370,7 @@ def class_weights(
 def weights_of_counts(counts: Sequence[int], kind: Weighting) -> Tensor:
     """`class_weights` of pixels that are counted already."""
     if kind not in get_args(Weighting):
-        raise InputError(f"kind is {kind!r}; allowed: {', '.join(get_args(Weighting))}.")
+        raise InputError(f"kind is {shown(kind)}; allowed: {', '.join(get_args(Weighting))}.")
     occurs = [count for count in counts if count > 0]
     power = {"inverse": -1.0, "sqrt_inverse": -0.5, "uniform": 0.0}[kind]
     mean = math.fsum(count**power for count in occurs) / max(1, len(occurs))
@@ -411,7 +411,7 @@ def _weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
             raise TypeError
         given = torch.as_tensor(weight, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InputTypeError(f"weight must be a list of numbers, one for each class, got {weight!r}.") from None
+        raise InputTypeError(f"weight must be a list of numbers, one for each class, got {shown(weight)}.") from None
     if given.ndim != 1 or not bool((given.isfinite() & (given >= 0)).all()):
         raise InputError(f"weight must be finite and at least 0 for each class, got {given.tolist()}.")
     return given
@@ -444,7 +444,7 @@ def check_number(name: str, value: float, highest: float = math.inf) -> float:
     """A finite number from 0 to `highest`, or InputError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= highest or value == math.inf:
         allowed = f"from 0 to {highest:g}" if highest < math.inf else "of at least 0"
-        raise InputError(f"{name} must be a number {allowed}, got {value!r}.")
+        raise InputError(f"{name} must be a number {allowed}, got {shown(value)}.")
     try:
         return float(value)
     except OverflowError:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autosegloss.errors import InputError, InputTypeError
+from autosegloss.errors import InputError, InputTypeError, shown
 
 CurveKind = Literal["identity", "bezier", "linear"]
 Point = tuple[float, float]
@@ -27,7 +27,7 @@ _TINY = 1e-12  # of a squared slope: where a curve starts vertically its slope i
 def check_kind(kind: str) -> None:
     """Raise InputError unless there is such a kind of curve."""
     if kind not in get_args(CurveKind):
-        raise InputError(f"curve is {kind!r}; allowed: {', '.join(get_args(CurveKind))}.")
+        raise InputError(f"curve is {shown(kind)}; allowed: {', '.join(get_args(CurveKind))}.")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def number_of_points(kind: CurveKind, pieces: int) -> int:
     """Inner control points of a curve of so many pieces."""
     check_kind(kind)
     if isinstance(pieces, bool) or not isinstance(pieces, int) or pieces < 1:
-        raise InputError(f"pieces must be an integer of at least 1, got {pieces!r}.")
+        raise InputError(f"pieces must be an integer of at least 1, got {shown(pieces)}.")
     return {"identity": 0, "bezier": 2 * pieces - 1, "linear": pieces - 1}[kind]
 
 
@@ -124,7 +124,7 @@ def points_from_theta(theta: Sequence[float]) -> tuple[Point, ...]:
         raise InputError(f"theta has {len(theta)} coordinates; a curve has two for each control point.")
     for i, t in enumerate(theta):
         if isinstance(t, str) or not 0 <= t <= 1:
-            raise InputError(f"theta[{i}] must be in [0, 1], got {t!r}.")
+            raise InputError(f"theta[{i}] must be in [0, 1], got {shown(t)}.")
     points: list[Point] = []
     u = v = 0.0
     for tu, tv in zip(theta[::2], theta[1::2], strict=True):
@@ -250,7 +250,7 @@ def _point(point: Sequence[float], index: int) -> Point:
             raise TypeError
         u, v = (float(c) for c in point)
     except (TypeError, ValueError, OverflowError):
-        raise InputTypeError(f"control point {index} must be a pair of numbers (u, v), got {point!r}.") from None
+        raise InputTypeError(f"control point {index} must be a pair of numbers (u, v), got {shown(point)}.") from None
     if not (math.isfinite(u) and math.isfinite(v) and 0 <= u <= 1 and 0 <= v <= 1):
         raise InputError(f"control point {index} must have both coordinates in [0, 1], got ({u:g}, {v:g}).")
     return u, v

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError, did_you_mean
+from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError, did_you_mean, shown
 from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.classic import PIXEL_LOSSES
 from autosegloss.loss.curve import CurveKind
@@ -134,7 +134,7 @@ def build_loss(
         raise LossFileError(f'{name}: not a loss file; it has no "format": "{FORMAT}".')
     version = content.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise LossFileError(f"{name}: version must be an integer of at least 1, got {version!r}.")
+        raise LossFileError(f"{name}: version must be an integer of at least 1, got {shown(version)}.")
     if version > VERSION:
         raise LossFileError(
             f"{name}: version {version} is newer than what this package reads ({VERSION}); upgrade autosegloss."
@@ -146,7 +146,7 @@ def build_loss(
         raise LossFileError(f"{name}: unknown: {', '.join(unknown)}; allowed: {', '.join(sorted(keys))}.")
     provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):
-        raise LossFileError(f"{name}: provenance must be a mapping, got {provenance!r}.")
+        raise LossFileError(f"{name}: provenance must be a mapping, got {shown(provenance)}.")
     build = _build_pixel_loss if "loss" in keys else _build_surrogate
     try:
         loss = build(content, name, ignore_index, reduce_over_ranks)
@@ -159,9 +159,9 @@ def build_loss(
 def _build_pixel_loss(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
     kind, options = content["loss"], content["options"]
     if not isinstance(kind, str) or kind not in PIXEL_LOSSES:
-        raise LossFileError(f"{name}: loss is {kind!r}; allowed: {', '.join(PIXEL_LOSSES)}.")
+        raise LossFileError(f"{name}: loss is {shown(kind)}; allowed: {', '.join(PIXEL_LOSSES)}.")
     if not isinstance(options, dict):
-        raise LossFileError(f"{name}: options must be a mapping, got {options!r}.")
+        raise LossFileError(f"{name}: options must be a mapping, got {shown(options)}.")
     settings = {"ignore_index": ignore_index, "reduce_over_ranks": reduce_over_ranks}
     parameters = inspect.signature(PIXEL_LOSSES[kind]).parameters
     allowed = [option for option in parameters if option not in settings]
@@ -175,16 +175,16 @@ def _build_pixel_loss(content: Mapping[str, Any], name: str, ignore_index: int, 
 def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
     for key, kind in (("logic", LogicKind), ("classes", Classes), ("curve", CurveKind)):
         if content[key] not in get_args(kind):
-            raise LossFileError(f"{name}: {key} is {content[key]!r}; allowed: {', '.join(get_args(kind))}.")
+            raise LossFileError(f"{name}: {key} is {shown(content[key])}; allowed: {', '.join(get_args(kind))}.")
     if not isinstance(content["metric"], str):
-        raise LossFileError(f"{name}: metric must be the text of an expression, got {content['metric']!r}.")
+        raise LossFileError(f"{name}: metric must be the text of an expression, got {shown(content['metric'])}.")
     try:
         expr = metric(content["metric"])
     except (ExprError, InputError) as error:
         raise LossFileError(f"{name}: metric: {error}") from None
     given = content["slots"]
     if not isinstance(given, dict):
-        raise LossFileError(f"{name}: slots must be a mapping of slot names to control points, got {given!r}.")
+        raise LossFileError(f"{name}: slots must be a mapping of slot names to control points, got {shown(given)}.")
     names = [str(slot) for slot in slots(expr)]
     if missing := [slot for slot in names if slot not in given]:
         raise LossFileError(f"{name}: slot `{missing[0]}` is missing; the metric has: {'; '.join(names)}.")
@@ -195,7 +195,7 @@ def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, r
         pairs = isinstance(points, list) and all(isinstance(p, list) and len(p) == 2 for p in points)
         if not pairs or not all(isinstance(c, int | float) and not isinstance(c, bool) for p in points for c in p):
             raise LossFileError(
-                f"{name}: slot `{slot}`: control points must be a list of pairs of numbers [u, v], got {points!r}."
+                f"{name}: slot `{slot}`: control points must be a list of pairs of numbers [u, v], got {shown(points)}."
             )
     loss = SurrogateLoss(
         expr,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from autosegloss.errors import InputError, did_you_mean
+from autosegloss.errors import InputError, cut, did_you_mean
 from autosegloss.loss.base import Loss
 from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.loss.file import load_loss, presets
@@ -72,8 +72,8 @@ def _single(name: str, ignore_index: int, counts: Sequence[int] | None) -> Loss:
     if name in known or name.endswith(".json") or (name and Path(name).exists()):
         return load_loss(name, ignore_index)
     raise InputError(
-        f"`{name}` is not a loss{did_you_mean(name, known)}; known: {', '.join(known)}, the path of a loss file, or a "
-        f"mix such as {_EXAMPLE}."
+        f"`{cut(name)}` is not a loss{did_you_mean(name, known)}; known: {', '.join(known)}, the path of a loss file, "
+        f"or a mix such as {_EXAMPLE}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from autosegloss.errors import InputError
+from autosegloss.errors import InputError, shown
 from autosegloss.loss.curve import (
     IDENTITY,
     Curve,
@@ -190,7 +190,7 @@ class RelaxedMaps(Maps):
 def check_logic(logic: str) -> None:
     """Raise InputError unless there is such a logic."""
     if logic not in get_args(LogicKind):
-        raise InputError(f"logic is {logic!r}; allowed: {', '.join(get_args(LogicKind))}.")
+        raise InputError(f"logic is {shown(logic)}; allowed: {', '.join(get_args(LogicKind))}.")
 
 
 def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:

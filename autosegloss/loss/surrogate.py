@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from autosegloss.errors import InputError, InputTypeError
+from autosegloss.errors import InputError, InputTypeError, shown
 from autosegloss.loss import fuse
 from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
@@ -89,7 +89,7 @@ class SurrogateLoss(Loss):
         check_kind(curve)
         check_logic(logic)
         if classes not in get_args(Classes):
-            raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
+            raise InputError(f"classes is {shown(classes)}; allowed: {', '.join(get_args(Classes))}.")
         self.expr = metric(expr)
         self.logic: LogicKind = logic
         self.curve: CurveKind = curve
@@ -207,7 +207,9 @@ def _curves(
     if control_points is None:
         return dict.fromkeys(places, IDENTITY)
     if not isinstance(control_points, Iterable) or not all(isinstance(points, Iterable) for points in control_points):
-        raise InputTypeError(f"control_points must be a list of (u, v) pairs for each slot, got {control_points!r}.")
+        raise InputTypeError(
+            f"control_points must be a list of (u, v) pairs for each slot, got {shown(control_points)}."
+        )
     if len(control_points) != len(places):
         names = "; ".join(map(str, places))
         raise InputError(f"control points for {len(control_points)} slots; the metric has {len(places)}: {names}.")

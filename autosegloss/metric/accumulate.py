@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from autosegloss.errors import InputError, InputTypeError
+from autosegloss.errors import InputError, InputTypeError, shown
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
 from autosegloss.metric.distributed import gather
@@ -45,7 +45,7 @@ class Tally(ABC):
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         classes = whole(num_classes)
         if classes is None or classes < 1:
-            raise InputError(f"num_classes must be an integer of at least 1, got {num_classes!r}.")
+            raise InputError(f"num_classes must be an integer of at least 1, got {shown(num_classes)}.")
         self.num_classes = classes
         self.ignore_index = check_ignore_index(ignore_index)
         check_ignored_class(self.ignore_index, classes)
@@ -79,7 +79,9 @@ class Tally(ABC):
             InputError: The other one counts something else.
         """
         if not isinstance(other, Tally) or repr(other) != repr(self):
-            raise InputError(f"only accumulators that count the same can be merged, got\n  {other!r}\nfor\n  {self!r}.")
+            raise InputError(
+                f"only accumulators that count the same can be merged, got\n  {shown(other)}\nfor\n  {shown(self)}."
+            )
         self.add(other.counts())
         return self
 

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from autosegloss.errors import InputError, InputTypeError
+from autosegloss.errors import InputError, InputTypeError, shown
 from autosegloss.metric.accumulate import Counts, Tally
 from autosegloss.metric.labels import best_class, check_labels, check_tensors, whole
 
@@ -63,7 +63,7 @@ class CalibrationError(Tally):
         super().__init__(num_classes, ignore_index)
         number = whole(bins)
         if number is None or not 1 <= number <= 1000:
-            raise InputError(f"bins must be an integer from 1 to 1000, got {bins!r}.")
+            raise InputError(f"bins must be an integer from 1 to 1000, got {shown(bins)}.")
         self.classwise, self.per_image, self.bins = classwise, per_image, number
         self.reset()
 

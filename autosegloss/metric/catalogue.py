@@ -29,7 +29,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, Final, Literal
 
-from autosegloss.errors import InputError
+from autosegloss.errors import InputError, shown
 from autosegloss.metric.expr import (
     BallShape,
     Expr,
@@ -265,7 +265,7 @@ def tversky(both: Expr, either: Expr, size: Expr, alpha: float = 0.3, beta: floa
 
 def _weight(name: str, option: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise InputError(f"{name}: {option} is {value!r}; it is a weight of 0 or more.")
+        raise InputError(f"{name}: {option} is {shown(value)}; it is a weight of 0 or more.")
     return value
 
 

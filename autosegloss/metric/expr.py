@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, Union, get_args
 from weakref import WeakValueDictionary
 
-from autosegloss.errors import ExprError, InputError
+from autosegloss.errors import ExprError, InputError, shown
 from autosegloss.metric.text import ATOM, UNARY, Printer, Text, Written, number
 
 Axis = Literal["image", "class", "pixel"]
@@ -453,7 +453,9 @@ def image_worst(value: Operand, fraction: float, where: Expr | None = None) -> E
     """
     expr = _over("image_worst", "image", value)
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise InputError(f"image_worst: fraction is {fraction!r}; it is a share of the images in (0, 1], such as 0.05.")
+        raise InputError(
+            f"image_worst: fraction is {shown(fraction)}; it is a share of the images in (0, 1], such as 0.05."
+        )
     return ImageWorst(expr, float(fraction), _where("image_worst", "image", expr, where))
 
 
@@ -481,7 +483,7 @@ def dilate(map: Expr, radius: float, shape: BallShape = "square") -> Expr:
     """
     expr = _truth_map(map, "dilate")
     if shape not in get_args(BallShape):
-        raise InputError(f'dilate: shape is {shape!r}; allowed: "square", "disk".')
+        raise InputError(f'dilate: shape is {shown(shape)}; allowed: "square", "disk".')
     return Dilate(expr, radius, shape) if _radius("dilate", "radius", radius) else expr
 
 
@@ -534,13 +536,13 @@ def as_expr(value: Operand) -> Expr:
     if isinstance(value, Expr):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ExprError(f"{value!r} is neither an expression nor a number.")
+        raise ExprError(f"{shown(value)} is neither an expression nor a number.")
     try:
         number = float(value)
     except OverflowError:  # an integer beyond every float
         number = math.inf
     if not math.isfinite(number):
-        raise ExprError(f"{number!r} can't be part of an expression; constants are finite numbers.")
+        raise ExprError(f"{shown(number)} can't be part of an expression; constants are finite numbers.")
     return Number(number + 0.0)  # -0 and 0 are one constant
 
 
@@ -602,7 +604,7 @@ def _sum(map: Operand, each: bool, within: Expr | None, void: Void) -> Expr:
         given = _described(within) if isinstance(within, Expr) else repr(within)
         raise ExprError(f"{name}: within= is a pixel map of truth values, but\n  {given}.")
     if void not in ("skip", "keep"):
-        raise InputError(f'{name}: void is {void!r}; allowed: "skip", "keep".')
+        raise InputError(f'{name}: void is {shown(void)}; allowed: "skip", "keep".')
     return Sum(expr, each, within, void)
 
 
@@ -629,7 +631,7 @@ def _where(name: str, axis: Axis, value: Expr, where: Expr | None) -> Expr | Non
 
 def _flag(name: str, option: str, value: bool) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"{name}: {option} is {value!r}; allowed: True, False.")
+        raise InputError(f"{name}: {option} is {shown(value)}; allowed: True, False.")
     return value
 
 
@@ -638,7 +640,7 @@ def _radius(name: str, option: str, value: float, least: int = 0) -> float:
     pixels = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if not pixels and not (isinstance(value, float) and 0 < value < 1):
         raise InputError(
-            f"{name}: {option} is {value!r}; it is a whole number of pixels, {least} or more, "
+            f"{name}: {option} is {shown(value)}; it is a whole number of pixels, {least} or more, "
             "or a share of the image's diagonal in (0, 1)."
         )
     return value

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from autosegloss.errors import InputError, InputTypeError
+from autosegloss.errors import InputError, InputTypeError, shown
 
 _INT64 = torch.iinfo(torch.int64)
 DEFAULT_IGNORE_INDEX = 255
@@ -44,7 +44,7 @@ def check_ignore_index(ignore_index: int) -> int:
     label = whole(ignore_index)
     if label is None:
         raise InputTypeError(
-            f"ignore_index must be an integer label, got {ignore_index!r}. With -1 no pixel is ignored."
+            f"ignore_index must be an integer label, got {shown(ignore_index)}. With -1 no pixel is ignored."
         )
     if not _INT64.min <= label <= _INT64.max:
         raise InputError(f"ignore_index is {ignore_index}; labels are integers of 64 bits.")

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from autosegloss.errors import AutoseglossError, InputError, ParseError, did_you_mean
+from autosegloss.errors import AutoseglossError, InputError, ParseError, cut, did_you_mean, shown
 from autosegloss.metric import expr as e
 from autosegloss.metric.catalogue import METRICS
 
@@ -53,14 +53,14 @@ def metric(spec: str | e.Expr | Mapping[str, object], /, **options: object) -> e
         name = named.pop("name", None)
         if not isinstance(name, str):
             raise InputError(
-                f"a metric with options needs a name, as in {{name: trimap_iou, radius: 3}}; given: {dict(spec)!r}."
+                f"a metric with options needs a name, as in {{name: biou, radius: 3}}, got {shown(dict(spec))}."
             )
         return metric(name, **{**named, **options})
     if isinstance(spec, str) and (spec.strip().isidentifier() or options):
         name = spec.strip()
         if name not in METRICS:
             raise InputError(
-                f"unknown metric `{name}`{did_you_mean(name, METRICS)}; known: {', '.join(sorted(METRICS))}."
+                f"unknown metric `{cut(name)}`{did_you_mean(name, METRICS)}; known: {', '.join(sorted(METRICS))}."
             )
         return e.check_scalar(_call(METRICS[name], name, (), options))
     if options:
@@ -171,7 +171,7 @@ class _Reader:
     def operand(self, node: ast.expr) -> e.Expr:
         value = self.read(node)
         if isinstance(value, bool | str):
-            raise self.error(node, f"{value!r} is neither an expression nor a number")
+            raise self.error(node, f"{shown(value)} is neither an expression nor a number")
         try:
             return e.as_expr(value)
         except AutoseglossError as error:
@@ -191,7 +191,9 @@ def _call(
     for option in options:
         if option not in allowed:
             names = f"{', '.join(allowed)}" if allowed else "none"
-            raise InputError(f"{name}: unknown option `{option}`{did_you_mean(option, allowed)}; allowed: {names}.")
+            raise InputError(
+                f"{name}: unknown option `{cut(option)}`{did_you_mean(option, allowed)}; allowed: {names}."
+            )
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:

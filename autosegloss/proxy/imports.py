@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from autosegloss.errors import AutoseglossError, InputError
+from autosegloss.errors import AutoseglossError, InputError, cut
+from autosegloss.proxy.users_code import where
 
 
 def import_function(name: str, what: str) -> Callable[..., Any]:
@@ -17,17 +18,20 @@ def import_function(name: str, what: str) -> Callable[..., Any]:
         what: What the function makes, for messages.
 
     Raises:
-        InputError: The name is malformed, or the function can't be imported.
+        InputError: The name is malformed, or the function can't be imported; the message has the file and line of the
+            module where it raises.
     """
     module, _, function = name.partition(":")
     if not module or not function:
-        raise InputError(f"{what} must be `module:function`, got `{name}`.")
+        raise InputError(f"{what} must be `module:function`, got `{cut(name)}`.")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{what} `{name}`: {error}.") from error
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        place = where(error)
+        missing = isinstance(error, ImportError | AttributeError) and place.startswith(type(error).__name__)
+        raise InputError(f"{what} `{cut(name)}`: {error if missing else place}.") from error
     if not callable(found):
-        raise InputError(f"{what} `{name}` must be a function, got {type(found).__name__}.")
+        raise InputError(f"{what} `{cut(name)}` must be a function, got {type(found).__name__}.")
     return found  # type: ignore[no-any-return]
 
 

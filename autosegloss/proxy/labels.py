@@ -16,7 +16,7 @@ import scipy
 from numpy.typing import NDArray
 from torch import nn
 
-from autosegloss.errors import DataError, InputError, did_you_mean
+from autosegloss.errors import DataError, InputError, cut, did_you_mean, shown
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options
 from autosegloss.proxy.mean_teacher import Unlabelled
 from autosegloss.proxy.networks import build_network
@@ -92,7 +92,7 @@ class Smoothed(LabelSource):
     def __post_init__(self) -> None:
         _check("smoothed", "amount", self.amount, 0, 1)
         if self.where not in ("everywhere", "boundary"):
-            raise DataError(f"labels `smoothed`: where must be everywhere or boundary, got {self.where!r}.")
+            raise DataError(f"labels `smoothed`: where must be everywhere or boundary, got {shown(self.where)}.")
         _check("smoothed", "radius", self.radius, 1, whole=True)
 
     def soften(self, task: LabelTask, train_teacher: TrainTeacher) -> Soft:
@@ -129,7 +129,7 @@ class Distilled(LabelSource):
 
     def __post_init__(self) -> None:
         if not isinstance(self.teacher, str | None):
-            raise DataError(f"labels `distilled`: teacher must be the path of a file, got {self.teacher!r}.")
+            raise DataError(f"labels `distilled`: teacher must be the path of a file, got {shown(self.teacher)}.")
         _check("distilled", "iterations", self.iterations, 1, whole=True)
         _check("distilled", "temperature", self.temperature, 0.01)  # below, the output is one-hot
         _check("distilled", "share", self.share, 0, 1)
@@ -263,7 +263,7 @@ def build_labels(name: str, **options: Any) -> LabelSource:
         DataError: The name or an option is unknown or out of range.
     """
     if name not in LABELS:
-        raise DataError(f"unknown labels `{name}`{did_you_mean(name, LABELS)}; known: {', '.join(LABELS)}.")
+        raise DataError(f"unknown labels `{cut(name)}`{did_you_mean(name, LABELS)}; known: {', '.join(LABELS)}.")
     check_options(f"labels `{name}`", LABELS[name], options)
     return LABELS[name](**options)
 
@@ -298,4 +298,4 @@ def _check(name: str, option: str, value: object, least: float, most: float = ma
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
         kind = "an integer" if whole else "a number"
         limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise DataError(f"labels `{name}`: {option} must be {kind} {limits}, got {value!r}.")
+        raise DataError(f"labels `{name}`: {option} must be {kind} {limits}, got {shown(value)}.")

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from autosegloss.errors import RefusedError
+from autosegloss.errors import AutoseglossError, InputError, RefusedError, cut
 from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.file import build_loss
@@ -18,7 +18,7 @@ from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.labels import LabelSource, LabelTask, build_labels
 from autosegloss.proxy.mean_teacher import Unlabelled
-from autosegloss.proxy.networks import build_network, encoder_prefix
+from autosegloss.proxy.networks import build_network, check_network, encoder_prefix
 from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.settings import ProxyConfig
 from autosegloss.proxy.train import (
@@ -31,6 +31,7 @@ from autosegloss.proxy.train import (
     one_thread,
     pretrain,
 )
+from autosegloss.proxy.users_code import where
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,6 +109,9 @@ class Proxy:
             dataset = load_dataset(settings.data.name, **settings.data.options)
         start, named = settings.start, settings.network
         network = build_network(named.name, dataset.train.images.shape[1], len(dataset.classes), **named.options)
+        if not gpus:  # a network may be made for GPUs alone; there the pretraining shows it
+            images = torch.zeros(1, *dataset.train.images.shape[1:])
+            check_network(network, named.name, images, len(dataset.classes))
         part = encoder_prefix(network) if start.regime == "encoder" else ""
         weights = None
         if start.weights is not None:
@@ -121,15 +125,20 @@ class Proxy:
         network, start = self.settings.network, self.settings.start
         split, begun = self.dataset.train, self
         if start.regime != "scratch" and self.pretrained is None:
-            weights = pretrain(
-                network.name,
-                split,
-                len(self.dataset.classes),
-                seed=self.seed,
-                iterations=start.iterations,
-                options=network.options,
-                device=device_of(self.gpus),
-            )
+            try:
+                weights = pretrain(
+                    network.name,
+                    split,
+                    len(self.dataset.classes),
+                    seed=self.seed,
+                    iterations=start.iterations,
+                    options=network.options,
+                    device=device_of(self.gpus),
+                )
+            except AutoseglossError:
+                raise
+            except Exception as error:
+                raise InputError(f"the pretraining of network `{cut(network.name)}` failed: {where(error)}.") from error
             begun = replace(self, pretrained=weights)
 
         def train_teacher(iterations: int) -> nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autosegloss.errors import DataError, InputError
+from autosegloss.errors import DataError, InputError, shown
 from autosegloss.metric import Accumulators, Expr
 from autosegloss.proxy.data import IGNORE_INDEX, listing
 from autosegloss.proxy.data.pictures import LABELS, PICTURES, LabelMap, files_by_name, read_labels, read_picture
@@ -198,7 +198,9 @@ def split_metrics(text: str) -> list[str]:
             parts[-1] += character
     parts = [part.strip() for part in parts]
     if not all(parts):
-        raise InputError(f"--metric {text!r}: a metric is missing; separate them by single commas, as in miou,bf1.")
+        raise InputError(
+            f"--metric {shown(text)}: a metric is missing; separate them by single commas, as in miou,bf1."
+        )
     return parts
 
 

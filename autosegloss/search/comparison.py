@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autosegloss.errors import InputError, RefusedError, cut, note
+from autosegloss.errors import InputError, RefusedError, cut, note, shown
 from autosegloss.files import sweep_drafts, write_text
 from autosegloss.loss import Loss, named_loss
 from autosegloss.loss.base import LossContent
@@ -211,7 +211,7 @@ def check_losses(losses: Sequence[str], seeds: int, least: int = 2) -> None:
     if twice:
         raise InputError(f"losses must be distinct, got {', '.join(twice)} more than once.")
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < least:
-        raise InputError(f"seeds must be an integer of at least {least}, got {seeds!r}.")
+        raise InputError(f"seeds must be an integer of at least {least}, got {shown(seeds)}.")
 
 
 def columns_of(

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import autosegloss as asl
-from autosegloss.errors import InputTypeError, LossFileError
+from autosegloss.errors import InputTypeError, LossFileError, shown
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, build_loss, load_loss, named_loss, presets
 from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.metric import METRICS
@@ -240,7 +240,7 @@ def test_a_loss_that_is_no_surrogate_is_a_file_of_version_3() -> None:
             (
                 "cross_entropy",
                 {"weight": weight, "label_smoothing": 0},
-                f"weight must be a list of numbers, one for each class, got {weight!r}.",
+                f"weight must be a list of numbers, one for each class, got {shown(weight)}.",
             )
             for weight in ("1", [True, 1.0], [None], ["1"], {"a": 1}, [10**400])
         ),

@@ -474,7 +474,7 @@ KNOWN = ", ".join(sorted(METRICS))
             {"radius": 3},
             {},
             InputError,
-            "a metric with options needs a name, as in {name: trimap_iou, radius: 3}; given: {'radius': 3}.",
+            "a metric with options needs a name, as in {name: biou, radius: 3}, got {'radius': 3}.",
         ),
         (
             METRICS["miou"](),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autosegloss.errors import EXAMPLES, AutoseglossError, DataError, cut, did_you_mean
+from autosegloss.errors import EXAMPLES, AutoseglossError, DataError, cut, did_you_mean, shown
 
 IGNORE_INDEX = 255
 _CHUNK = 2**24  # bytes that are hashed and counted at a time: an array may be larger than the memory
@@ -304,7 +304,7 @@ def reader(name: str, options: Mapping[str, Any]) -> Callable[[], Dataset]:
         return partial(own, name, options)
     if name not in READERS:
         raise DataError(
-            f"unknown data set `{name}`{did_you_mean(name, READERS)}; known: {', '.join(READERS)}, and "
+            f"unknown data set `{cut(name)}`{did_you_mean(name, READERS)}; known: {', '.join(READERS)}, and "
             "`module:function` for your own."
         )
     load: Callable[..., Dataset] = importlib.import_module(READERS[name]).load
@@ -382,7 +382,7 @@ def check_options(
     for option in options:
         if option not in known:
             allowed = ", ".join(known) or "none"
-            raise error(f"{owner}: unknown option `{option}`{did_you_mean(option, known)}; allowed: {allowed}.")
+            raise error(f"{owner}: unknown option `{cut(option)}`{did_you_mean(option, known)}; allowed: {allowed}.")
 
 
 def class_names(owner: str, classes: object) -> tuple[str, ...]:
@@ -399,4 +399,6 @@ def class_names(owner: str, classes: object) -> tuple[str, ...]:
         and len(set(names)) == len(names)
     ):
         return tuple(names)
-    raise DataError(f"{owner}: classes must be 2 to {IGNORE_INDEX} distinct names or their number, got {classes!r}.")
+    raise DataError(
+        f"{owner}: classes must be 2 to {IGNORE_INDEX} distinct names or their number, got {shown(classes)}."
+    )

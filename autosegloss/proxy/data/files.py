@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from autosegloss.errors import DataError
+from autosegloss.errors import DataError, shown
 from autosegloss.files import locked
 from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Split, listing, open_array
 from autosegloss.proxy.data.pictures import files_by_name, picture_size, read_labels, read_picture, spelled
@@ -223,7 +223,7 @@ class Source:
             return None
         if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int] and min(sides) > 0:
             return sides[0], sides[1]
-        raise self.error(f"size must be positive integers, one side or [height, width], got {size!r}.")
+        raise self.error(f"size must be positive integers, one side or [height, width], got {shown(size)}.")
 
     def _one_size(self, pairs: Sequence[Pair]) -> tuple[int, int]:
         """The common size of the pictures; those that can't be opened are reported later."""
@@ -261,7 +261,7 @@ def random_split(owner: str, option: str, total: int, amount: object, seed: obje
 def _amount(owner: str, option: str, total: int, amount: object, seed: object) -> tuple[int, int]:
     """The number of images that an option asks for, and the seed."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise DataError(f"{owner}: seed must be a non-negative integer, got {seed!r}.")
+        raise DataError(f"{owner}: seed must be a non-negative integer, got {shown(seed)}.")
     number = 0
     if isinstance(amount, float) and 0 < amount < 1:
         number = round(amount * total)
@@ -270,7 +270,7 @@ def _amount(owner: str, option: str, total: int, amount: object, seed: object) -
     if not 0 < number < total:
         raise DataError(
             f"{owner}: {option} must leave images on both sides, as a number of the {total} images or a share below 1, "
-            f"got {amount!r}."
+            f"got {shown(amount)}."
         )
     return number, seed
 
@@ -552,7 +552,7 @@ def path_of(option: str, value: object) -> Path:
         DataError: The value is not a path.
     """
     if not isinstance(value, str | Path):
-        raise DataError(f"proxy.data.{option} must be the path of a folder, got {value!r}.")
+        raise DataError(f"proxy.data.{option} must be the path of a folder, got {shown(value)}.")
     return Path(value).expanduser().absolute()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from autosegloss.errors import DataError
+from autosegloss.errors import DataError, shown
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
 
 SIZE = 64
@@ -48,7 +48,7 @@ def load(seed: int = 0, annotators: int = 0) -> Dataset:
     """
     for option, value in (("seed", seed), ("annotators", annotators)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise DataError(f"data set `shapes`: {option} must be a non-negative integer, got {value!r}.")
+            raise DataError(f"data set `shapes`: {option} must be a non-negative integer, got {shown(value)}.")
     train, heldout, validation = (
         _draw(np.random.default_rng((seed, number)), count) for number, count in enumerate(IMAGES.values())
     )

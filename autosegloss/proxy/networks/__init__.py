@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from autosegloss.errors import AutoseglossError, InputError, did_you_mean
+from autosegloss.errors import AutoseglossError, InputError, cut, did_you_mean, shown
 from autosegloss.proxy.data import check_options
 from autosegloss.proxy.imports import import_function
 from autosegloss.proxy.networks import hugging_face, smp
 from autosegloss.proxy.networks.unet import UNetSmall
+from autosegloss.proxy.users_code import where
 
 Builder = Callable[..., nn.Module]
 """From in_channels, num_classes and options, which are keyword arguments, to a network."""
@@ -57,12 +58,45 @@ def build_network(name: str, in_channels: int, num_classes: int, **options: obje
     except AutoseglossError:
         raise
     except Exception as error:  # whatever the libraries and functions raise on options they can't use
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-        raise InputError(f"network `{name}` can't be built with {given}: {type(error).__name__}: {error}") from error
+        given = ", ".join(f"{key}={shown(value)}" for key, value in options.items()) or "no options"
+        raise InputError(f"network `{name}` can't be built with {given}: {where(error)}.") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"network `{name}` must be a torch.nn.Module, got {type(network).__name__}.")
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in torch's types
     return network
+
+
+def check_network(network: nn.Module, name: str, images: Tensor, num_classes: int) -> None:
+    """Run a network once, without training it.
+
+    Args:
+        network: The network, in whatever mode; it is left in evaluation mode.
+        name: Its name, for messages.
+        images: Images as it will be given, (N, C, H, W), on its device.
+        num_classes: Channels that its logits must have.
+
+    Raises:
+        InputError: The network has nothing to train, raises, or returns something else than logits.
+    """
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise InputError(f"network `{cut(name)}` has no parameters to train.")
+    network.eval()
+    try:
+        with torch.inference_mode():
+            output = network(images)
+    except AutoseglossError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"network `{cut(name)}` fails on images of shape {tuple(images.shape)}: {where(error)}."
+        ) from error
+    logits = (
+        output[0] if isinstance(output, tuple) and len(output) == 2 else output
+    )  # beside those of an auxiliary head
+    expected = (len(images), num_classes, *images.shape[2:])
+    got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        raise InputError(f"network `{cut(name)}` must return logits of shape {expected}, got {got}.")
 
 
 def encoder_prefix(network: nn.Module) -> str:
@@ -89,6 +123,6 @@ def _builder(name: str) -> Builder:
     if ":" in name and not name.startswith("transformers:"):
         return import_function(name, "network")
     raise InputError(
-        f"unknown network `{name}`{did_you_mean(name, NETWORKS)}; known: {', '.join(NETWORKS)}, "
+        f"unknown network `{cut(name)}`{did_you_mean(name, NETWORKS)}; known: {', '.join(NETWORKS)}, "
         "smp:ARCHITECTURE/ENCODER, and module:function."
     )

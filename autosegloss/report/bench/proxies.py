@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from autosegloss.errors import InputError
+from autosegloss.errors import InputError, shown
 from autosegloss.loss import Loss
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
 from autosegloss.proxy.settings import StartConfig
@@ -47,7 +47,7 @@ def bench_proxies(config: StudyConfig, trials: Sequence[int] = (1, 4), timed: in
     if timed < 1 or min(trials, default=0) < 1:
         raise InputError(f"trials and iterations must be 1 or more, got {list(trials)} and {timed}.")
     if not isinstance(size, int):
-        raise InputError(f"proxy.data.size must be the side of the images in pixels, got {size!r}.")
+        raise InputError(f"proxy.data.size must be the side of the images in pixels, got {shown(size)}.")
     device = device_of(config.resources.gpus)
     scratch = config.proxy.model_copy(update={"start": StartConfig(regime="scratch")})
     proxy = proxy_of(config.model_copy(update={"proxy": scratch}), _dataset(size, 4 * train.batch_size))
