@@ -27,6 +27,7 @@ from autosegloss.proxy.trial import Proxy, device_of
 from autosegloss.report.data import classes_text, images_text
 from autosegloss.report.environment import memory, peak_memory_so_far
 from autosegloss.search.api import study_of
+from autosegloss.search.comparison import losses_of
 from autosegloss.search.folder import JOURNAL_FILE
 from autosegloss.search.journal import Journal
 from autosegloss.search.objective import proxy_of
@@ -161,7 +162,10 @@ def _checked(config: StudyConfig) -> Proxy:
         tried(partial(build_labels, proxy.labels.name, **proxy.labels.options))
     tried(lambda: reader(data.name, data.options | config.retrain.data))
     for name in config.compare.losses:
-        tried(partial(named_loss, name, counts=[1, 1] if dataset is None else [1] * len(dataset.classes)))
+        if dataset is not None:
+            tried(partial(losses_of, [name], dataset))
+        elif ":" not in name:  # a user's own loss may need the data
+            tried(partial(named_loss, name, counts=[1, 1]))
     found = None if mistakes else tried(lambda: proxy_of(config, dataset))
     if found is not None:
         return found

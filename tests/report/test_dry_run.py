@@ -129,6 +129,10 @@ def test_all_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFi
     ):
         assert line.startswith(start), (line, start)
     assert len(error) <= 1015
+    code, _, error = run(tmp_path, capsys, {"compare": {"losses": ["weighted_cross_entropy", "lovas"]}})
+    assert (code, error[:56]) == (2, "InputError: `lovas` is not a loss (did you mean `lovasz`"), (
+        "one alone is as it is"
+    )
     code, _, error = run(tmp_path, capsys, {"retrain": {"data": {"sede": 64}}})
     assert code == 2
     assert (
