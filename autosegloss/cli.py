@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +27,14 @@ from autosegloss.report.bench.loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE,
 from autosegloss.report.bench.proxies import REPEATS, bench_proxies
 from autosegloss.report.data import data_text, warn
 from autosegloss.report.dry_run import dry_run
-from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics, summary
+from autosegloss.report.evaluate import (
+    LabelFolders,
+    evaluate,
+    names_to_evaluate,
+    split_metrics,
+    summary,
+    value_maps,
+)
 from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record
 from autosegloss.report.output import Output, interruptible
 from autosegloss.report.pages.contact_sheet import contact_sheet
@@ -441,8 +449,8 @@ def _add_evaluate(commands: Commands) -> None:
     command = commands.add_parser(
         "evaluate",
         help="evaluate folders of predicted label maps, and list the worst images",
-        description="Compare two folders of PNG label maps (grey or palette), including sub-folders. Files are paired "
-        "by path without extension. The score of an image is the metric of that image alone.",
+        description="Compare two folders of label maps (PNG, TIFF, BMP, GIF or .npy), including sub-folders. Files are "
+        "paired by path without extension. The score of an image is the metric of that image alone.",
     )
     command.add_argument("--pred", required=True, metavar="DIR", help="the predicted labels")
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels")
@@ -454,6 +462,17 @@ def _add_evaluate(commands: Commands) -> None:
         metavar="LABEL",
         help="ignored label; default: 255, unless a class has no pixel then",
     )
+    command.add_argument(
+        "--values",
+        metavar="MAP",
+        help="the class of each value, range or colour of the label maps, as in '{0: 0, 1..40: 1, \"#ff0000\": 2}'; "
+        "`ignore` for ignored pixels",
+    )
+    command.add_argument("--pred-values", metavar="MAP", help="likewise of the predictions; default: that of --values")
+    command.add_argument("--mask-suffix", default="", metavar="TEXT", help="names of labels: _mask, or gt_{name}")
+    command.add_argument("--pred-suffix", default="", metavar="TEXT", help="likewise of the predictions")
+    command.add_argument("--split", metavar="PATH", help="evaluate only the names of a list: .txt, or split.json")
+    command.add_argument("--part", metavar="NAME", help="the part of --split: train, val or test")
     command.add_argument("--worst", type=int, metavar="N", help="list the N worst images per metric and per class")
     command.add_argument("--sheet", metavar="FILE.html", help=f"show the worst images ({_WORST} by default) as a page")
     command.add_argument("--images", metavar="DIR", help="the pictures, shown in the sheet")
@@ -474,7 +493,21 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         _check_writable(path)
     if json_file and sheet_file and json_file.resolve() == sheet_file.resolve():
         raise InputError(f"{json_file}: --json and --sheet name the same file.")
-    folders = LabelFolders(Path(given.pred), Path(given.target), Path(given.images) if given.images else None)
+    if given.part and not given.split:
+        raise InputError("--part: name the lists of names with --split.")
+    classes = [str(label) for label in range(min(given.num_classes, 2**16))]
+    values, pred_values, ignored = value_maps(given.values, given.pred_values, classes, given.ignore_index)
+    folders = LabelFolders(
+        Path(given.pred),
+        Path(given.target),
+        Path(given.images) if given.images else None,
+        mask_suffix=given.mask_suffix,
+        pred_suffix=given.pred_suffix,
+        values=values,
+        pred_values=pred_values,
+        only=names_to_evaluate(given.split, given.part) if given.split else None,
+    )
+    how = ("values", "pred_values", "mask_suffix", "pred_suffix", "split", "part")
     worst = given.worst or (_WORST if given.sheet else 0)
     with progress_bar(Console(stderr=True, emoji=False), "evaluating") as bar:  # standard output may be the JSON
         task = bar.add_task("evaluating", total=len(folders.names))
@@ -482,11 +515,12 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
             folders,
             metrics,
             given.num_classes,
-            given.ignore_index,
+            ignored,
             worst,
             given.allow_missing,
             progress=lambda: bar.advance(task),
         )
+    evaluation = replace(evaluation, options={name: getattr(given, name) for name in how if getattr(given, name)})
     warn(evaluation.warnings)
     if json_file:
         write_text(json_file, evaluation.to_json())

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from autosegloss.errors import DataError, InputError, shown
+from autosegloss.errors import DataError, InputError, cut, shown
 from autosegloss.metric import Accumulators, Expr
 from autosegloss.proxy.data import IGNORE_INDEX, listing
-from autosegloss.proxy.data.pictures import LABELS, PICTURES, LabelMap, files_by_name, read_labels, read_picture
+from autosegloss.proxy.data.pictures import (
+    LABELS,
+    PICTURES,
+    LabelMap,
+    files_by_name,
+    name_pattern,
+    read_labels,
+    read_picture,
+)
+from autosegloss.proxy.data.splits import PARTS, pick, read_names, read_split
+from autosegloss.proxy.data.values import ValueMap, read_pairs, read_values
 from autosegloss.report.data import share_text
 
 _LABELS = 10  # in a line
@@ -31,26 +41,121 @@ class LabelFolders:
         pred: Folder of predicted label maps (PNG, TIFF, BMP, GIF or .npy); sub-folders are searched too.
         target: Folder of true label maps (PNG, TIFF, BMP, GIF or .npy); sub-folders are searched too.
         images: Folder of the pictures, in any common format; None if there are none.
+        mask_suffix: What follows the name in the files of `target`, or a pattern, see `name_pattern`.
+        pred_suffix: Likewise in those of `pred`.
+        values: The labels of the values in the files of `target`; None if these are labels themselves.
+        pred_values: Likewise of `pred`.
+        only: The names to evaluate, see `pick`; None for all.
 
     Attributes:
         names: The names that have both a prediction and a label, sorted.
 
     Raises:
-        DataError: A folder does not exist, has no such file, two files of one name or a name that is not UTF-8, or no
-            prediction has a label.
+        DataError: A folder does not exist, has no such file, two files of one name or a name that is not UTF-8, no
+            prediction has a label, or a name of `only` has no file.
     """
 
-    def __init__(self, pred: Path, target: Path, images: Path | None = None) -> None:
+    def __init__(
+        self,
+        pred: Path,
+        target: Path,
+        images: Path | None = None,
+        *,
+        mask_suffix: str = "",
+        pred_suffix: str = "",
+        values: ValueMap | None = None,
+        pred_values: ValueMap | None = None,
+        only: Sequence[str] | None = None,
+    ) -> None:
         self.pred, self.target, self.images = pred, target, images
-        self.pred_files, self.target_files = files_by_name(pred, LABELS), files_by_name(target, LABELS)
-        self.image_files = files_by_name(images, PICTURES) if images else {}
+        self.values, self.pred_values = values, pred_values
+        self.pred_files = files_by_name(pred, LABELS, name_pattern("--pred-suffix", pred_suffix))
+        self.target_files = files_by_name(target, LABELS, name_pattern("--mask-suffix", mask_suffix))
+        maps = frozenset([*self.pred_files.values(), *self.target_files.values()])
+        self.image_files = files_by_name(images, PICTURES, without=maps) if images else {}
+        if only is not None:
+            chosen = set(pick(only, self.pred_files.keys() | self.target_files.keys(), "--split"))
+            self.pred_files, self.target_files, self.image_files = (
+                {name: path for name, path in files.items() if name in chosen}
+                for files in (self.pred_files, self.target_files, self.image_files)
+            )
         self.names = sorted(self.pred_files.keys() & self.target_files.keys())
         if not self.names:
             raise DataError(
                 f"nothing to evaluate: none of the {len(self.pred_files)} predictions has the name of one of the "
                 f"{len(self.target_files)} labels. Files are paired by path without extension; the first names are "
-                f"`{min(self.pred_files)}` in {pred} and `{min(self.target_files)}` in {target}."
+                f"{_first(self.pred_files)} in {pred} and {_first(self.target_files)} in {target}."
             )
+
+    def prediction(self, name: str) -> LabelMap:
+        """The predicted labels of a name.
+
+        Raises:
+            DataError: The file can't be read, or holds values that have no label.
+        """
+        return _labels(self.pred_files[name], self.pred_values)
+
+    def label(self, name: str) -> LabelMap:
+        """The true labels of a name.
+
+        Raises:
+            DataError: The file can't be read, or holds values that have no label.
+        """
+        return _labels(self.target_files[name], self.values)
+
+
+def _labels(path: Path, values: ValueMap | None) -> LabelMap:
+    return read_labels(path) if values is None else values.apply(read_labels(path, values.colours))
+
+
+def _first(files: Mapping[str, Path]) -> str:
+    return f"`{cut(min(files))}`" if files else "none"
+
+
+def names_to_evaluate(split: str, part: str | None) -> list[str]:
+    """The names in a text file, or those of a part of a split.
+
+    Args:
+        split: The path of a text file (.txt) of a name a line; or of a JSON file or a folder, see `read_split`.
+        part: The part; None for a text file.
+
+    Raises:
+        InputError: A text file has no parts, or a part is needed.
+        DataError: The file can't be read.
+    """
+    if split.lower().endswith(".txt"):
+        if part is not None:
+            raise InputError(f"--part {cut(part)}: {cut(split)} is one list, which has no parts.")
+        return read_names(Path(split))
+    parts = read_split(split)
+    if part is None or PARTS.get(part) not in parts:
+        raise InputError(f"--part must be one of {', '.join(parts)} (parts of {cut(split)}), got {shown(part)}.")
+    return parts[PARTS[part]]
+
+
+def value_maps(
+    values: str | None, pred_values: str | None, classes: Sequence[str], ignore_index: int | None
+) -> tuple[ValueMap | None, ValueMap | None, int | None]:
+    """The labels of values in targets and in predictions, and the label of ignored pixels.
+
+    Args:
+        values: The text of `--values`, see `read_pairs`; None if values are labels.
+        pred_values: That of `--pred-values`; None is `values`.
+        classes: The names of the classes.
+        ignore_index: With `values`, another value of the targets that is ignored.
+
+    Raises:
+        DataError: A text is misspelt, or something in it can't be meant.
+    """
+    ignored = IGNORE_INDEX if len(classes) <= IGNORE_INDEX else -1
+    maps = [
+        None if text is None else read_values(read_pairs(option, text), classes, ignored, also)
+        for option, text, also in (
+            ("--values", values, ignore_index),
+            ("--pred-values", pred_values if pred_values is not None else values, None),
+        )
+    ]
+    return maps[0], maps[1], ignore_index if maps[0] is None else ignored
 
 
 @dataclass(frozen=True)
@@ -90,6 +195,8 @@ class FolderEvaluation:
     """Number of pixels of each label in the targets, the ignored one included."""
     warnings: list[str]
     metrics: list[MetricValues]
+    options: dict[str, str] = field(default_factory=dict)
+    """How files were chosen and read, as given on the command line."""
 
     def to_json(self) -> str:
         """The evaluation as JSON; the same input gives the same bytes."""
@@ -245,8 +352,8 @@ def _refuse_ambiguous(pixels: Mapping[int, int], num_classes: int) -> None:
         raise DataError(
             f"class {absent[0]}{f' (and {len(absent) - 1} more)' if len(absent) > 1 else ''} has no pixel in the "
             f"labels, which hold {_shares(pixels, IGNORE_INDEX)}: {IGNORE_INDEX} is ignored by default. If it marks "
-            f"ignored pixels, give `--ignore-index {IGNORE_INDEX}`; if it marks a class, use the class's number, "
-            f"0..{num_classes - 1}, in the label maps."
+            f"ignored pixels, give `--ignore-index {IGNORE_INDEX}`; if it marks a class, map it: "
+            f"--values '{{0: 0, {IGNORE_INDEX}: {absent[0]}}}'."
         )
 
 
@@ -305,7 +412,7 @@ def _checked_pair(
         ("label", folders.target_files[name], ignore_index),
     ):
         try:
-            labels = read_labels(path)
+            labels = folders.prediction(name) if what == "prediction" else folders.label(name)
         except DataError as error:
             mistakes[_UNREADABLE].append(f"{path}: {error}")
             continue

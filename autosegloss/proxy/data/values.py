@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from autosegloss.errors import DataError, did_you_mean, shown
-from autosegloss.proxy.data.pictures import COLOUR, spelled
+from autosegloss.proxy.data.pictures import COLOUR, LabelMap, spelled
 
 IGNORE = "ignore"
 """What stands for ignored pixels in place of a class."""
@@ -41,6 +43,24 @@ class ValueMap:
         """The label of a value; None if it has none."""
         at = bisect_right(self.ranges, (value, _HIGHEST + 1, 0)) - 1
         return self.ranges[at][2] if at >= 0 and value <= self.ranges[at][1] else None
+
+    def apply(self, values: LabelMap) -> LabelMap:
+        """The labels of a map of values.
+
+        Raises:
+            DataError: Some values have none.
+        """
+        seen, places = np.unique(values, return_inverse=True)
+        labels = [self.get(value) for value in seen.tolist()]
+        if unknown := [value for value, label in zip(seen.tolist(), labels, strict=True) if label is None]:
+            held, known = (
+                spans(each) for each in ([(value, value) for value in unknown], [(a, b) for a, b, _ in self.ranges])
+            )
+            raise DataError(
+                f"holds {held} at {np.isin(values, unknown).sum()} of {values.size} pixels; `values` has {known}"
+            )
+        found: LabelMap = np.array(labels, np.int64)[places.reshape(values.shape)]
+        return found
 
     def spelled(self, ignored: int) -> str:
         """The values for a message: those of classes, then those that are ignored."""

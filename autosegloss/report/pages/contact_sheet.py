@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from autosegloss.proxy.data.pictures import LabelMap, read_labels, read_picture
+from autosegloss.proxy.data.pictures import LabelMap, read_picture
 from autosegloss.report.evaluate import FolderEvaluation, LabelFolders, Scored, summary
 from autosegloss.report.pages.elements import (
     document,
@@ -105,7 +105,7 @@ def _options(lists: Sequence[_List], images: int) -> str:
 
 
 def _card(image: str, evaluation: FolderEvaluation, folders: LabelFolders, lists: Sequence[_List]) -> str:
-    pred, target = read_labels(folders.pred_files[image]), read_labels(folders.target_files[image])
+    pred, target = folders.prediction(image), folders.label(image)
     valid = target != evaluation.ignore_index
     wrong = valid & (pred != target)
     name, share = escape(image), wrong_share(valid, wrong)
