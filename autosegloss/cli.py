@@ -255,7 +255,7 @@ def _retrain(given: argparse.Namespace, console: Console) -> None:
     )
     if table is not None:
         console.print(table.to_markdown(), markup=False)
-        console.print(written_text(folder), markup=False)
+        console.print(f"{written_text(folder)}; the weights of each run: {folder}/weights-LOSS-SEED.pt", markup=False)
 
 
 def _add_config(
@@ -335,8 +335,8 @@ def _add_report(commands: Commands) -> None:
         "report",
         help="write an HTML report of a finished search, comparison or retraining",
         description="Write one HTML file that needs no other file: the course of a search, curves, loss surfaces, all "
-        "metrics with intervals, classes, pictures of validation images, and provenance. For the pictures two of the "
-        "trainings are run again.",
+        "metrics with intervals, classes, pictures of validation images, and provenance. For the pictures one training "
+        "of each loss is run again.",
     )
     command.add_argument("folder", metavar="DIR", help="the folder of the search, comparison or retraining")
     command.add_argument("--out", metavar="FILE", help=f"the page to write; default: DIR/{PAGE_FILE}")
@@ -350,7 +350,7 @@ def _report(given: argparse.Namespace, console: Console) -> None:
         raise InputError(f"{folder}: there is no such folder.")
     out = Path(given.out) if given.out else folder / PAGE_FILE
     _check_writable(out)
-    what = "drawing" if given.no_images else "training two networks for the pictures"
+    what = "drawing" if given.no_images else "training again for the pictures"
     with console.status(what, spinner="line"):
         page = report_page(folder, images=not given.no_images)
     write_text(out, page)

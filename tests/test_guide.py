@@ -64,6 +64,7 @@ def test_the_guide_can_be_followed(
     assert float(value) == pytest.approx((1 / 2 + 2 / 5) / 2, abs=1e-12)
     assert "loss.json" not in printed["autosegloss search mine.yaml --dry-run"]
     assert len(list(Path("my_data/masks").iterdir())) == 256
+    assert printed["python predict.py"].startswith("torch.Size([1, ")
     assert len(printed["python train.py"].splitlines()) == 256 / 8
     for file in re.findall(r"results/\w+/mine/table\.\w+", GUIDE):
         assert Path(file).is_file()

@@ -24,7 +24,7 @@ from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE
 from autosegloss.search.plan import Step
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.study import Study
-from autosegloss.search.tables import Table
+from autosegloss.search.tables import Table, not_learned
 
 _BESIDE = ("miou", "macc", "gacc", "bf1")
 """Metrics of the best trial that are shown beside its reward: each is blind to something another one measures."""
@@ -83,6 +83,8 @@ class Display:
         target, loss = spec_label(self._config.metric), self._folder / LOSS_FILE
         self._console.print(search_table(result, target))
         score = {name: f"{100 * row['target'].mean:.1f}" if row else "failed" for name, row in result.scores.items()}
+        if zero := not_learned(list(result.scores.values())):
+            self._console.print(zero, markup=False)
         guards = result.findings.about_guards
         about = f"guards, on held-out images: {guards}\n" if guards else ""
         self._console.print(

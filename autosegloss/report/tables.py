@@ -12,6 +12,7 @@ from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.report.evaluate import FolderEvaluation
 from autosegloss.search.api import Result
 from autosegloss.search.statistics import Score
+from autosegloss.search.tables import VALIDATION
 
 LOSSES: Final = {"cross-entropy": "cross-entropy", "identity": "before the search", "found": "found loss"}
 """The titles of the losses that a search compares, by their names in its result."""
@@ -25,12 +26,12 @@ def search_table(result: Result, target: str) -> Table:
         target: The title of the metric of the search.
     """
     seeds = len(result.findings.seeds)
-    caption = f"validation set, %: mean ± sd over {seeds} fresh seeds; gain over cross-entropy"
+    caption = f"validation set ({VALIDATION}), %: mean ± sd over {seeds} fresh seeds; gain over cross-entropy"
     guards = result.findings.about_guards
     table = Table(caption=Text(f"{caption}\nguards, on held-out images: {guards}" if guards else caption))
-    table.add_column("metric")
+    table.add_column("metric", overflow="fold", min_width=12)
     for title in (*LOSSES.values(), "gain"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold", min_width=6)
     first, *_, found = rows = [result.scores[name] for name in LOSSES]
     section = None
     for metrics in same_metrics(list(found)):
@@ -41,7 +42,7 @@ def search_table(result: Result, target: str) -> Table:
         title = f"target: {target}" if name == TARGET else " = ".join(metrics)
         gain = f"{100 * (found[name].mean - first[name].mean):+.1f}" if name in first else "-"
         style = "bold" if name == TARGET else ""
-        table.add_row(title, *(_score(row.get(name)) for row in rows), gain, style=style)
+        table.add_row(Text(title), *(_score(row.get(name)) for row in rows), gain, style=style)
     return table
 
 

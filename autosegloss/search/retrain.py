@@ -9,12 +9,13 @@ import gc
 import hashlib
 import io
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby, islice
+from itertools import chain, count, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from autosegloss.search.comparison import (
     losses_of,
     run_comparison,
 )
-from autosegloss.search.folder import CHECKPOINT_FILE, COMPARISON_FILES, check_folder
+from autosegloss.search.folder import CHECKPOINT_FILE, COMPARISON_FILES, WEIGHTS, check_folder
 from autosegloss.search.head import Head, other_data, other_environment
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
@@ -52,6 +53,7 @@ from autosegloss.search.settings import RetrainConfig, StudyConfig, as_config, f
 from autosegloss.search.space import bare_content
 from autosegloss.search.tables import Table
 
+_NAME = 80  # characters of a loss in the names of files
 _EVALUATION_BATCH = 8  # images; of full size
 _SEAL = 2 * hashlib.sha256().digest_size + 1  # bytes of the hash in a checkpoint
 
@@ -74,7 +76,7 @@ def retrain(
 
     Runs use the whole training set, including the held-out part of a search, and start from `proxy.start.weights` or
     from scratch. For each seed, all losses start from the same initial weights and see the same images in the same
-    order. The folder receives the weights of each run, `LOSS-SEED.pt`, and the files of `compare`.
+    order. The folder receives the weights of each run, `weights-LOSS-SEED.pt`, and the files of `compare`.
 
     Under torchrun the processes train together: each takes its share of every batch, and losses that support it sum
     over the whole batch. The first process writes; all processes must see the folder.
@@ -112,7 +114,9 @@ def retrain(
         modules = losses_of(losses, proxy.dataset, reduce_over_ranks=world.ranks > 1)
         proxy.training(modules[0], 0, device=world.device, over_ranks=world.ranks > 1)  # raises what would fail later
         head = Head.here(proxy.dataset.fingerprint(), settled.resources.gpus)
-        retraining = Retraining(proxy.prepare(), settled.retrain, modules, folder, world, head, progress)
+        retraining = Retraining(
+            proxy.prepare(), settled.retrain, modules, file_names(losses), folder, world, head, progress
+        )
         if world.rank > 0:
             retraining.follow()
             return None
@@ -202,6 +206,24 @@ def _plan(
     }
 
 
+def file_names(losses: Sequence[str]) -> tuple[str, ...]:
+    """A name for the files of each loss: its letters, digits, dots and underscores; equal ones get a number.
+
+    Names of losses that are appended later leave the others unchanged.
+
+    Example:
+        >>> file_names(["cross_entropy", "a/loss.json", "a loss", "0.5*jml + 0.5*lovasz"])
+        ('cross_entropy', 'a-loss', 'a-loss-2', '0.5-jml-0.5-lovasz')
+    """
+    names: list[str] = []
+    for loss in losses:
+        name = re.sub(r"[^A-Za-z0-9._]+", "-", loss.removesuffix(".json"))[:_NAME].strip("-.") or "loss"
+        taken = {each.lower() for each in names}  # some file systems don't tell a from A
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(next(each for each in chain([name], numbered) if each.lower() not in taken))
+    return tuple(names)
+
+
 @dataclass(frozen=True)
 class Retraining:
     """The runs, which all processes go through together, one after another."""
@@ -209,6 +231,7 @@ class Retraining:
     proxy: Proxy
     settings: RetrainConfig
     losses: tuple[Loss, ...]
+    names: tuple[str, ...]
     folder: Path
     world: World
     head: Head
@@ -264,7 +287,8 @@ class Retraining:
                 if self.progress is not None:
                     self.progress(job, training.iteration)
         if world.rank == 0:
-            write_bytes(self.folder / f"{job.index}-{job.seed}.pt", _saved(training.network.state_dict()))
+            name = f"weights-{self.names[job.index]}-{job.seed}{WEIGHTS}"
+            write_bytes(self.folder / name, _saved(training.network.state_dict()))
         return training.network
 
     def _checkpoint(self, path: Path) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from autosegloss import load_loss, search
 from autosegloss.cli import main
+from autosegloss.loss import named_loss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy
@@ -33,6 +34,7 @@ from autosegloss.report.pages.report import report_page
 from autosegloss.search.compare import compare
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import load_config
+from autosegloss.search.space import bare_content
 from tests.journals import rewrite, trials_of
 from tests.report.test_contact_sheet import browser, chromium, luminance
 
@@ -205,6 +207,36 @@ def test_a_comparison_has_the_numbers_of_its_table(compared: Path) -> None:
     assert widths == pytest.approx(means, abs=0.006)
 
 
+def test_every_loss_of_a_comparison_is_shown_whatever_their_number_and_names(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses of a made-up table: 23 with names of 300 characters, one that can't be drawn, one class at 0."""
+    monkeypatch.setattr(figures, "surface_values", lambda loss: surface_values(loss, size=3))
+    table = json.loads((compared / "table.json").read_text())
+    row, definitions = table["rows"][1], table["plan"]["definitions"][""]
+    names = ["cross_entropy", *(f"{EVIL}{i}" + "x" * 300 for i in range(22))]
+    weighted = bare_content(named_loss("weighted_cross_entropy", counts=np.array([5, 3, 2])))
+    table["plan"]["losses"] = names
+    table["plan"]["definitions"][""] = {name: definitions["cross_entropy"] for name in names} | {names[1]: weighted}
+    table["rows"] = [table["rows"][0], *(json.loads(json.dumps(row)) | {"loss": name} for name in names[1:])]
+    for each in table["rows"]:
+        each["scores"][f"IoU of {CLASSES[1]}"]["mean"] = 0.0
+    table["rows"][2] |= {"runs": [None] * 3, "scores": {}, "differences": {}, "errors": [f"MemoryError: {EVIL}"] * 3}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    text = report_page(tmp_path, images=False)
+    assert "<script" not in text
+    goal = section(text, "target")
+    assert list(rows_of(goal)) == names
+    assert "3 of 3 runs failed" in goal
+    assert "IoU 0 with every loss: `a &amp; b" in goal
+    for key in ("metrics", "classes", "surfaces"):
+        shown = unescape(section(text, key))
+        assert all(name in shown for name in names[1:]), key
+    assert section(text, "metrics").count("<table>") == 5
+    assert "not shown. weight has 3 numbers" in section(text, "surfaces")
+    assert text.count("often called val") == text.count("often called test") == 1
+
+
 @pytest.mark.usefixtures("plain_surfaces")
 def test_settings_and_verdicts_of_a_comparison_are_shown_where_there_are_any(compared: Path, tmp_path: Path) -> None:
     table = json.loads((compared / "table.json").read_text())
@@ -301,13 +333,15 @@ def test_the_pictures_are_what_the_networks_of_the_record_say(searched: Path) ->
     for number, label in enumerate(validation.labels):
         scores = []
         for made in maps:
-            own = [c for c in range(3) if (label == c).any()]
+            own = [c for c in range(3) if (label == c).any() or ((made[number] == c) & (label < 255)).any()]
             both = [((label == c) & (made[number] == c)).sum() for c in own]
             either = [(((label == c) | (made[number] == c)) & (label < 255)).sum() for c in own]
             scores.append(np.mean(np.divide(both, either)))
         gains.append(scores[1] - scores[0])
         if number in shown:
-            assert f"image {number}: mIoU of this image {100 * scores[0]:.1f} → {100 * scores[1]:.1f}" in text
+            assert f"image {number}: change of its score {100 * gains[-1]:+.1f}" in text
+            card = text.split(f"<h4>Validation image {number}:")[1].split("</article>")[0]
+            assert [f"{100 * score:.1f}" for score in scores] == re.findall(r"<figcaption>[^<]*: ([\d.]+)</figc", card)
     order = np.argsort(-np.array(gains), kind="stable")
     expected = [i for i in order if gains[i] > 0][:3] + [i for i in order[::-1] if gains[i] < 0][:3]
     assert shown == expected
@@ -512,13 +546,14 @@ async function look(name, width) {
     named: [...page.querySelectorAll("svg.plot")].every((node) => node.getAttribute("aria-label")),
     small: Math.min(...[...page.querySelectorAll("svg.plot text")].map((node) =>
       parseFloat(view.getComputedStyle(node).fontSize) * node.getScreenCTM().a || Infinity)),
+    wide: regions.filter((node) => node.querySelector("table") && node.scrollWidth > node.clientWidth + 1).length,
     regions: regions.length, focused: focused.length,
     links: [...page.querySelectorAll("nav a")].map((link) => Boolean(page.querySelector(link.getAttribute("href")))),
     background: style.backgroundColor, color: style.color, ink: view.getComputedStyle(ink).fill,
   };
 }
 (async () => {
-  for (const name of ["search", "compare"]) for (const width of [1280, 400]) await look(name, width);
+  for (const name of ["search", "compare"]) for (const width of [1280, 1100, 400]) await look(name, width);
   document.querySelector("#found").textContent = JSON.stringify(found);
 })();
 </script>
@@ -537,7 +572,7 @@ def test_in_a_browser(searched: Path, compared: Path, tmp_path: Path, dark: bool
     found = re.search(r'<pre id="found">(.+?)</pre>', text, re.DOTALL)
     assert found, text[-2000:]
     looks = json.loads(unescape(found[1]))
-    assert set(looks) == {f"{name} {width}" for name in ("search", "compare") for width in (1280, 400)}
+    assert set(looks) == {f"{name} {width}" for name in ("search", "compare") for width in (1280, 1100, 400)}
     for name, look in looks.items():
         assert look["width"] <= int(name.split()[1]), name
         assert look["cut"] == [], name
@@ -548,6 +583,7 @@ def test_in_a_browser(searched: Path, compared: Path, tmp_path: Path, dark: bool
         assert look["named"]
         assert look["small"] > 9, name
         assert look["regions"] == look["focused"] > 1, name
+        assert look["wide"] == 0 or "400" in name, name  # the last column of every table is in sight
         assert look["links"]
         assert all(look["links"])
         ground = luminance(look["background"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,8 @@ from autosegloss.loss.file import read_loss
 from autosegloss.proxy.data import Split, load_dataset
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.train import initial_network, train
-from autosegloss.search.retrain import retrain
+from autosegloss.search.retrain import file_names, retrain
+from autosegloss.search.tables import VALIDATION
 from tests import layouts
 
 ITERATIONS = 40
@@ -36,6 +38,7 @@ CONFIG: dict[str, Any] = {
 }
 TINY = CONFIG | {"retrain": CONFIG["retrain"] | {"iterations": 3}}
 MIX = "0.25*cross_entropy + 0.75*jml"
+WEIGHTS = "weights-0.25-cross_entropy-0.75-jml"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SECONDS = 120  # far beyond what a run takes
 
@@ -97,7 +100,10 @@ def results(folder: Path) -> dict[str, Any]:
     """The weights as bytes, and every number of the table."""
     table = json.loads((folder / "table.json").read_text())
     (seed,) = table["plan"]["seeds"]
-    return {"runs": table["rows"][0]["runs"], "weights": (folder / f"0-{seed}.pt").read_bytes()}
+    return {
+        "runs": table["rows"][0]["runs"],
+        "weights": (folder / f"weights-0.25-cross_entropy-0.75-jml-{seed}.pt").read_bytes(),
+    }
 
 
 @pytest.mark.slow
@@ -106,7 +112,7 @@ def test_killed_and_continued_it_ends_with_the_same_bytes(config: Path, undistur
     stops = [kill_after_a_checkpoint(config, folder, processes=1)]
     stops += [kill_after_a_checkpoint(config, folder, "--resume", processes=1)]
     assert 0 < stops[0] < stops[1] < ITERATIONS
-    assert not list(folder.glob("0-*.pt"))
+    assert not list(folder.glob("weights-*.pt"))
     output = finish(config, folder, "--resume", processes=1)
     assert f"{4 * (stops[1] // 4 + 1)} of {ITERATIONS} iterations" in output
     assert f" {stops[0]} of {ITERATIONS} iterations" not in output  # it is not trained again
@@ -126,7 +132,7 @@ def test_two_processes_killed_and_continued_end_with_the_same_bytes(config: Path
     table = json.loads((whole / "table.json").read_text())
     assert table["plan"]["processes"] == 2
     network = build_network("tests.networks:Drawing", 3, 3)
-    network.load_state_dict(torch.load(next(whole.glob("0-*.pt")), weights_only=True))
+    network.load_state_dict(torch.load(next(whole.glob("weights-*.pt")), weights_only=True))
     scores_by_hand(network, table["rows"][0]["runs"][0])
 
 
@@ -155,15 +161,14 @@ def test_it_trains_from_nothing_on_all_training_images_and_writes_all_there_is_t
     loss = read_loss(json.dumps(plan["definitions"][""][MIX]).encode(), "the file of the plan")
     network = initial_network("tests.networks:Drawing", 3, "scratch", None, seed=seed)
     train(network, whole, loss, seed=seed, iterations=ITERATIONS, batch_size=4, head_multiplier=2.0)
-    written = torch.load(undisturbed / f"0-{seed}.pt", weights_only=True)
+    written = torch.load(undisturbed / f"{WEIGHTS}-{seed}.pt", weights_only=True)
     assert all(torch.equal(weight, written[name]) for name, weight in network.state_dict().items())
     scores_by_hand(network, table["rows"][0]["runs"][0])
     assert plan["configurations"][""]["retrain"]["iterations"] == ITERATIONS
     assert (plan["processes"], plan["device"], plan["threads"], plan["weights"]) == (1, "cpu", 1, None)
     text = (undisturbed / "table.md").read_text()
-    assert text.startswith(
-        "Validation set, %: one run. Lower is better for ece.\n\n| loss | miou | miou_i | miou_c | ece |"
-    )
+    assert text.startswith(f"Validation set ({VALIDATION}), %: one run. Lower is better for ece.\n\n")
+    assert "| loss | miou | miou_i | miou_c | ece |" in text
     assert "±" not in text
 
 
@@ -187,10 +192,12 @@ def test_several_losses_and_seeds_from_weights_in_a_file(tmp_path: Path, capsys:
     assert [row["loss"] for row in table["rows"]] == losses
     assert all(len(row["runs"]) == 2 for row in table["rows"])
     assert len(table["plan"]["weights"]) == 64
-    files = sorted(folder.glob("?-*.pt"))
-    assert [file.name for file in files] == [
-        f"{i}-{seed}.pt" for i in (0, 1) for seed in sorted(table["plan"]["seeds"], key=str)
-    ]
+    files = sorted(folder.glob("*.pt"))
+    mine = str(tmp_path / "mine").strip("/").replace("/", "-")
+    assert {file.name for file in files} == {
+        f"weights-{file_names([name])[0]}-{seed}.pt" for name in losses for seed in table["plan"]["seeds"]
+    }
+    assert mine[:60] in files[-1].name
     for file in files:
         for name, weight in torch.load(file, weights_only=True).items():
             if "1." not in name or "encoder" not in name:  # running statistics move
@@ -212,8 +219,19 @@ def test_a_loss_that_is_added_is_trained_alone(undisturbed: Path, tmp_path: Path
     assert set(told) == {1}
     whole = retrain(CONFIG, [MIX, "jml"], tmp_path / "whole")
     assert table == whole
-    for name in ("table.json", *(f"{i}-{table.plan['seeds'][0]}.pt" for i in (0, 1))):
+    for name in ("table.json", *(f"weights-{name}-{table.plan['seeds'][0]}.pt" for name in file_names([MIX, "jml"]))):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_weights_of_every_loss_have_a_safe_name_of_their_own() -> None:
+    losses = ["jml", "JML", "jml.json", "../x y.json", "", "*", "/", "a" * 300, "a" * 299 + "b", "ü\n<b>", "-rf", ".."]
+    names = file_names(losses)
+    assert len({name.lower() for name in names}) == len(losses)
+    assert names[:4] == ("jml", "JML-2", "jml-3", "x-y")
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,90}", name), name
+    for number in range(len(losses)):  # a loss that is appended changes no other name
+        assert names[:number] == file_names(losses[:number])
 
 
 def test_a_diverged_run_is_told(tmp_path: Path) -> None:
@@ -284,7 +302,7 @@ def test_from_a_folder_in_the_layout_of_voc_to_a_retrained_network(
 
     # By hand: pictures scaled until they just cover 32x32, their predictions brought to the size of the label maps.
     network = build_network("unet_small", 3, 21)
-    network.load_state_dict(torch.load(next(trained.glob("0-*.pt")), weights_only=True))
+    network.load_state_dict(torch.load(next(trained.glob("weights-*.pt")), weights_only=True))
     right = counted = 0
     for name in (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split():
         picture = Image.open(root / "JPEGImages" / f"{name}.jpg")

@@ -150,6 +150,7 @@ class Dataset:
             labels (H, W) at full size; None if the arrays have the full size.
         unseen_contents: What `unseen` holds, if it is a function and this is known already.
         values: The values of the label maps, if they are read from files.
+        names: Names of the validation images, if they are read from files.
         ignore_stated: Whether the user or the data set says which labels are ignored; False if it is a default.
         remarks: Further warnings, of the reader.
     """
@@ -165,6 +166,7 @@ class Dataset:
     full_size: tuple[int, Callable[[int], tuple[NDArray[np.uint8], NDArray[np.uint8]]]] | None = None
     unseen_contents: Contents | None = None
     values: tuple[MaskValue, ...] = ()
+    names: tuple[str, ...] = ()
     ignore_stated: bool = True
     remarks: tuple[str, ...] = ()
 

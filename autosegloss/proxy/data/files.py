@@ -177,6 +177,7 @@ class Source:
             full_size=(len(validation), unseen.full_size),
             values=self._seen(survey),
             remarks=remarks,
+            names=_names([image for image, _ in validation]),
             ignore_stated=self.stated,
         )
 
@@ -237,6 +238,12 @@ class Source:
                 f"the pictures have {len(sizes)} different sizes; set the option `size` to resize them:{examples}"
             )
         return next(iter(sizes), (1, 1))
+
+
+def _names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The names of files inside the folder that all of them are in."""
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return tuple(str(path.relative_to(common)) for path in paths)
 
 
 def random_split(owner: str, option: str, total: int, amount: object, seed: object) -> tuple[list[int], list[int]]:

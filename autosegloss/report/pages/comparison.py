@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Final
 
 from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import build_loss
@@ -20,6 +21,9 @@ from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config
 from autosegloss.search.tables import Row, Table
 from autosegloss.search.tabulate import read_table
+
+_LOSSES: Final = 5
+"""Losses in a table of all metrics: as many as fit beside each other in a window of 1100 pixels."""
 
 
 def comparison_page(folder: Path, images: bool) -> str:
@@ -36,6 +40,7 @@ def comparison_page(folder: Path, images: bool) -> str:
     )
     notes = " ".join(filter(None, dict.fromkeys(found.notes.values())))
     facts = {
+        "parts of the data": sections.parts(),
         "target": escape(found.target),
         "losses": escape(", ".join(losses)),
         "settings": escape(", ".join(filter(None, settings))),
@@ -47,9 +52,8 @@ def comparison_page(folder: Path, images: bool) -> str:
         f"{what} for {found.target}",
         {key: value for key, value in facts.items() if value},
         [
-            sections.Section(
-                "metrics", "All metrics", _by_setting(settings, lambda rows: _metrics(rows, found.target, seeds))
-            ),
+            sections.Section("target", "The target", _by_setting(settings, lambda rows: _goal(rows, found))),
+            sections.Section("metrics", "All metrics", _by_setting(settings, lambda rows: _metrics(rows, found))),
             sections.Section(
                 "classes", "Target and classes", _by_setting(settings, lambda rows: _bars(rows, found.target))
             ),
@@ -68,33 +72,69 @@ def _by_setting(settings: Mapping[str, Sequence[Row]], make: Callable[[Sequence[
     )
 
 
-def _metrics(rows: Sequence[Row], target: str, seeds: int) -> str:
-    """Metrics by losses."""
-    names = sections.measured(row.scores for row in rows)
-    lines = []
-    for group in same_metrics(names):
-        cells = [sections.metric_title(group, target)]
-        for row in rows:
-            cell = sections.mean_text(row.scores.get(group[0]))
-            if difference := row.differences.get(group[0]):
-                cell += f'<br><span class="gain">{sections.gain_text(difference, difference.verdict or "")}</span>'
-            cells.append(cell)
-        lines.append(cells)
+def _about(rows: Sequence[Row], found: Table) -> str:
+    """What the numbers of a setting are."""
+    seeds = len(found.plan["seeds"])
     note = f"Validation set, %: {f'mean [95 % t-interval of the mean] over {seeds} seeds' if seeds > 1 else 'one run'}."
     if seeds > 1 and len(rows) > 1:
+        tests = found.tests_text(rows, found.columns)
         note += (
-            f" Second line: the difference to {escape(rows[0].loss)}, paired by seed, with the verdict of the table "
-            "(better or worse, with Holm's correction); only the columns of the table have verdicts."
+            f" Differences are to {escape(found.first)}, paired by seed; better or worse only where a paired t-test "
+            f"{escape(tests)}"
         )
-    if CALIBRATION in names:
-        note += f" Lower is better for {CALIBRATION}."
+    return note
+
+
+def _goal(rows: Sequence[Row], found: Table) -> str:
+    """The target of every loss, a row each; failures, and classes that no loss has learned."""
+    lines = []
+    for row in rows:
+        gain = row.differences.get(TARGET)
+        verdict = gain.verdict or "-" if gain else "baseline" if row.loss == found.first else "-"
+        lines.append(
+            [
+                escape(row.loss),
+                sections.mean_text(row.scores.get(TARGET)),
+                sections.gain_text(gain) if gain else "-",
+                verdict,
+            ]
+        )
+    titles = ["loss", escape(found.target), f"difference to {escape(found.first)}", "verdict"]
     failed = "".join(
-        f'<p class="note">{escape(row.loss)}: {len(row.errors)} of {seeds} runs failed. {escape(row.errors[0])}</p>'
+        f'<p class="note">{escape(row.loss)}: {len(row.errors)} of {len(row.runs)} runs failed. '
+        f"{escape(row.errors[0])}</p>"
         for row in rows
         if row.errors
     )
-    titles = ["%", *(escape(row.loss) for row in rows)]
-    return f'<p class="note">{note}</p>\n{failed}' + table(titles, lines, "all metrics of all losses")
+    zero = sections.zero_classes(row.scores for row in rows)
+    return f'<p class="note">{_about(rows, found)}</p>\n{failed}{zero}' + table(titles, lines, "the target")
+
+
+def _metrics(rows: Sequence[Row], found: Table) -> str:
+    """Metrics by losses, in tables of a few losses each, which fit on a page."""
+    names = sections.measured(row.scores for row in rows)
+    note = _about(rows, found)
+    if len(found.plan["seeds"]) > 1 and len(rows) > 1:
+        note += " The second line of a cell is the difference."
+    if CALIBRATION in names:
+        note += f" Lower is better for {CALIBRATION}."
+    tables = []
+    for start in range(0, len(rows), _LOSSES):
+        part = rows[start : start + _LOSSES]
+        lines = [
+            [sections.metric_title(each, found.target), *(_cell(row, each[0]) for row in part)]
+            for each in same_metrics(names)
+        ]
+        name = f"all metrics of losses {start + 1} to {start + len(part)}"
+        tables.append(table(["%", *(escape(row.loss) for row in part)], lines, name))
+    return f'<p class="note">{note}</p>\n' + "\n<br>\n".join(tables)
+
+
+def _cell(row: Row, name: str) -> str:
+    cell = sections.mean_text(row.scores.get(name))
+    if difference := row.differences.get(name):
+        cell += f'<br><span class="gain">{sections.gain_text(difference, difference.verdict or "")}</span>'
+    return cell
 
 
 def _bars(rows: Sequence[Row], target: str) -> str:
@@ -102,31 +142,32 @@ def _bars(rows: Sequence[Row], target: str) -> str:
 
 
 def _images(found: Table, images: bool) -> str:
-    plan, (first, *others) = found.plan, found.rows
+    plan = found.plan
     if "processes" in plan:
         return "<p>There are no pictures: a retraining takes too long to repeat.</p>"
     if len(plan["configurations"]) > 1:
         return "<p>There are no pictures: they are made for comparisons with a single setting.</p>"
-    ended = [row for row in others if row.scores]
+    (first,) = (row for row in found.rows if row.loss == found.first)
+    ended = [row for row in found.rows if row.scores and row is not first]
     if not ended:
         return "<p>There are no pictures: there are no two losses to compare.</p>"
     best = max(ended, key=lambda row: row.scores[TARGET].mean)
-    pairs = zip(plan["seeds"], first.runs, best.runs, strict=True)
-    usable = [(seed, a[TARGET], b[TARGET]) for seed, a, b in pairs if a and b]
+    usable = [number for number, (a, b) in enumerate(zip(first.runs, best.runs, strict=True)) if a and b]
     if not usable:
         return "<p>There are no pictures: on no seed did both trainings end.</p>"
-    seed, *recorded = usable[0]
+    number = usable[0]
+    runs = {row.loss: run for row in (first, *ended) if (run := row.runs[number])}
 
     def make() -> str:
         ((setting, configuration),) = plan["configurations"].items()
         proxy, definitions = proxy_of(as_config(configuration)), plan["definitions"][setting]
-        one, other = (
-            Trained(row.loss, proxy.loss(definitions[row.loss]), value)
-            for row, value in zip((first, best), recorded, strict=True)
-        )
-        return examples(proxy, one, other, seed)
+        trained = {loss: Trained(loss, proxy.loss(definitions[loss]), run[TARGET]) for loss, run in runs.items()}
+        return examples(proxy, list(trained.values()), trained[best.loss], plan["seeds"][number])
 
-    return sections.images(make, images, f"{escape(best.loss)}, the best of the other losses on the target,")
+    what = f"{escape(best.loss)}, the best of the other losses on the target, against {escape(first.loss)}"
+    left_out = [row.loss for row in found.rows if row.loss not in runs]
+    note = f"<p>Not shown, since their run failed: {escape(', '.join(left_out))}.</p>\n" if left_out and images else ""
+    return note + sections.images(make, images, what)
 
 
 def _provenance(folder: Path, found: Table) -> str:

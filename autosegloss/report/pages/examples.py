@@ -1,4 +1,4 @@
-"""Pictures of the report page: the predictions of two losses for the same validation images."""
+"""Pictures of the report page: the predictions of some losses for the same validation images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from autosegloss.metric import Accumulator, Expr, metric
+from autosegloss.metric import Accumulator, Accumulators, Expr
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.train import LossFunction, predict
-from autosegloss.proxy.trial import Proxy
+from autosegloss.proxy.trial import TARGET, Proxy
 from autosegloss.report.pages.elements import (
     error_legend,
     error_map,
@@ -46,38 +46,41 @@ class Trained:
     recorded: float | None
 
 
-def examples(proxy: Proxy, first: Trained, second: Trained, seed: int) -> str:
-    """Train with two losses, and show the validation images whose scores differ most, in both directions.
+def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int) -> str:
+    """Train with some losses, and show the validation images whose scores differ most, in both directions.
 
     Args:
         proxy: What is trained.
-        first: The baseline.
-        second: The loss that is compared with it.
-        seed: The seed of both trainings, one of those in the folder.
+        trained: The losses; the first is the baseline.
+        best: The one of these whose scores are compared with the baseline's.
+        seed: The seed of the trainings, one of those in the folder.
 
     Returns:
         HTML.
     """
     prepared = proxy.prepare()
     dataset = prepared.dataset
-    both = first, second
-    predictions = {each.name: predict(prepared.trained(each.loss, seed), dataset.validation) for each in both}
-    scores = [_image_scores(each, dataset) for each in predictions.values()]
-    gains = np.subtract(scores[1], scores[0])
-    repeated = [_repeated(each, _score(proxy.target, predictions[each.name], dataset), seed) for each in both]
+    predictions = {each.name: predict(prepared.trained(each.loss, seed), dataset.validation) for each in trained}
+    scores = {name: _image_scores(proxy.target, each, dataset) for name, each in predictions.items()}
+    gains = {
+        i: after - before
+        for i, (before, after) in enumerate(zip(scores[trained[0].name], scores[best.name], strict=True))
+        if before is not None and after is not None
+    }
+    repeated = [_repeated(each, _score(proxy.target, predictions[each.name], dataset), seed) for each in trained]
     classes = "".join(f"<li>{swatch(c)}{escape(name)}</li>" for c, name in enumerate(dataset.classes))
     parts = [
         f'<p class="note">{" ".join(repeated)}</p>',
         f'<ul class="legend" aria-label="classes">{classes}</ul>',
         error_legend(),
     ]
-    order = np.argsort(-gains, kind="stable").tolist()
-    best = [i for i in order if gains[i] > 0][:NUMBER]
-    worst = [i for i in reversed(order) if gains[i] < 0][:NUMBER]
-    name = escape(second.name)
-    for title, chosen in ((f"Largest gains of {name}", best), (f"Largest losses of {name}", worst)):
+    order = sorted(gains, key=lambda i: -gains[i])
+    most = [i for i in order if gains[i] > 0][:NUMBER]
+    least = [i for i in reversed(order) if gains[i] < 0][:NUMBER]
+    name = escape(best.name)
+    for title, chosen in ((f"Largest gains of {name}", most), (f"Largest losses of {name}", least)):
         parts.append(f"<h3>{title}</h3>")
-        parts += [_card(i, dataset, predictions, scores) for i in chosen]
+        parts += [_card(i, dataset, predictions, scores, gains[i]) for i in chosen]
         if not chosen:
             parts.append("<p>There is no such image.</p>")
     return "\n".join(parts)
@@ -96,41 +99,56 @@ def _repeated(trained: Trained, value: float, seed: int) -> str:
     )
 
 
-def _image_scores(prediction: NDArray[np.int64], dataset: Dataset) -> list[float]:
-    """The mean IoU of each image alone."""
-    return [_score(metric("miou_i"), prediction[i : i + 1], dataset, slice(i, i + 1)) for i in range(len(prediction))]
+def _image_scores(expr: Expr, prediction: NDArray[np.int64], dataset: Dataset) -> list[float | None]:
+    """The metric of each image alone; None for an image with nothing to score."""
+    exact = Accumulators({TARGET: expr}, len(dataset.classes), dataset.ignore_index)
+    scores: list[float | None] = []
+    for made, labels in zip(prediction, dataset.validation.labels, strict=True):
+        exact.reset()
+        exact.update(torch.from_numpy(made)[None], torch.from_numpy(labels.astype(np.int64))[None])
+        classes = exact.class_values(TARGET)
+        counts = (labels != dataset.ignore_index).any() and (classes is None or any(v is not None for v in classes))
+        scores.append(exact.values()[TARGET] if counts else None)
+    return scores
 
 
-def _score(expr: Expr, prediction: NDArray[np.int64], dataset: Dataset, images: slice = slice(None)) -> float:
+def _score(expr: Expr, prediction: NDArray[np.int64], dataset: Dataset) -> float:
     exact = Accumulator(expr, len(dataset.classes), dataset.ignore_index)
-    labels = torch.from_numpy(np.ascontiguousarray(dataset.validation.labels[images])).to(torch.int64)
+    labels = torch.from_numpy(np.ascontiguousarray(dataset.validation.labels)).to(torch.int64)
     exact.update(torch.from_numpy(prediction), labels)
     return exact.compute()
 
 
 def _card(
-    index: int, dataset: Dataset, predictions: Mapping[str, NDArray[np.int64]], scores: Sequence[Sequence[float]]
+    index: int,
+    dataset: Dataset,
+    predictions: Mapping[str, NDArray[np.int64]],
+    scores: Mapping[str, Sequence[float | None]],
+    gain: float,
 ) -> str:
     """An image with its label, the predictions and their errors."""
     target = dataset.validation.labels[index].astype(np.int64)
     valid = target != dataset.ignore_index
     present = escape(", ".join(dataset.classes[c] for c in np.unique(target[valid])))
     photo = Image.fromarray(np.ascontiguousarray(dataset.validation.images[index].transpose(1, 2, 0)))
+    title = escape(dataset.names[index]) if dataset.names else f"Validation image {index}"
     figures = [
         figure("image", picture(photo), f"validation image {index}"),
         figure("label", label_map(target, valid), f"label of image {index}: {present}"),
     ]
     for name, maps in predictions.items():
-        labels = maps[index]
+        labels, score = maps[index], scores[name][index]
         wrong = valid & (labels != target)
         predicted, by = escape(", ".join(dataset.classes[c] for c in np.unique(labels))), escape(name)
         share = wrong_share(valid, wrong)
+        caption = by if score is None else f"{by}: {100 * score:.1f}"
         figures += [
-            figure(by, label_map(labels, np.ones_like(valid)), f"prediction of {by} for image {index}: {predicted}"),
+            figure(
+                caption, label_map(labels, np.ones_like(valid)), f"prediction of {by} for image {index}: {predicted}"
+            ),
             figure(f"errors of {by}", error_map(valid, wrong), f"errors of {by} in image {index}: {share}"),
         ]
-    before, after = (row[index] for row in scores)
     return (
-        f"<article><h4>Validation image {index}: mIoU of this image {100 * before:.1f} → {100 * after:.1f}"
-        f' ({100 * (after - before):+.1f})</h4><div class="pictures">{"".join(figures)}</div></article>'
+        f'<article><h4>{title}: change of its score {100 * gain:+.1f}</h4><div class="pictures">'
+        f"{''.join(figures)}</div></article>"
     )

@@ -54,7 +54,9 @@ def search_page(folder: Path, images: bool) -> str:
             sections.Section("curves", "The curves found", curves),
             sections.Section("surfaces", "Loss surfaces", sections.surfaces({"found loss": loss})),
             sections.Section("metrics", "All metrics", _metrics(compared, scores, target, len(findings.seeds))),
-            sections.Section("classes", "Classes", sections.class_bars(scores)),
+            sections.Section(
+                "classes", "Classes", sections.zero_classes(scores.values()) + sections.class_bars(scores)
+            ),
             sections.Section("images", "Images", _images(config, findings, compared, images)),
             sections.Section("provenance", "Provenance", _provenance(folder, found, findings, loss)),
         ],
@@ -70,6 +72,7 @@ def _summary(
     gain = _difference(last, first, TARGET)
     by = f"; difference {sections.gain_text(gain)}" if gain else ""
     return {
+        "parts of the data": sections.parts(),
         "found": f"{escape(findings.label)}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
         "validation set": f"{escape(spec_label(config.metric))}, %: found loss {ours}, cross-entropy {theirs}{by} "
         "(mean [95 % interval])",
@@ -115,8 +118,28 @@ def _course(found: Status, findings: Findings) -> str:
     )
     return (
         f'<p class="note">{note}</p>\n<figure class="wide">{figure}</figure>\n{_legend(legend)}\n'
-        f"{details('The finals in numbers', members)}\n{_coordinates(found, findings, steps)}"
+        f"{_guards(findings)}{details('The finals in numbers', members)}\n{_coordinates(found, findings, steps)}"
     )
+
+
+def _guards(findings: Findings) -> str:
+    """The guards of every member of the finals: what was asked, measured and kept."""
+    rows = [
+        [
+            escape(final.label),
+            escape(check.metric),
+            f"{100 * check.least:.2f} ({check.share:g} of {100 * check.baseline:.2f})",
+            f"<b>{100 * check.value:.2f}</b>",
+            "kept" if check.kept else "broken",
+        ]
+        for final in findings.finals
+        for check in final.guards
+    ]
+    if not rows:
+        return ""
+    titles = ["member of the finals", "guard", "asked, at least (share of cross-entropy)", "measured", "result"]
+    note = f"Guards, on the held-out part, %: mean over the seeds of the finals. {escape(findings.about_guards)}"
+    return f'<h3>Guards</h3>\n<p class="note">{note}</p>\n{table(titles, rows, "the guards")}\n'
 
 
 def _legend(entries: Mapping[str, str]) -> str:
@@ -253,7 +276,7 @@ def _images(config: StudyConfig, findings: Findings, compared: Mapping[str, Fina
             Trained("cross-entropy", proxy.loss(CROSS_ENTROPY), recorded[0]),
             Trained("found loss", proxy.loss(findings.loss), recorded[1]),
         )
-        return examples(proxy, *both, seed)
+        return examples(proxy, both, both[1], seed)
 
     return sections.images(make, images, "the found loss")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -21,6 +21,7 @@ from autosegloss.report.pages.examples import NUMBER
 from autosegloss.report.plots import formula
 from autosegloss.search.head import versions
 from autosegloss.search.statistics import Difference, Estimate
+from autosegloss.search.tables import not_learned
 
 Scores = Mapping[str, Mapping[str, Estimate]]
 """Estimates of every metric on the validation set, by loss and metric."""
@@ -95,18 +96,18 @@ def class_bars(scores: Scores, before: Mapping[str, str] | None = None) -> str:
 
 
 def images(make: Callable[[], str], wanted: bool, what: str) -> str:
-    """What two trainings predict, or why it is not shown."""
+    """What trainings predict, or why it is not shown."""
     if not wanted:
         return "<p>Omitted because of <code>--no-images</code>.</p>"
     note = (
-        "<p>Networks are not kept: these two were trained again for this page, with one of the seeds of the table. "
-        f"Shown are the {NUMBER} validation images whose own mIoU (over the classes in their label) gains most with "
-        f"{what} and the {NUMBER} that lose most.</p>\n"
+        "<p>Networks are not kept: these were trained again for this page, with one of the seeds of the table. "
+        f"Shown are the {NUMBER} validation images whose own score gains most with {what} and the {NUMBER} that lose "
+        "most, the largest change first. The score of an image is the target metric on this image alone, in %.</p>\n"
     )
     try:
         return note + make()
     except AutoseglossError as error:
-        why = "There are no pictures: they need two trainings, which can't be run here."
+        why = "There are no pictures: they need new trainings, which can't be run here."
         return f"<p>{why}</p>\n{text_block(str(error), 'reason')}"
 
 
@@ -120,6 +121,25 @@ def provenance(facts: Mapping[str, str], folder: Path, files: Sequence[str]) -> 
     return facts_list(
         {**facts, **sums, "this page": f"<code>autosegloss report DIR</code>, {versions_text(versions())}"}
     )
+
+
+PARTS: Final = {
+    "train": "the images that networks train on",
+    "held-out part (often called val)": "training images that are kept apart; the rewards of a search come from them",
+    "validation set (often called test)": "images that neither training nor search has used; for final numbers alone",
+}
+"""The parts of the data as the pages and tables call them."""
+
+
+def parts() -> str:
+    """What the parts of the data are, for where a page first names them."""
+    return "; ".join(f"<b>{name}</b>: {what}" for name, what in PARTS.items())
+
+
+def zero_classes(rows: Iterable[Mapping[str, Estimate]]) -> str:
+    """A note on classes that no loss has learned, if there are any."""
+    text = not_learned(list(rows))
+    return f'<p class="note"><strong>{escape(text)}</strong></p>\n' if text else ""
 
 
 def measured(rows: Iterable[Mapping[str, object]]) -> list[str]:
