@@ -242,6 +242,8 @@ class Source:
 
 def _names(paths: Sequence[Path]) -> tuple[str, ...]:
     """The names of files inside the folder that all of them are in."""
+    if not paths:
+        return ()
     common = Path(os.path.commonpath([path.parent for path in paths]))
     return tuple(str(path.relative_to(common)) for path in paths)
 
