@@ -22,6 +22,7 @@ from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, named_loss
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
+from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.bench.loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
 from autosegloss.report.bench.proxies import REPEATS, bench_proxies
@@ -482,7 +483,13 @@ def _add_evaluate(commands: Commands) -> None:
 
 
 def _evaluate(given: argparse.Namespace, console: Console) -> None:
-    metrics = {name: metric(name) for name in split_metrics(given.metric)}
+    names = split_metrics(given.metric)
+    if CALIBRATION in names:
+        raise InputError(
+            f"--metric {CALIBRATION}: the calibration error needs probabilities, and these are label maps; see "
+            "autosegloss.CalibrationError, or the column of `compare`."
+        )
+    metrics = {name: metric(name) for name in names}
     if given.worst is not None and given.worst < 1:
         raise InputError(f"--worst must be at least 1, got {given.worst}.")
     if given.images and not given.sheet:

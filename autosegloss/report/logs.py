@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import math
+import os
+import shutil
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from typing_extensions import Self
 
-from autosegloss.errors import RefusedError
+from autosegloss.errors import RefusedError, cut, note
 from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_record, warn
@@ -25,6 +28,7 @@ from autosegloss.search.study import Study
 from autosegloss.search.tables import Table
 
 SCALARS_FOLDER = "tensorboard"
+_SPARE = 2**16  # bytes of a disk that scalars leave free
 
 
 class _JsonLines:
@@ -152,6 +156,7 @@ class ScalarLog:
         self._folder = folder
         self._writer: Any = None
         self._steps = 0
+        self._stopped = False
         self._best = -math.inf
         try:
             self._build = importlib.import_module("tensorboardX").SummaryWriter
@@ -164,11 +169,24 @@ class ScalarLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._writer is not None and not self._stopped:
+            with suppress(OSError):
+                self._writer.close()
 
     def update(self, study: Study) -> None:
-        """Write the steps that are new; observer of a study."""
+        """Write the steps that are new; observer of a study. On a full disk it says so once, and writes no more."""
+        if self._stopped:
+            return
+        try:
+            self._write(study)
+        except OSError as error:
+            self._stopped = True
+            note(f"{cut(str(self._folder))}: scalars can't be written: {error.strerror or error}. The search goes on.")
+
+    def _write(self, study: Study) -> None:
+        # The writer's own thread would die of a full disk, and the next points wait for it for ever.
+        if shutil.disk_usage(self._folder.parent).free < _SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._writer is None:  # not earlier: now the study holds the lock of its journal
             self._writer = self._build(str(self._folder), purge_step=0, flush_secs=2)
         for step in study.steps[self._steps :]:

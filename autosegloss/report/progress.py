@@ -176,7 +176,8 @@ def seconds_left(study: Study, workers: int) -> float:
 def stage_text(study: Study) -> str:
     """The stage of a study: its finished steps, or the finals."""
     done = len(study.steps)
-    return "finals" if done == study.step_count else f"{done} of {study.step_count} steps"
+    now = "" if done < study.step_count or study.finished else ", now the finals"
+    return f"{done} of {study.step_count} steps{now}"
 
 
 def step_text(step: Step) -> str:

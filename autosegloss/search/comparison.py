@@ -206,12 +206,13 @@ def losses_of(names: Sequence[str], dataset: Dataset, reduce_over_ranks: bool = 
 def check_losses(losses: Sequence[str], seeds: int, least: int = 2) -> None:
     """Raise InputError for losses or a number of seeds that can't be compared."""
     if not losses:
-        raise InputError("losses must name at least one loss.")
+        raise InputError("losses must name at least one loss; give one with --loss NAME.")
     twice = [name for name in dict.fromkeys(losses) if list(losses).count(name) > 1]
     if twice:
-        raise InputError(f"losses must be distinct, got {', '.join(twice)} more than once.")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < least:
-        raise InputError(f"seeds must be an integer of at least {least}, got {shown(seeds)}.")
+        raise InputError(f"losses must be distinct, got {cut(', '.join(twice))} more than once.")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not least <= seeds <= 1_000:
+        limit = f"of at least {least}" if not isinstance(seeds, int) or seeds < least else "of at most 1000"
+        raise InputError(f"seeds must be an integer {limit}, got {shown(seeds)}.")
 
 
 def columns_of(

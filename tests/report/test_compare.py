@@ -526,7 +526,7 @@ def test_a_comparison_as_lines_of_json(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "losses must name at least one loss."),
+        ([], "losses must name at least one loss; give one with --loss NAME."),
         (
             ["--loss", "cross_entropy", "--loss", "cross_entropy"],
             "got cross_entropy more than once.",

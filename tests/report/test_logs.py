@@ -170,3 +170,15 @@ def test_without_the_package_nothing_begins(
         'autosegloss[tensorboard]"\n'
     )
     assert not out.exists()
+
+
+def test_scalars_that_cannot_be_written_are_no_reason_to_stop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scalars").touch()  # where their folder would be
+    with Journal(tmp_path / "trials.jsonl") as journal, ScalarLog(tmp_path / "scalars") as log:
+        study = toy_study(journal)
+        log.update(study)
+        log.update(study)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{tmp_path / 'scalars'}: scalars can't be written: Not a directory. The search goes on."

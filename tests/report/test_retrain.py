@@ -246,7 +246,7 @@ def test_a_diverged_run_is_told(tmp_path: Path) -> None:
     ("losses", "seeds", "changes", "kind", "message"),
     [
         (["cross_entropi"], 1, {}, InputError, "`cross_entropi` is not a loss (did you mean `cross_entropy`?)"),
-        ([], 1, {}, InputError, "losses must name at least one loss."),
+        ([], 1, {}, InputError, "losses must name at least one loss; give one with --loss NAME."),
         (["jml"], 0, {}, InputError, "seeds must be an integer of at least 1, got 0."),
         (
             ["jml"],
