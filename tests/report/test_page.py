@@ -29,11 +29,12 @@ from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy
 from autosegloss.report.pages import figures
 from autosegloss.report.pages.elements import class_colour
+from autosegloss.report.pages.examples import Trained, examples
 from autosegloss.report.pages.figures import surface_values, toy_label
 from autosegloss.report.pages.report import report_page
 from autosegloss.search.compare import compare
 from autosegloss.search.objective import proxy_of
-from autosegloss.search.settings import load_config
+from autosegloss.search.settings import as_config, load_config
 from autosegloss.search.space import bare_content
 from tests.journals import rewrite, trials_of
 from tests.report.test_contact_sheet import browser, chromium, luminance
@@ -329,7 +330,7 @@ def test_the_pictures_are_what_the_networks_of_the_record_say(searched: Path) ->
     shown = [int(each) for each in re.findall(r"<h4>Validation image (\d+)", text)]
     assert shown
     assert len(pictures) == 6 * len(shown)
-    gains = []
+    gains, found = [], []
     for number, label in enumerate(validation.labels):
         scores = []
         for made in maps:
@@ -338,13 +339,17 @@ def test_the_pictures_are_what_the_networks_of_the_record_say(searched: Path) ->
             either = [(((label == c) | (made[number] == c)) & (label < 255)).sum() for c in own]
             scores.append(np.mean(np.divide(both, either)))
         gains.append(scores[1] - scores[0])
+        found.append(scores[1])
         if number in shown:
             assert f"image {number}: change of its score {100 * gains[-1]:+.1f}" in text
             card = text.split(f"<h4>Validation image {number}:")[1].split("</article>")[0]
             assert [f"{100 * score:.1f}" for score in scores] == re.findall(r"<figcaption>[^<]*: ([\d.]+)</figc", card)
     order = np.argsort(-np.array(gains), kind="stable")
     expected = [i for i in order if gains[i] > 0][:3] + [i for i in order[::-1] if gains[i] < 0][:3]
-    assert shown == expected
+    assert shown[: len(expected)] == expected
+    rest = shown[len(expected) :]  # the others with the lowest scores, the lowest first
+    assert len(rest) == min(3, len(gains) - len(expected))
+    assert rest == sorted(set(range(len(gains))) - set(expected), key=lambda number: found[number])[: len(rest)]
     for number in shown:
         for name, made in zip(("cross-entropy", "found loss"), maps, strict=True):
             (told,) = (p for alt, p in pictures.items() if alt.startswith(f"prediction of {name} for image {number}:"))
@@ -353,6 +358,31 @@ def test_the_pictures_are_what_the_networks_of_the_record_say(searched: Path) ->
                 assert (told[made[number] == c][:, :3] == class_colour(c)).all()
             errors = (made[number] != validation.labels[number]) & (validation.labels[number] != 255)
             assert ((wrong == (222, 62, 40, 255)).all(-1) == errors).all()
+
+
+def test_pictures_from_files_carry_their_names_and_those_without_a_score_are_left_out(tmp_path: Path) -> None:
+    """Files with names that are HTML; the metric counts only the leaf, which one image does not have."""
+    for number in range(8):
+        label = np.zeros((16, 16), np.uint8)
+        label[4:12, 4:12] = number > 0
+        for kind, pixels in (("images", 200 * label), ("masks", label)):
+            path = tmp_path / kind / f"day {number % 2}" / f"<b>{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    data = {"name": "folder", "root": str(tmp_path), "classes": ["ground", "leaf"], "cache": str(tmp_path / "cache")}
+    config = {
+        "metric": "class_mean(total(pred & target) / total(target), where=total(target), background=False)",
+        "proxy": {"data": data | {"validation": 0.5}, "start": {"regime": "scratch"}, "train": {"iterations": 1}},
+    }
+    proxy = proxy_of(as_config(config))
+    names = proxy.dataset.names
+    assert len(names) == 4
+    losses = [Trained("one", CrossEntropy(), None), Trained("other", load_loss("jml"), None)]
+    titles = re.findall(r"<h4>(.*?): change", examples(proxy, losses, losses[1], seed=0))
+    scored = {name for name, label in zip(names, proxy.dataset.validation.labels, strict=True) if label.any()}
+    assert len(titles) == len(scored) > 2
+    assert {unescape(title) for title in titles} == scored
+    assert all(re.fullmatch(r"day [01]/&lt;b&gt;\d\.png", title) for title in titles)
 
 
 @pytest.mark.usefixtures("plain_surfaces")

@@ -27,7 +27,7 @@ from autosegloss.report.pages.elements import (
 )
 
 NUMBER: Final = 3
-"""The number of images with the largest gain, and with the largest loss."""
+"""The number of images with the largest gain, with the largest loss, and with the lowest score."""
 _TOLERANCE: Final = 1e-9  # of a metric; a training that repeats exactly gives the same bits
 
 
@@ -47,7 +47,7 @@ class Trained:
 
 
 def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int) -> str:
-    """Train with some losses, and show the validation images whose scores differ most, in both directions.
+    """Train with some losses; show the validation images whose scores differ most, in both directions, and the lowest.
 
     Args:
         proxy: What is trained.
@@ -78,7 +78,12 @@ def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int)
     most = [i for i in order if gains[i] > 0][:NUMBER]
     least = [i for i in reversed(order) if gains[i] < 0][:NUMBER]
     name = escape(best.name)
-    for title, chosen in ((f"Largest gains of {name}", most), (f"Largest losses of {name}", least)):
+    lowest = sorted(set(gains) - {*most, *least}, key=lambda i: (scores[best.name][i] or 0.0, i))[:NUMBER]
+    for title, chosen in (
+        (f"Largest gains of {name}", most),
+        (f"Largest losses of {name}", least),
+        (f"Lowest scores of {name} among the others", lowest),
+    ):
         parts.append(f"<h3>{title}</h3>")
         parts += [_card(i, dataset, predictions, scores, gains[i]) for i in chosen]
         if not chosen:

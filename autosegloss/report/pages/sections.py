@@ -102,7 +102,8 @@ def images(make: Callable[[], str], wanted: bool, what: str) -> str:
     note = (
         "<p>Networks are not kept: these were trained again for this page, with one of the seeds of the table. "
         f"Shown are the {NUMBER} validation images whose own score gains most with {what} and the {NUMBER} that lose "
-        "most, the largest change first. The score of an image is the target metric on this image alone, in %.</p>\n"
+        f"most, the largest change first; then the {NUMBER} others with the lowest score. The score of an image is the "
+        "target metric on this image alone, in %.</p>\n"
     )
     try:
         return note + make()
