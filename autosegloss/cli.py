@@ -19,7 +19,7 @@ from rich.console import Console
 
 from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.files import write_text
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, named_loss
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, loss_names
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.parse import signature_text
 from autosegloss.metric.settings import CALIBRATION
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_report,
         _add_export,
         _add_show,
+        _add_losses_list,
         _add_metrics,
         _add_evaluate,
         _add_bench,
@@ -391,7 +392,7 @@ def _export(given: argparse.Namespace, console: Console) -> None:
 
 def _loss_of(source: str) -> Loss:
     """The loss of a finished search in a folder, of a loss file, or of a name."""
-    return found_loss(source) if Path(source).is_dir() else named_loss(source)
+    return found_loss(source) if Path(source).is_dir() else load_loss(source)
 
 
 # Losses and metrics: show, metrics, evaluate --------------------------------------------------------------------------
@@ -426,6 +427,22 @@ def _show(given: argparse.Namespace, console: Console) -> None:
             raise InputError(f"{given.loss} has no curves to plot; omit --plot.")
         plot_loss(loss, given.plot)
         console.print(f"\nwrote {given.plot}", markup=False)
+
+
+def _add_losses_list(commands: Commands) -> None:
+    commands.add_parser("losses", help="list the names of losses").set_defaults(run=_losses)
+
+
+def _losses(given: argparse.Namespace, console: Console) -> None:
+    names = loss_names()
+    width = max(map(len, names))
+    for name, about in names.items():
+        console.print(f"{name:{width}}  {about}", markup=False)
+    console.print(
+        "The path of a loss file is a loss, too, and so is a mix such as 0.25*cross_entropy + 0.75*jml; compare and "
+        "retrain also take a function of yours, as module:function.",
+        markup=False,
+    )
 
 
 def _add_metrics(commands: Commands) -> None:

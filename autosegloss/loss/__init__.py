@@ -1,9 +1,9 @@
 """The loss room: curves, the relaxed reading of a metric, the loss module and its file; mixes, and the classics."""
 
 from autosegloss.loss.base import Loss
-from autosegloss.loss.file import build_loss, load_loss, presets
+from autosegloss.loss.file import build_loss, presets
 from autosegloss.loss.mixed import MixedLoss
-from autosegloss.loss.named import named_loss
+from autosegloss.loss.named import load_loss, loss_names, named_loss
 from autosegloss.loss.relax import SearchSpace, Slot, slots
 from autosegloss.loss.surrogate import SurrogateLoss
 
@@ -15,6 +15,7 @@ __all__ = [
     "SurrogateLoss",
     "build_loss",
     "load_loss",
+    "loss_names",
     "named_loss",
     "presets",
     "slots",

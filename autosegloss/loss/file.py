@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from autosegloss.errors import ExprError, InputError, InputTypeError, LossFileError, did_you_mean, shown
+from autosegloss.errors import ExprError, InputError, LossFileError, shown
 from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.classic import PIXEL_LOSSES
 from autosegloss.loss.curve import CurveKind
@@ -59,43 +58,10 @@ def presets() -> list[str]:
     return sorted([*files, *_ALIASES])
 
 
-def load_loss(source: str | os.PathLike[str], ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:
-    """The loss in a file, or one that comes with the package.
-
-    Args:
-        source: The path of a loss file, or the name of a preset (see `presets`).
-        ignore_index: The label of ignored pixels in your data.
-        reduce_over_ranks: Whether sums run over the batches of all ranks of torch.distributed.
-
-    Returns:
-        A loss to call with (logits, target, mask=None): a SurrogateLoss, a MixedLoss if the file gives cross-entropy a
-        part, or one of the classics.
-
-    Raises:
-        LossFileError: There is no such file or preset, or it is damaged, of a newer version, or impossible.
-        InputError: Another argument is wrong.
-
-    Example:
-        >>> load_loss("asl/voc/macc").content()["classes"]
-        'all'
-    """
-    if not isinstance(source, str | os.PathLike):
-        raise InputTypeError(
-            f"the loss must be the path of a loss file or the name of a preset, got {type(source).__name__}."
-        )
-    path, name = Path(source), str(source)
-    try:
-        if path.is_dir():
-            raise LossFileError(f"{name} is a folder; the loss of a finished search is its file {path / 'loss.json'}.")
-        if path.exists():
-            return read_loss(path.read_bytes(), name, ignore_index, reduce_over_ranks)
-    except OSError as error:
-        raise LossFileError(f"{name}: can't be read: {error.strerror or error}.") from None
-    if name in presets():
-        file = _PRESETS / f"{_ALIASES.get(name, name)}.json"
-        return read_loss(file.read_bytes(), name, ignore_index, reduce_over_ranks)
-    hint = did_you_mean(name, presets())
-    raise LossFileError(f"{name}: no such file, nor a preset{hint}; presets: {', '.join(presets())}.")
+def preset(name: str, ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:
+    """The loss of one of the names of `presets`."""
+    file = _PRESETS / f"{_ALIASES.get(name, name)}.json"
+    return read_loss(file.read_bytes(), name, ignore_index, reduce_over_ranks)
 
 
 def read_loss(data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:

@@ -565,7 +565,7 @@ def _loss(value: str, maps: str, about: str, hard: bool = False) -> str:
         check = """
     if target.is_floating_point():
         raise TypeError(f"target has dtype {target.dtype}; this loss takes integer labels")"""
-    soft = "" if hard else "; or shares (N, C, *S) that sum to 1 over C"
+    soft = "" if hard else "; or shares (N, C, *S) that sum to 1"
     return f'''def loss(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """{about[0].upper()}{about[1:]}.
 

@@ -16,10 +16,12 @@ from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.file import build_loss
 from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr
 from autosegloss.proxy.data import Dataset, Split, load_dataset
+from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.labels import LabelSource, LabelTask, build_labels
 from autosegloss.proxy.mean_teacher import Unlabelled
 from autosegloss.proxy.networks import build_network, check_network, encoder_prefix
 from autosegloss.proxy.networks.weights import matching_weights, read_weights
+from autosegloss.proxy.own_loss import is_own, own_loss
 from autosegloss.proxy.settings import ProxyConfig
 from autosegloss.proxy.train import (
     LossFunction,
@@ -76,6 +78,7 @@ class Proxy:
         dataset: The data.
         unlabelled: Training images whose labels are hidden.
         pretrained: The weights that trials start from; from a file, or made by `prepare`.
+        folder: The folder of the configuration, where `module:function` is found too; None leaves Python's path.
     """
 
     settings: ProxyConfig
@@ -85,10 +88,18 @@ class Proxy:
     dataset: Dataset
     unlabelled: Unlabelled | None = None
     pretrained: Weights | None = None
+    folder: str | None = None
 
     @classmethod
     def load(
-        cls, settings: ProxyConfig, target: Expr, *, seed: int = 0, gpus: float = 0.0, dataset: Dataset | None = None
+        cls,
+        settings: ProxyConfig,
+        target: Expr,
+        *,
+        seed: int = 0,
+        gpus: float = 0.0,
+        dataset: Dataset | None = None,
+        folder: str | None = None,
     ) -> Proxy:
         """Load the data, separate the unlabelled images, and check the network and its weights.
 
@@ -98,6 +109,7 @@ class Proxy:
             seed: See the class.
             gpus: See the class.
             dataset: The data; None loads those of the settings.
+            folder: See the class.
 
         Raises:
             DataError: The data set or the kind of labels is unknown, missing or unsuitable.
@@ -105,6 +117,8 @@ class Proxy:
             RefusedError: Trials need a GPU and this process, which prepares them, has none.
         """
         device_of(gpus)
+        if folder is not None:
+            use_folder(folder)
         if dataset is None:
             dataset = load_dataset(settings.data.name, **settings.data.options)
         start, named = settings.start, settings.network
@@ -116,7 +130,7 @@ class Proxy:
         weights = None
         if start.weights is not None:
             weights = matching_weights(read_weights(start.weights), network, part, start.weights)
-        proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights)
+        proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights, folder=folder)
         labelled, unlabelled = proxy._labels.divide(proxy._task)
         return replace(proxy, dataset=replace(dataset, train=labelled), unlabelled=unlabelled)
 
@@ -189,7 +203,10 @@ class Proxy:
         return self.training(self.loss(loss), seed)
 
     def loss(self, content: LossContent) -> Loss:
-        """Build the loss of a loss file for the labels of this data set."""
+        """Build the loss of a loss file, or a user's own loss, for the labels of this data set."""
+        self._find_modules()
+        if is_own(content):
+            return own_loss(content, self.dataset.ignore_index)
         return build_loss(content, self.dataset.ignore_index)
 
     def evaluation(
@@ -247,8 +264,11 @@ class Proxy:
             device: The device; None is the GPU if trials have one.
             **more: `over_ranks` of `Training`.
         """
+        self._find_modules()
         device = device_of(self.gpus) if device is None else device
         settings, dataset = self.settings, self.dataset
+        if isinstance(loss, nn.Module):
+            loss = loss.to(device)
         network = initial_network(
             settings.network.name,
             len(dataset.classes),
@@ -269,6 +289,11 @@ class Proxy:
             for logits, labels in _with_labels(network, self.dataset.validation):
                 error.update(logits, labels)
         return error.compute()
+
+    def _find_modules(self) -> None:
+        """Let this process, which may be another than that which read the configuration, find the modules beside it."""
+        if self.folder is not None:
+            use_folder(self.folder)
 
     @property
     def _labels(self) -> LabelSource:

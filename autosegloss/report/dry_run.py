@@ -16,8 +16,9 @@ from typing import TypeVar
 import torch
 
 from autosegloss.errors import AutoseglossError, InputError, RefusedError, cut
-from autosegloss.loss import Loss, named_loss
+from autosegloss.loss import Loss, load_loss
 from autosegloss.proxy.data import Split, load_dataset, reader
+from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.labels import build_labels
 from autosegloss.proxy.networks import build_network, encoder_prefix
 from autosegloss.proxy.networks.weights import matching_weights, read_weights
@@ -152,6 +153,7 @@ def _checked(config: StudyConfig) -> Proxy:
         return None
 
     own, data = config.proxy, config.proxy.data
+    use_folder(config.folder)
     tried(LossFamily.of(config).check)
     dataset = tried(lambda: load_dataset(data.name, **data.options))
     proxies = {"": own} | {name: config.in_setting(name).proxy for name in config.compare.settings}
@@ -165,7 +167,7 @@ def _checked(config: StudyConfig) -> Proxy:
         if dataset is not None:
             tried(partial(losses_of, [name], dataset))
         elif ":" not in name:  # a user's own loss may need the data
-            tried(partial(named_loss, name, counts=[1, 1]))
+            tried(partial(load_loss, name, counts=[1, 1]))
     found = None if mistakes else tried(lambda: proxy_of(config, dataset))
     if found is not None:
         return found

@@ -9,12 +9,13 @@ from typing import Any
 
 from autosegloss.errors import InputError, RefusedError, cut, note, shown
 from autosegloss.files import sweep_drafts, write_text
-from autosegloss.loss import Loss, named_loss
+from autosegloss.loss import Loss
 from autosegloss.loss.base import LossContent
 from autosegloss.loss.classic import class_counts
 from autosegloss.metric import METRICS, Expr, metric
 from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset
+from autosegloss.proxy.own_loss import any_loss
 from autosegloss.proxy.trial import TARGET
 from autosegloss.search.folder import (
     CHECKPOINT_FILE,
@@ -198,7 +199,7 @@ def losses_of(names: Sequence[str], dataset: Dataset, reduce_over_ranks: bool = 
     """Build losses by name, for a data set."""
     counts = class_counts([dataset.train.labels], len(dataset.classes), dataset.ignore_index)
     return tuple(
-        named_loss(name, ignore_index=dataset.ignore_index, counts=counts, reduce_over_ranks=reduce_over_ranks)
+        any_loss(name, counts=counts, ignore_index=dataset.ignore_index, reduce_over_ranks=reduce_over_ranks)
         for name in names
     )
 

@@ -23,7 +23,9 @@ def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
         DataError, InputError, RefusedError: See `Proxy.load`.
     """
     target, seed = metric(config.metric), config.search.seed
-    return Proxy.load(config.proxy, target, seed=seed, gpus=config.resources.gpus, dataset=dataset)
+    return Proxy.load(
+        config.proxy, target, seed=seed, gpus=config.resources.gpus, dataset=dataset, folder=config.folder
+    )
 
 
 def announce(dataset: Dataset, on_data: Callable[[Dataset], None] | None) -> None:

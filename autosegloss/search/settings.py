@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -12,6 +13,7 @@ from pydantic import (
     AfterValidator,
     Field,
     JsonValue,
+    PrivateAttr,
     ValidationError,
     WithJsonSchema,
     field_serializer,
@@ -24,6 +26,7 @@ from autosegloss.config.yaml12 import Dumper, show
 from autosegloss.errors import ConfigError
 from autosegloss.loss.settings import RelaxationConfig
 from autosegloss.metric.settings import CatalogueName, Columns, MetricSpec
+from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.settings import BatchSize, Iterations, ProxyConfig, TrainConfig
 from autosegloss.search.algorithms import ALGORITHMS
 
@@ -153,8 +156,8 @@ class CompareConfig(Section):
     """The comparison of losses, for `autosegloss compare`; a search ignores it."""
 
     losses: list[str] = []
-    """Names of losses, presets, mixes, or paths of loss files; each is compared with the first, or with that of
-    `--baseline`."""
+    """Names of losses, presets, mixes, paths of loss files, or functions of your own (`module:function`); each is
+    compared with the first, or with that of `--baseline`."""
     seeds: Annotated[int, Field(ge=2, le=1_000)] = 5
     """Runs of each loss in each setting; at least 2, for an interval."""
     metrics: Columns | None = None
@@ -189,6 +192,16 @@ class StudyConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     retrain: RetrainConfig = RetrainConfig()
     compare: CompareConfig = CompareConfig()
+    _folder: str = PrivateAttr(default_factory=os.getcwd)
+
+    @property
+    def folder(self) -> str:
+        """The folder of the file that was read, or the current one: `module:function` is found there too."""
+        return self._folder
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all keys are equal, wherever they were read."""
+        return isinstance(other, StudyConfig) and self.model_dump() == other.model_dump()
 
     def in_setting(self, name: str) -> StudyConfig:
         """The configuration in a setting of the comparison."""
@@ -207,15 +220,25 @@ class StudyConfig(Section):
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> StudyConfig:
     """See `autosegloss.load_config`."""
-    return read_file(StudyConfig, path, overrides)
+    config = read_file(StudyConfig, path, overrides)
+    config._folder = str(Path(path).resolve().parent)
+    return config
 
 
 def as_config(source: StudyConfig | Mapping[str, Any] | str | os.PathLike[str]) -> StudyConfig:
     """The configuration from any of its forms: a StudyConfig, a mapping with its keys, or the path of a YAML file.
 
+    The modules beside it are found from here on; see `use_folder`.
+
     Raises:
         ConfigError: The configuration is invalid; all errors are listed.
     """
+    config = _read(source)
+    use_folder(config.folder)
+    return config
+
+
+def _read(source: StudyConfig | Mapping[str, Any] | str | os.PathLike[str]) -> StudyConfig:
     if isinstance(source, StudyConfig):
         return source
     if isinstance(source, Mapping):

@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from autosegloss.errors import AutoseglossError, InputError, RefusedError, cut, did_you_mean, listed
+from autosegloss.loss.base import LossContent
 from autosegloss.loss.file import build_loss
+from autosegloss.proxy.own_loss import is_own
 from autosegloss.proxy.trial import CLASS_PREFIX
 from autosegloss.search.comparison import PLAN_VERSION, write_table
 from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE, PLAN_FILE, TABLE_FILE
@@ -105,7 +107,7 @@ def _sound(table: Table) -> bool:
             and sorted((row.setting, row.loss) for row in table.rows) == sorted(pairs)
             and table.notes.keys() == plan["definitions"].keys()
             and all(isinstance(name, str) for name in (*table.columns, *table.tested))
-            and all(build_loss(plan["definitions"][setting][loss]) for setting, loss in pairs)
+            and all(_is_loss(plan["definitions"][setting][loss]) for setting, loss in pairs)
             and all(len(row.runs) == len(plan["seeds"]) for row in table.rows)
             and all(not run or run.keys() == row.scores.keys() for row in table.rows for run in row.runs)
             and all(math.isfinite(x) for row in table.rows for run in row.runs if run for x in run.values())
@@ -175,3 +177,7 @@ def _names(names: Sequence[str]) -> str:
             return f"{', '.join(shown)}, ... and {len(names) - len(shown)} more"
         shown.append(cut(name, 60))
     return ", ".join(shown)
+
+
+def _is_loss(content: LossContent) -> bool:
+    return is_own(content) or build_loss(content) is not None

@@ -199,7 +199,7 @@ AXES: dict[str, Sequence[Any]] = {
 }
 EDGES: dict[str, Sequence[Any]] = {
     "expr": ["miou", "macc_i", "biou(radius=1)", "bf1(radius=1)", "boundary_iou_i"],
-    "shape": [(3, 4, 7, 6), (2, 1, 6, 5), (1, 1), (0, 3, 4, 3), (2, 3, 0, 4), (0, 3)],
+    "shape": [(3, 4, 7, 6), (2, 2, 6, 5), (1, 2), (0, 3, 4, 3), (2, 3, 0, 4), (0, 3)],
     "ignored": ["none", "some", "all"],
     "masked": ["none", "some", "all"],
     "scores": ["moderate", "one-hot"],

@@ -22,7 +22,6 @@ from tests import strategies
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "autosegloss" / "loss" / "presets"
-NAMES = ", ".join(presets())
 
 
 @pytest.fixture(autouse=True)
@@ -536,17 +535,18 @@ def test_any_other_value_of_a_key_loads_or_is_refused(key: str, value: Any) -> N
 
 
 def test_neither_a_file_nor_a_preset() -> None:
-    assert message(load_loss, "absent.json") == f"absent.json: no such file, nor a preset; presets: {NAMES}."
+    names = "`autosegloss losses` lists the names."
+    assert message(load_loss, "absent.json") == f"absent.json: no such file, nor a loss of that name. {names}"
     assert message(load_loss, "asl/voc/mioo") == (
-        f"asl/voc/mioo: no such file, nor a preset (did you mean `asl/voc/miou`?); presets: {NAMES}."
+        f"asl/voc/mioo: no such file, nor a loss of that name (did you mean `asl/voc/miou`?). {names}"
     )
     assert message(load_loss, "../presets/asl/voc/miou").startswith("../presets/asl/voc/miou: no such file")
-    assert message(load_loss, "a" * 5000).startswith("aaa")
+    assert message(load_loss, "a" * 5000 + ".json").startswith("aaa")
 
 
 @pytest.mark.parametrize("source", [None, 5, ["jml"]])
 def test_what_is_no_path(source: Any) -> None:
-    with pytest.raises(InputTypeError, match="must be the path of a loss file or the name of a preset, got"):
+    with pytest.raises(InputTypeError, match="must be the path of a loss file or the name of a loss, got"):
         load_loss(source)
 
 

@@ -213,7 +213,7 @@ def test_options_reach_their_algorithm_and_no_other() -> None:
     ("searcher", "message"),
     [
         ("no colon", "searcher must be `module:function`, got `no colon`"),
-        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("no_such_module:f", "no module named `no_such_module`"),
         ("math:no_such_function", "no_such_function"),
         ("math:pi", "searcher `math:pi` must be a function, got float"),
     ],

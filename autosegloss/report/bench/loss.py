@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from autosegloss.errors import InputError, RefusedError
 from autosegloss.loss import SurrogateLoss
-from autosegloss.loss.named import named_loss
+from autosegloss.loss.named import load_loss
 from autosegloss.loss.relax import slots
 from autosegloss.metric import METRICS, metric
 from autosegloss.proxy.train import one_thread
@@ -43,7 +43,7 @@ def bench_loss(
     """Time losses in turn with cross-entropy, and measure their memory.
 
     Args:
-        names: Losses as `named_loss` takes them, or metrics of the catalogue; none: `LOSSES`.
+        names: Losses as `load_loss` takes them, or metrics of the catalogue; none: `LOSSES`.
         size: Shape of the logits, as in `8x21x256x256`: images, classes, and two or three axes of 16 pixels or more.
         dtype: Of the logits, one of `DTYPES`; float16 is for CUDA only.
         device: One of `DEVICES`.
@@ -60,7 +60,7 @@ def bench_loss(
     counts = [1] * classes  # what is counted does not change the cost
     losses: dict[str, Loss] = {}
     for name in names or LOSSES:
-        loss = surrogate(name) if name in METRICS else named_loss(name, ignore_index=IGNORED, counts=counts)
+        loss = surrogate(name) if name in METRICS else load_loss(name, ignore_index=IGNORED, counts=counts)
         losses[name] = loss.to(device)
     return (
         f"{to_markdown(*measure(losses, size, dtype, device, rounds))}\n\n"

@@ -11,6 +11,7 @@ from typing import Final
 from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import CALIBRATION
+from autosegloss.proxy.own_loss import is_own
 from autosegloss.proxy.trial import TARGET
 from autosegloss.report.pages import sections
 from autosegloss.report.pages.elements import details, table, text_block
@@ -32,7 +33,7 @@ def comparison_page(folder: Path, images: bool) -> str:
     plan, seeds = found.plan, len(found.plan["seeds"])
     settings = {setting: [row for row in found.rows if row.setting == setting] for setting in found.notes}
     definitions = next(iter(plan["definitions"].values()))
-    losses = {row.loss: build_loss(definitions[row.loss]) for row in found.rows}
+    losses = {row.loss: build_loss(definitions[row.loss]) for row in found.rows if not is_own(definitions[row.loss])}
     curves = "\n".join(
         f"<h3>{escape(name)}</h3>\n{sections.curves(loss)}"
         for name, loss in losses.items()
@@ -42,7 +43,7 @@ def comparison_page(folder: Path, images: bool) -> str:
     facts = {
         "parts of the data": sections.parts(),
         "target": escape(found.target),
-        "losses": escape(", ".join(losses)),
+        "losses": escape(", ".join(dict.fromkeys(row.loss for row in found.rows))),
         "settings": escape(", ".join(filter(None, settings))),
         "runs": f"{seeds} of each loss, on the same seeds",
         "data": escape(notes),
