@@ -21,6 +21,7 @@ from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, loss_names
 from autosegloss.metric import METRICS, metric
+from autosegloss.metric.catalogue import OF_CLASSES
 from autosegloss.metric.parse import signature_text
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.data import Dataset
@@ -458,8 +459,13 @@ def _metrics(given: argparse.Namespace, console: Console) -> None:
             continue
         about = " ".join((inspect.getdoc(build) or "").split("\n\n")[0].split())
         console.print(f"{title}\n    {about}\n    {expr}", markup=False)
+    for name, build in OF_CLASSES.items():
+        about = " ".join((inspect.getdoc(build) or "").split("\n\n")[0].split())
+        console.print(f"{name}{signature_text(build)}\n    {about}", markup=False)
     console.print(
-        "For options, ignored pixels, absent classes and sources: help(autosegloss.METRICS[NAME])", markup=False
+        "Classes are numbers, or names where the data is known: iou(2), miou(classes=[leaf, symptom], weights=[1, 2])\n"
+        "For options, ignored pixels, absent classes and sources: help(autosegloss.METRICS[NAME])",
+        markup=False,
     )
 
 

@@ -31,7 +31,7 @@ from autosegloss.metric import (
     target,
     total,
 )
-from autosegloss.metric.expr import band
+from autosegloss.metric.expr import ClassMean, band, rebuilt
 
 IGNORED = 255
 seeds = st.integers(0, 2**32 - 1)
@@ -169,12 +169,42 @@ def metrics(draw: st.DrawFn) -> Expr:
 
 
 @st.composite
+def selections(draw: st.DrawFn, expr: Expr, num_classes: int) -> Expr:
+    """A metric with other class means in every second draw: of some classes, with weights, or both."""
+    choices = st.sampled_from(["none", "none", "classes", "weights", "both"])
+    weight = st.sampled_from([0, 1, 1, 2, 0.25, 1e-3])
+
+    def change(node: Expr) -> Expr:
+        if not isinstance(node, ClassMean) or (choice := draw(choices)) == "none":
+            return node
+        classes = None
+        if choice != "weights":
+            classes = draw(st.permutations(range(num_classes)))[: draw(st.integers(1, num_classes))]
+        weights = None
+        if choice != "classes":
+            size = num_classes if classes is None else len(classes)
+            weights = draw(st.lists(weight, min_size=size, max_size=size).filter(any))
+        return class_mean(node.value, node.where, classes=classes, weights=weights)
+
+    return rebuilt(expr, change)
+
+
+@st.composite
+def metrics_of_labels(draw: st.DrawFn) -> tuple[Expr, Labels]:
+    """A metric, perhaps of some classes and with weights, and labels with these classes."""
+    some = draw(labels())
+    return draw(selections(draw(metrics()), some.num_classes)), some
+
+
+@st.composite
 def expressions(draw: st.DrawFn) -> Expr:
     """Any expression at all, with many shared parts: for what must hold of the text and of the nodes."""
     numbers = st.sampled_from([0, 1, -1, 2, 0.5, -2.5, 1e-300, 1e16, 123456789012345678, 0.1]) | st.floats(
         allow_nan=False, allow_infinity=False
     )
     shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    classes = st.lists(st.integers(0, 3) | st.sampled_from(["leaf", "grey matter"]) | st.text(max_size=3), max_size=3)
+    weights = st.lists(st.just(0) | st.floats(1e-6, 1e6), max_size=3)
     pool: list[Any] = [pred, target, draw(numbers)]
 
     def pick() -> Any:
@@ -203,6 +233,9 @@ def expressions(draw: st.DrawFn) -> Expr:
         lambda: total(pick(), option(), draw(st.sampled_from(["skip", "keep"]))),
         lambda: per_image(pick(), option(), draw(st.sampled_from(["skip", "keep"]))),
         lambda: class_mean(pick(), option(), draw(st.booleans())),
+        lambda: class_mean(pick(), option(), draw(st.booleans()), classes=draw(classes)),
+        lambda: class_mean(pick(), option(), weights=draw(weights)),
+        lambda: class_mean(pick(), option(), classes=draw(classes), weights=draw(weights)),
         lambda: class_sum(pick()),
         lambda: image_mean(pick(), option()),
         lambda: image_worst(pick(), draw(st.floats(0, 1, exclude_min=True)), option()),
@@ -346,3 +379,10 @@ def losses(
         logic=draw(st.sampled_from(["product", "godel"])),
         classes=draw(classes) if classes is not None else "metric",
     )
+
+
+@st.composite
+def losses_of_labels(draw: st.DrawFn, **options: Any) -> tuple[SurrogateLoss, Labels]:
+    """As `losses`, of metrics that may be of some classes and have weights; and labels with these classes."""
+    expr, some = draw(metrics_of_labels())
+    return draw(losses(st.just(expr), **options)), some

@@ -29,6 +29,7 @@ from autosegloss.metric.parse import metric
 _WIDTH = 120
 _LONGEST_NAME = 32
 _LONGEST_MAP, _LONGEST_OPERAND = 76, 40  # what is longer gets a name
+_LONGEST_WEIGHTS = 12
 _LONGEST_PROVENANCE = 400  # characters of an entry; a longer one is a table, and stays in the loss file
 _NARROW = 1e-9  # of a piece's width, as in `curve`
 _SUM, _PRODUCT, _ATOM = 1, 2, 3  # Python's precedences, from loose to tight
@@ -65,6 +66,7 @@ def source(content: Mapping[str, Any], ignore_index: int = 255) -> str:
 def _surrogate(content: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The title and the functions of a loss of version 1 or 2."""
     expr, logic, classes = metric(content["metric"]), content["logic"], content["classes"]
+    e.check_classes(expr)
     check_logic(logic)
     if classes not in get_args(Classes):
         raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
@@ -304,12 +306,31 @@ class _Writer:
             where = self._text(_present(node))
         elif self.classes == "metric" and node.where is not None:
             where = self._text(node.where, at_least=_ATOM)
-        if where is None and node.background:
+        if where is None and node.background and not node.selects:
             return f"{value}.mean(-1)"
         if not node.background:
             value = f"{value}[..., 1:]"
-            where = f"torch.ones_like({value})" if where is None else f"{where}[..., 1:]"
-        return f"_class_mean({value}, where={where})"
+            where = None if where is None else f"{where}[..., 1:]"
+        where = f"torch.ones_like({value})" if where is None else where
+        if not node.selects:
+            return f"_class_mean({value}, where={where})"
+        if node.classes is None:
+            weights = self._listed("[]", [_number(weight) for weight in node.weights or ()])
+            return f"_weighted_class_mean({value}, where={where}, weights={weights})"
+        pairs = zip(node.classes, node.weights or [1.0] * len(node.classes), strict=True)
+        weights = self._listed("{}", [f"{number}: {_number(weight)}" for number, weight in pairs])
+        return f"_mean_of_classes({value}, where={where}, weights={weights})"
+
+    def _listed(self, brackets: str, items: list[str]) -> str:
+        """The weights of classes, or the name that long ones get."""
+        text = f"{brackets[0]}{', '.join(items)}{brackets[1]}"
+        if len(text) <= _LONGEST_WEIGHTS:
+            return text
+        name = self._new_name("weights")
+        line = f"    {name} = {text}"
+        lines = [f"    {name} = {brackets[0]}", *(f"        {item}," for item in items), f"    {brackets[1]}"]
+        self.lines += [line] if len(line) <= _WIDTH else lines
+        return name
 
     def _where(self, node: e.ImageMean | e.ImageWorst) -> str:
         where = cast("e.Expr", node.where)

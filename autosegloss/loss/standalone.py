@@ -148,6 +148,23 @@ def _class_mean(x: Tensor, where: Tensor) -> Tensor:
     return torch.where(counted, x, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)
 
 
+def _weighted_class_mean(x: Tensor, where: Tensor, weights: list[float]) -> Tensor:
+    """Weighted mean over the classes with where > 0, the last axis; 0 if there is none."""
+    if len(weights) != x.shape[-1]:
+        raise ValueError(f"the metric has weights for {len(weights)} classes, but the logits have {x.shape[-1]}")
+    share = x.new_tensor(weights)
+    counted = ~(where <= 0) & (share > 0)  # NaN counts: it must be seen
+    weight = (counted * share).sum(-1)
+    return (torch.where(counted, x, 0.0) * share).sum(-1) / torch.where(weight > 0, weight, 1.0)
+
+
+def _mean_of_classes(x: Tensor, where: Tensor, weights: dict[int, float]) -> Tensor:
+    """Weighted mean over some classes with where > 0, of the last axis; 0 if there is none."""
+    if max(weights) >= x.shape[-1]:
+        raise ValueError(f"the metric is of class {max(weights)}, but the logits have {x.shape[-1]} classes")
+    return _weighted_class_mean(x, where, [weights.get(number, 0.0) for number in range(x.shape[-1])])
+
+
 def _image_mean(x: Tensor, where: Tensor) -> Tensor:
     """Mean over the images with where > 0, the first axis; 0 if there is none."""
     counted = ~(where <= 0)  # NaN counts: it must be seen

@@ -16,6 +16,7 @@ from autosegloss.loss.kernels import blocks
 from autosegloss.loss.ranks import batch_sums
 from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
+from autosegloss.metric.expr import ClassMean, check_classes
 from autosegloss.metric.interpret import Classes, Sums
 from autosegloss.metric.labels import (
     check_ignore_index,
@@ -58,7 +59,8 @@ class SurrogateLoss(Loss):
             run, like `ignore_index`: loss files do not hold it.
 
     Raises:
-        InputError: An argument is out of range; curves are checked when they are given.
+        InputError: An argument is out of range, or the metric has a class by name; curves are checked when they are
+            given.
         ExprError: `expr` is no metric.
 
     Example:
@@ -91,6 +93,7 @@ class SurrogateLoss(Loss):
         if classes not in get_args(Classes):
             raise InputError(f"classes is {shown(classes)}; allowed: {', '.join(get_args(Classes))}.")
         self.expr = metric(expr)
+        check_classes(self.expr)
         self.logic: LogicKind = logic
         self.curve: CurveKind = curve
         self.classes: Classes = classes
@@ -98,6 +101,7 @@ class SurrogateLoss(Loss):
         self.reduce_over_ranks = check_flag("reduce_over_ranks", reduce_over_ranks)
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}
+        self._means = tuple(node for node in self.expr.walk() if isinstance(node, ClassMean) and node.selects)
         self._nodes = interpret.statistics(self.expr, classes)
         self._walks = fuse.plan(self._nodes, self.curves)
 
@@ -152,10 +156,13 @@ class SurrogateLoss(Loss):
         Raises:
             InputTypeError: The logits, the target or the mask have the wrong type.
             InputError: Shapes do not match, there is one channel of logits, a label is outside the classes, or soft
-                labels are no shares; there are more than 255 classes, and `ignore_index` is 255; or ranks whose sums
-                are added have different numbers of classes or dtypes.
+                labels are no shares; the metric is of a class that the logits do not have; there are more than 255
+                classes, and `ignore_index` is 255; or ranks whose sums are added have different numbers of classes or
+                dtypes.
         """
         dtype = check_logits(logits, target)
+        for mean in self._means:
+            mean.weights_of(logits.shape[1])  # raises before any work if the data has no such class
         with torch.autocast(logits.device.type, enabled=False):
             sums = self._sums(logits, target, mask, dtype)
             if self.reduce_over_ranks:

@@ -127,6 +127,8 @@ class Accumulators(Tally):
         if not isinstance(metrics, Mapping):
             raise InputTypeError(f"metrics must be a mapping of names to metrics, got {type(metrics).__name__}.")
         self.metrics = {name: metric(expr) for name, expr in metrics.items()}
+        for expr in self.metrics.values():
+            e.check_classes(expr, self.num_classes)
         nodes = dict.fromkeys(node for expr in self.metrics.values() for node in interpret.statistics(expr))
         self._nodes = {str(node): node for node in nodes}
         self.reset()
@@ -195,9 +197,9 @@ class Accumulators(Tally):
         sums = self.sums()
         values: list[float] = interpret.class_values(value, sums).tolist()
         counts = interpret.class_values(where, sums).tolist() if where is not None else [1.0] * len(values)
-        if not mean.background:
-            counts[0] = 0.0
-        return [x if count > 0 else None for x, count in zip(values, counts, strict=True)]
+        weights = mean.weights_of(len(values))
+        counted = [count > 0 and weight > 0 for count, weight in zip(counts, weights, strict=True)]
+        return [x if counts else None for x, counts in zip(values, counted, strict=True)]
 
     def sums(self) -> interpret.Sums:
         """The sums that the metrics are made of, in float64; the images are in the order in which they were counted."""

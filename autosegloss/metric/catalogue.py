@@ -13,6 +13,8 @@ curves for those that still rise with I and fall with U, which are all but `prec
 - *Void.* Ignored pixels belong to no class and are left out of every sum. Only `bf1` keeps them, as published.
 - `background=False` leaves class 0 out of the mean over the classes; with two classes that is the binary metric, of the
   foreground alone.
+- `classes=[1, 2]` takes these classes alone, `weights=[...]` weighs them (or all of the data); `iou(2)` is the IoU of
+  one class. Of I, an image counts if its target has one of these classes. See `class_mean`.
 - `worst=q`, of I and C: in place of all images the lowest share q in (0, 1] of them, max(1, floor(q n)) of n images; of
   I by the value of the image, of C of each class by its value there.
 
@@ -25,13 +27,16 @@ To add a metric, add one function here: evaluation, loss, slots, files and searc
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any, Final, Literal
 
 from autosegloss.errors import InputError, shown
 from autosegloss.metric.expr import (
     BallShape,
+    Class,
+    ClassMean,
+    ClassSum,
     Expr,
     any_class,
     band,
@@ -43,12 +48,15 @@ from autosegloss.metric.expr import (
     image_worst,
     per_image,
     pred,
+    rebuilt,
     target,
     total,
 )
 
 METRICS: Final[dict[str, Callable[..., Expr]]] = {}
 """The catalogue: name -> function that builds the expression from its options."""
+OF_CLASSES: Final[dict[str, Callable[..., Expr]]] = {}
+"""The metrics of classes that must be named, which have no value without them."""
 
 Form = Literal["", "_i", "_c"]
 Score = Callable[..., tuple[Expr, Expr]]
@@ -82,8 +90,42 @@ _FORMS: Final[dict[Form, tuple[str, str, list[tuple[str, object]]]]] = {
 
 
 def _entry(build: Callable[..., Expr]) -> Callable[..., Expr]:
-    METRICS[build.__name__] = build
+    METRICS[build.__name__] = build = _with_classes(build)
     return build
+
+
+def _with_classes(build: Callable[..., Expr]) -> Callable[..., Expr]:
+    """The builder of a mean over classes with the options `classes` and `weights`; another builder as it is."""
+    if not any(isinstance(node, ClassMean) for node in build().walk()):
+        return build
+
+    @wraps(build)
+    def selecting(
+        *arguments: Any,
+        classes: Class | Sequence[Class] | None = None,
+        weights: Sequence[float] | None = None,
+        **options: Any,
+    ) -> Expr:
+        expr = build(*arguments, **options)
+        if classes is None and weights is None:
+            return expr
+        bound = own.bind(*arguments, **options).arguments
+
+        def change(node: Expr) -> Expr:
+            if isinstance(node, ClassSum):  # over the sizes of classes: which images count
+                return class_mean(node.value, classes=classes, weights=weights)
+            if not isinstance(node, ClassMean):
+                return node
+            background = node.background or (classes is not None and "background" not in bound)
+            return class_mean(node.value, node.where, background, classes, weights)
+
+        return rebuilt(expr, change)
+
+    own = inspect.signature(build)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(name, kind, default=None) for name in ("classes", "weights")]
+    selecting.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    return selecting
 
 
 def _alias(name: str) -> Callable[[Callable[..., Expr]], Callable[..., Expr]]:
@@ -114,7 +156,7 @@ def _entries(*forms: Form, also: str | None = None) -> Callable[[Score], Score]:
     def enter(score: Score) -> Score:
         for name in filter(None, (score.__name__, also)):
             for form in forms:
-                METRICS[name + form] = _builder(name + form, score, form, score.__name__ + form)
+                _entry(_builder(name + form, score, form, score.__name__ + form))
         return score
 
     return enter
@@ -166,6 +208,22 @@ def _over_classes_then_images(value: Expr, size: Expr, background: bool, worst: 
 
 def _over_images(value: Expr, worst: float | None, where: Expr) -> Expr:
     return image_mean(value, where=where) if worst is None else image_worst(value, worst, where=where)
+
+
+def _boundary_f1(
+    found: Expr, true: Expr, radius: float, shape: BallShape, sums: Callable[[Expr], Expr]
+) -> tuple[Expr, Expr]:
+    """The F1 of the boundaries of each class, and what its target has of them."""
+    right = sums(found * dilate(true, radius, shape)) / sums(found)
+    size = sums(true)
+    reached = sums(true * dilate(found, radius, shape)) / size
+    return 2 * right * reached / (right + reached), size
+
+
+def _weight(name: str, option: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise InputError(f"{name}: {option} is {shown(value)}; it is a weight of 0 or more.")
+    return value
 
 
 @_entry
@@ -220,6 +278,20 @@ def miou(both: Expr, either: Expr, size: Expr) -> tuple[Expr, Expr]:
     return both / either, either
 
 
+def iou(classes: Class | Sequence[Class]) -> Expr:
+    """Intersection over union (Jaccard index) of one class, I / U; of several the mean, as `miou(classes=[...])`.
+
+    Over all images (D). 0 if no map has the class. Ignored pixels belong to no class and are left out of every sum.
+    Source: as for `miou`.
+    """
+    if classes is None:
+        raise InputError("iou: classes is None; give the number or the name of a class, as in iou(2).")
+    return METRICS["miou"](classes=classes)
+
+
+OF_CLASSES["iou"] = iou
+
+
 @_entry
 def fwiou() -> Expr:
     """Frequency-weighted intersection over union, sum of T I / U over the classes / sum of T, over all images (D).
@@ -261,12 +333,6 @@ def tversky(both: Expr, either: Expr, size: Expr, alpha: float = 0.3, beta: floa
     """
     errors = _weight("tversky", "alpha", alpha) * (either - size) + _weight("tversky", "beta", beta) * (size - both)
     return both / (both + errors), either
-
-
-def _weight(name: str, option: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise InputError(f"{name}: {option} is {shown(value)}; it is a weight of 0 or more.")
-    return value
 
 
 @_alias("biou")  # what Auto Seg-Loss calls it: files and configurations may use this name for ever
@@ -336,13 +402,3 @@ def bf1_i(radius: float = 5, background: bool = True, shape: BallShape = "square
     """
     value, size = _boundary_f1(boundary(_seen), boundary(target), radius, shape, per_image)
     return _over_classes_then_images(value, size, background, worst)
-
-
-def _boundary_f1(
-    found: Expr, true: Expr, radius: float, shape: BallShape, sums: Callable[[Expr], Expr]
-) -> tuple[Expr, Expr]:
-    """The F1 of the boundaries of each class, and what its target has of them."""
-    right = sums(found * dilate(true, radius, shape)) / sums(found)
-    size = sums(true)
-    reached = sums(true * dilate(found, radius, shape)) / size
-    return 2 * right * reached / (right + reached), size

@@ -9,14 +9,16 @@ once.
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Final, Literal, Union, get_args
+from typing import Any, Final, Literal, Union, cast, get_args
 from weakref import WeakValueDictionary
 
-from autosegloss.errors import ExprError, InputError, shown
+from autosegloss.errors import ExprError, InputError, cut, did_you_mean, shown
 from autosegloss.metric.text import ATOM, UNARY, Printer, Text, Written, number
 
 Axis = Literal["image", "class", "pixel"]
@@ -26,6 +28,8 @@ ArithmeticOp = Literal["+", "-", "*", "/"]
 Void = Literal["skip", "keep"]
 BallShape = Literal["square", "disk"]
 Operand = Union["Expr", float, int]
+Class = int | str
+"""A class by its number, or by its name where the names of the data are not known yet."""
 
 PIXEL_MAP: Final[Axes] = frozenset[Axis](("image", "class", "pixel"))
 SCALAR: Final[Axes] = frozenset[Axis]()
@@ -326,18 +330,61 @@ class Arithmetic(Expr):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ClassMean(Expr):
-    """Mean over the classes that count."""
+    """Mean over the classes that count, perhaps of some classes only, perhaps weighted."""
 
     value: Expr
     where: Expr | None
     background: bool
+    classes: tuple[Class, ...] | None = None
+    weights: tuple[float, ...] | None = None
 
     @cached_property
     def axes(self) -> Axes:
         return self.value.axes - {"class"}
 
     def text(self, printer: Printer) -> Text:
-        return printer.call(class_mean, self.value, where=self.where, background=self.background)
+        options = {"background": self.background, "classes": self.classes, "weights": self.weights}
+        return printer.call(class_mean, self.value, where=self.where, **options)
+
+    @property
+    def selects(self) -> bool:
+        """Whether classes or weights are given."""
+        return self.classes is not None or self.weights is not None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that are given by name."""
+        return tuple(each for each in self.classes or () if isinstance(each, str))
+
+    def check_names(self) -> None:
+        """Raise InputError where a class is still given by name."""
+        if self.class_names:
+            raise InputError(
+                f"class {_quoted(self.class_names[0])} is given by name, but the names of the classes are not known "
+                "here; give its number, or the names of all classes: metric(..., class_names=[...])."
+            )
+
+    def weights_of(self, num_classes: int) -> tuple[float, ...]:
+        """The weight of each class of the data; 0 for a class that is not in the mean.
+
+        Raises:
+            InputError: A class is out of range or still a name, or there are not as many weights as classes.
+        """
+        if self.classes is None:
+            weights = self.weights if self.weights is not None else (1.0,) * num_classes
+            if len(weights) != num_classes:
+                raise InputError(
+                    f"class_mean: there are {len(weights)} weights for {num_classes} classes; give one weight per "
+                    "class, or name the classes that the weights are for: classes=[...]."
+                )
+            return weights if self.background else (0.0, *weights[1:])
+        self.check_names()
+        highest = max(each for each in self.classes if isinstance(each, int))
+        if highest >= num_classes:
+            raise InputError(f"class {highest} does not exist; the data has the classes 0 to {num_classes - 1}.")
+        weights = self.weights if self.weights is not None else (1.0,) * len(self.classes)
+        given = dict(zip(self.classes, weights, strict=True))
+        return tuple(given.get(number, 0.0) for number in range(num_classes))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -420,19 +467,53 @@ def per_image(map: Operand, within: Expr | None = None, void: Void = "skip") -> 
     return _sum(map, True, within, void)
 
 
-def class_mean(value: Operand, where: Expr | None = None, background: bool = True) -> Expr:
+def class_mean(
+    value: Operand,
+    where: Expr | None = None,
+    background: bool = True,
+    classes: Class | Sequence[Class] | None = None,
+    weights: Sequence[float] | None = None,
+) -> Expr:
     """Mean over the classes with `where > 0` (all without `where`); 0 if there is none.
 
     Args:
         value: A value per class, or per image and class.
         where: The classes that count; its axes are among those of `value`.
         background: Whether class 0 may count.
+        classes: The classes that may count, by number or by name; one alone needs no list. A name becomes a number
+            where the names of the data are known (see `with_class_names`). Their order does not matter.
+        weights: A weight per class of `classes`, or per class of the data; 0, or from 1e-6 to 1e6. The mean is
+            the weighted one of the classes that count.
 
     Raises:
         ExprError: There is no class axis to average over.
+        InputError: `classes` or `weights` can't be meant.
     """
     expr = _over("class_mean", "class", value)
-    return ClassMean(expr, _where("class_mean", "class", expr, where), _flag("class_mean", "background", background))
+    where = _where("class_mean", "class", expr, where)
+    background = _flag("class_mean", "background", background)
+    names, shares = _selected_classes(classes), _class_weights(weights)
+    if names is not None and shares is not None and len(names) != len(shares):
+        raise InputError(f"class_mean: there are {len(shares)} weights for {len(names)} classes; give one per class.")
+    if names is not None:
+        by_class = sorted(
+            zip(names, shares or names, strict=True), key=lambda pair: (isinstance(pair[0], str), pair[0])
+        )
+        names = tuple(name for name, _ in by_class)
+        shares = None if shares is None else tuple(cast("float", share) for _, share in by_class)
+    if not background and (names is not None or shares is not None):
+        if names is not None and 0 in names:
+            raise InputError(
+                "class_mean: class 0 is in classes, but background=False leaves it out; set background=True, or leave "
+                "0 out of classes."
+            )
+        if names is None and shares is not None and shares[0] > 0:
+            raise InputError(
+                "class_mean: class 0 has a weight, but background=False leaves it out; set background=True, or the "
+                "weight to 0."
+            )
+        background = names is None or not any(isinstance(each, str) for each in names)  # a name may yet be of class 0
+    return ClassMean(expr, where, background, names, shares)
 
 
 def class_sum(value: Operand) -> Expr:
@@ -508,7 +589,7 @@ def any_class(map: Expr, background: bool = True) -> Expr:
     """Maximum over the classes, with or without class 0."""
     expr = _truth_map(map, "any_class")
     if "class" not in expr.axes:
-        raise ExprError(f"any_class joins the maps of all classes, but\n  {expr} has no class axis any more.")
+        raise ExprError(f"any_class joins the maps of all classes, but\n  {cut(str(expr))} has no class axis any more.")
     return AnyClass(expr, _flag("any_class", "background", background))
 
 
@@ -550,7 +631,7 @@ def arithmetic(op: ArithmeticOp, a: Operand, b: Operand) -> Expr:
     """`a op b` for two maps, two values, or either with a number; constants are folded."""
     left, right = as_expr(a), as_expr(b)
     if isinstance(right, Number) and right.value == 0 and op == "/":
-        raise ExprError(f"{left} is divided by the constant 0.")
+        raise ExprError(f"{cut(str(left))} is divided by the constant 0.")
     if isinstance(left, Number) and isinstance(right, Number):
         x, y = left.value, right.value
         return as_expr(x + y if op == "+" else x - y if op == "-" else x * y if op == "*" else x / y)
@@ -562,6 +643,57 @@ def arithmetic(op: ArithmeticOp, a: Operand, b: Operand) -> Expr:
             )
         _same_kind(op, left, right, allow_numbers=True)
     return Arithmetic(op, left, right)
+
+
+def rebuilt(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The expression with each node replaced by what `change` makes of it, operands first."""
+    done: dict[Expr, Expr] = {}
+    for node in expr.walk():
+        arguments = [done[argument] if isinstance(argument, Expr) else argument for argument in node.arguments]
+        done[node] = made = change(type(node)(*arguments))
+        _ = made.axes, made.soft  # from the bottom up: an expression may be deep
+    return done[expr]
+
+
+def with_class_names(expr: Expr, class_names: Sequence[str]) -> Expr:
+    """The expression with class numbers in place of class names.
+
+    Args:
+        expr: An expression.
+        class_names: The names of all classes, in the order of their numbers.
+
+    Raises:
+        InputError: A class is not among them, or there are not as many weights as classes.
+    """
+
+    def change(node: Expr) -> Expr:
+        if isinstance(node, ClassMean) and node.selects:
+            if node.classes is not None:
+                numbers = [_class_number(each, class_names) for each in node.classes]
+                node = class_mean(node.value, node.where, node.background, numbers, node.weights)
+            cast("ClassMean", node).weights_of(len(class_names))
+        return node
+
+    return rebuilt(expr, change)
+
+
+def check_classes(expr: Expr, num_classes: int | None = None) -> None:
+    """Raise InputError where class names are left, or where the data has no such classes.
+
+    Args:
+        expr: An expression.
+        num_classes: The number of classes of the data; None if it is not known yet.
+    """
+    for node in expr.walk():
+        if isinstance(node, ClassMean) and node.selects:
+            node.check_names()
+            if num_classes is not None:
+                node.weights_of(num_classes)
+
+
+def has_class_names(expr: Expr) -> bool:
+    """Whether a class is given by its name."""
+    return any(isinstance(node, ClassMean) and node.class_names for node in expr.walk())
 
 
 def check_scalar(expr: Expr) -> Expr:
@@ -577,9 +709,9 @@ def check_scalar(expr: Expr) -> Expr:
         first = "total(...) or per_image(...)" if expr.is_map else "class_mean(...) or class_sum(...)"
         if expr.axes == {"image"}:
             first = "image_mean(...)"
-        raise ExprError(f"a metric is one number, but\n  {expr} is {kind}.\nReduce it with {first}.")
+        raise ExprError(f"a metric is one number, but\n  {cut(str(expr))} is {kind}.\nReduce it with {first}.")
     if not expr.soft:
-        raise ExprError(f"a metric depends on the prediction, but\n  {expr} does not: pred is not in it.")
+        raise ExprError(f"a metric depends on the prediction, but\n  {cut(str(expr))} does not: pred is not in it.")
     return expr
 
 
@@ -589,7 +721,7 @@ def _logic(op: LogicOp, a: Operand, b: Operand) -> Expr:
     for operand in (left, right):
         if not operand.truth:
             raise ExprError(
-                f"`{op}` joins maps of truth values, but\n  {operand} may leave 0..1.\n"
+                f"`{op}` joins maps of truth values, but\n  {cut(str(operand))} may leave 0..1.\n"
                 "Use & | ^ ~ or * to combine maps before it."
             )
     return Logic(op, left, right)
@@ -612,7 +744,8 @@ def _over(name: str, axis: Axis, value: Operand) -> Expr:
     expr = as_expr(value)
     plural = "classes" if axis == "class" else "images"
     if expr.is_map:
-        suggestion = f"{name}(per_image({expr}))" if axis == "image" else f"{name}(total({expr}))"
+        inner = cut(str(expr), 100)
+        suggestion = f"{name}(per_image({inner}))" if axis == "image" else f"{name}(total({inner}))"
         raise ExprError(f"{name} goes over {plural}, but\n  {_described(expr)}.\nSum over pixels first: {suggestion}.")
     if axis not in expr.axes:
         hint = "\nTake the sums per image: per_image(...) in place of total(...)." if axis == "image" else ""
@@ -635,6 +768,69 @@ def _flag(name: str, option: str, value: bool) -> bool:
     return value
 
 
+def _selected_classes(classes: object) -> tuple[Class, ...] | None:
+    """The classes of a mean as a tuple; None for all."""
+    if classes is None:
+        return None
+    several = list(classes) if isinstance(classes, Sequence) and not isinstance(classes, str | bytes) else [classes]
+    found = tuple(map(_class, several))
+    if not found:
+        raise InputError("class_mean: classes is empty; name at least one class.")
+    if twice := [each for each, count in Counter(found).items() if count > 1]:
+        raise InputError(f"class_mean: classes has {_quoted(twice[0])} twice; give each class once.")
+    return found
+
+
+def _class(value: object) -> Class:
+    if isinstance(value, str):
+        if not value.strip() or not value.isprintable():
+            raise InputError(
+                f"class_mean: {shown(value)} can't be the name of a class; it has characters that are not "
+                "printed, or none. Give the number of the class."
+            )
+        return value
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**31:
+        given = shown(value) if number < 0 else "a number above 2^31"
+        raise InputError(f"class_mean: {given} is no class; a class is its number, 0 or more, or its name.")
+    return number
+
+
+def _class_number(given: Class, class_names: Sequence[str]) -> int:
+    known = ", ".join(f"{number} {_quoted(name)}" for number, name in enumerate(class_names[:10]))
+    known += f", and {len(class_names) - 10} more" if len(class_names) > 10 else ""
+    if isinstance(given, str):
+        if given in class_names:
+            return class_names.index(given)
+        raise InputError(
+            f"unknown class {_quoted(given)}{did_you_mean(given, class_names)}; the classes of the data are {known}."
+        )
+    if given >= len(class_names):
+        raise InputError(f"class {given} does not exist; the classes of the data are {known}.")
+    return given
+
+
+def _quoted(given: Class) -> str:
+    return str(given) if isinstance(given, int) else f"`{cut(given, 60)}`"
+
+
+def _class_weights(weights: object) -> tuple[float, ...] | None:
+    if weights is None:
+        return None
+    if not isinstance(weights, Sequence) or isinstance(weights, str | bytes) or not weights:
+        raise InputError(f"class_mean: weights is {shown(weights)}; it is a list with a number per class.")
+    for each in weights:
+        number = isinstance(each, int | float) and not isinstance(each, bool)
+        if not number or not (each == 0 or 1e-6 <= each <= 1e6):
+            raise InputError(f"class_mean: {shown(each)} is no weight of a class; a weight is 0, or from 1e-6 to 1e6.")
+    if not any(weights):
+        raise InputError("class_mean: all weights are 0; at least one class must count.")
+    return tuple(float(each) + 0.0 for each in weights)  # -0 and 0 are one weight
+
+
 def _radius(name: str, option: str, value: float, least: int = 0) -> float:
     """A length: an int in pixels, or a float below 1 as a share of the image's diagonal."""
     pixels = isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -651,7 +847,7 @@ def _truth_map(value: Operand, name: str) -> Expr:
     if not expr.is_map:
         raise ExprError(f"{name} takes a pixel map, but\n  {_described(expr)}.")
     if not expr.truth:
-        raise ExprError(f"{name} takes a map of truth values, but\n  {expr} may leave 0..1.")
+        raise ExprError(f"{name} takes a map of truth values, but\n  {cut(str(expr))} may leave 0..1.")
     return expr
 
 
@@ -661,14 +857,17 @@ def _same_kind(op: str, left: Expr, right: Expr, *, allow_numbers: bool) -> None
             continue
         message = f"`{op}` joins two pixel maps, but\n  {_described(left)} and {_described(right)}."
         if isinstance(a, Sum) and b.is_map:
-            parts = [f"({part})" if isinstance(part, Logic | Arithmetic) else f"{part}" for part in (a.map, b)]
+            parts = [
+                f"({cut(str(part), 100)})" if isinstance(part, Logic | Arithmetic) else cut(str(part), 100)
+                for part in (a.map, b)
+            ]
             inner = f" {op} ".join(parts if a is left else reversed(parts))
             message += f"\nMove the sum outside: {'per_image' if a.per_image else 'total'}({inner})."
         raise ExprError(message)
 
 
 def _described(expr: Expr) -> str:
-    return f"{expr} is {_kind(expr)}"
+    return f"{cut(str(expr))} is {_kind(expr)}"
 
 
 def _kind(expr: Expr) -> str:

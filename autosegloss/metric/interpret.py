@@ -384,7 +384,7 @@ def _value(expr: e.Expr, given: Sums, classes: Classes, done: dict[e.Expr, Tenso
             counted = _counted(node, inner, given, classes, done)
             if not node.background:
                 counted = counted & (torch.arange(inner.shape[1], device=inner.device) > 0)
-            x = _mean(inner, counted, axis=1)
+            x = _selected_mean(node, inner, counted) if node.selects else _mean(inner, counted, axis=1)
         case e.ClassSum():
             x = _value(node.value, given, classes, done).sum(1, keepdim=True)
         case e.ImageMean():
@@ -424,6 +424,16 @@ def _mean(x: Tensor, counted: Tensor, axis: int) -> Tensor:
     if axis == 0:
         kept = kept.sort(0).values  # one order of summation: the mean does not depend on the order of the images
     return kept.sum(axis, keepdim=True) / number.clamp(min=1)
+
+
+def _selected_mean(node: e.ClassMean, x: Tensor, counted: Tensor) -> Tensor:
+    """The mean over some classes, weighted where the node has weights; 0 if none of them counts."""
+    weights = x.new_tensor(node.weights_of(x.shape[1]))
+    counted = counted & (weights > 0)
+    if node.weights is None:
+        return _mean(x, counted, axis=1)
+    weight = (counted * weights).sum(1, keepdim=True)
+    return (torch.where(counted, x, 0.0) * weights).sum(1, keepdim=True) / torch.where(weight > 0, weight, 1.0)
 
 
 def _worst(x: Tensor, counted: Tensor, fraction: float) -> Tensor:

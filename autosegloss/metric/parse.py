@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Final
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from autosegloss.errors import AutoseglossError, InputError, ParseError, cut, did_you_mean, shown
 from autosegloss.metric import expr as e
-from autosegloss.metric.catalogue import METRICS
+from autosegloss.metric.catalogue import METRICS, OF_CLASSES
 
 Value = e.Expr | float | int | bool | str
+_CATALOGUE: Final = {**METRICS, **OF_CLASSES}
+_FUNCTIONS: Final[dict[str, Callable[..., e.Expr]]] = {**e.BUILDERS, **_CATALOGUE}
+"""What a text may call."""
 
 _MAX_LENGTH: Final = 20_000  # characters; far above any metric, far below what troubles Python's parser
+_DEEPEST: Final = 150  # levels of the syntax tree: far above any metric, and within Python's recursion limit
 _TOO_DEEP: Final = "the expression is nested too deeply to be read."
 _SHOWN: Final = 100  # characters of a line that a message repeats
+LONGEST_NAME: Final = 60  # characters of the name of a metric, which heads a column
+_LONGEST_REASON: Final = 700  # characters; with the line, a message stays below 1,000
 _OPERATORS: Final[dict[type[ast.operator], Callable[[e.Expr, e.Expr], e.Expr]]] = {
     ast.BitAnd: lambda a, b: a & b,
     ast.BitOr: lambda a, b: a | b,
@@ -27,19 +35,24 @@ _OPERATORS: Final[dict[type[ast.operator], Callable[[e.Expr, e.Expr], e.Expr]]] 
 }
 
 
-def metric(spec: str | e.Expr | Mapping[str, object], /, **options: object) -> e.Expr:
+def metric(
+    spec: str | e.Expr | Mapping[str, object], /, *, class_names: Sequence[str] | None = None, **options: object
+) -> e.Expr:
     """The metric that a name, a text or an expression stands for.
 
     Args:
         spec: A name of the catalogue ("miou"), a text expression ("0.5 * miou + 0.5 * bf1(radius=3)"), a mapping with
-            the key `name` and options ({"name": "bf1", "radius": 3}), or an expression, which is returned as it is.
-        **options: Options of a catalogue metric, e.g. `radius=3`.
+            the key `name` and options ({"name": "bf1", "radius": 3}), a mapping with a name of your own and an
+            expression ({"name": "symptom", "expression": "iou(2)"}), or an expression, which is returned as it is.
+        class_names: The names of all classes in the order of their numbers: classes that the metric names become
+            numbers. Without it they stay names, and the metric can't be evaluated.
+        **options: Options of a catalogue metric, e.g. `radius=3` or `classes=[1, 2]`.
 
     Returns:
         An expression whose value is one number.
 
     Raises:
-        InputError: The name or an option is unknown.
+        InputError: The name, a class or an option is unknown.
         ParseError: The text is not an expression.
         ExprError: The value is not one number.
 
@@ -47,25 +60,54 @@ def metric(spec: str | e.Expr | Mapping[str, object], /, **options: object) -> e
         >>> import autosegloss as asl
         >>> str(asl.metric("gacc"))
         'class_sum(total(pred & target)) / class_sum(total(target))'
+        >>> asl.metric("iou(leaf)", class_names=["background", "leaf"]) is asl.metric("miou", classes=[1])
+        True
     """
+    expr = _metric(spec, options)
+    return expr if class_names is None else e.with_class_names(expr, class_names)
+
+
+def _metric(spec: str | e.Expr | Mapping[str, object], options: Mapping[str, object]) -> e.Expr:
     if isinstance(spec, Mapping):
-        named = {str(key): value for key, value in spec.items()}
-        name = named.pop("name", None)
-        if not isinstance(name, str):
-            raise InputError(
-                f"a metric with options needs a name, as in {{name: biou, radius: 3}}, got {shown(dict(spec))}."
-            )
-        return metric(name, **{**named, **options})
+        return _from_mapping({str(key): value for key, value in spec.items()}, options)
     if isinstance(spec, str) and (spec.strip().isidentifier() or options):
         name = spec.strip()
-        if name not in METRICS:
-            raise InputError(
-                f"unknown metric `{cut(name)}`{did_you_mean(name, METRICS)}; known: {', '.join(sorted(METRICS))}."
-            )
-        return e.check_scalar(_call(METRICS[name], name, (), options))
+        if name not in _CATALOGUE:
+            hint = _class_hint(name) or did_you_mean(name, _CATALOGUE) or f"; known: {', '.join(sorted(_CATALOGUE))}"
+            raise InputError(f"unknown metric `{cut(name)}`{hint}.")
+        return e.check_scalar(_call(_CATALOGUE[name], name, (), options))
     if options:
-        raise InputError(f"options ({', '.join(options)}) belong to a catalogue metric, not to an expression.")
+        raise InputError(f"options ({cut(', '.join(options))}) belong to a catalogue metric, not to an expression.")
     return e.check_scalar(parse(spec) if isinstance(spec, str) else spec)
+
+
+def _from_mapping(given: Mapping[str, object], options: Mapping[str, object]) -> e.Expr:
+    """A name with options, or a name of the user's own with the expression that it stands for."""
+    own = {key: value for key, value in given.items() if key != "name"}
+    name = given.get("name")
+    if not isinstance(name, str):
+        hint = ""
+        if len(given) == 1 and next(iter(given)) in _CATALOGUE:
+            ((only, value),) = given.items()
+            hint = f" Did you mean `{only}({cut(str(value), 60)})`?"
+        raise InputError(
+            "a metric with options needs a name, as in {name: biou, radius: 3}; "
+            f"given: {shown(dict(given))}.{hint}"
+        )
+    if "expression" not in own:
+        return _metric(name, {**own, **options})
+    if len(own) > 1 or options:
+        more = ", ".join([key for key in own if key != "expression"] + list(options))
+        raise InputError(f"metric `{cut(name)}`: {cut(more)} can't stand beside `expression`; write options inside it.")
+    expression = own["expression"]
+    if not isinstance(expression, str | e.Expr):
+        raise InputError(f"metric `{cut(name)}`: expression must be a text such as iou(2), got {shown(expression)}.")
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise InputError(f"a metric's name must be 1 to {LONGEST_NAME} printable characters, got {shown(name)}.")
+    expr = _metric(expression, {})
+    if name in OF_CLASSES or (name in METRICS and METRICS[name]() != expr):
+        raise InputError(f"the name `{name}` belongs to another metric of the catalogue; choose another name.")
+    return expr
 
 
 def parse(text: str) -> e.Expr:
@@ -90,15 +132,23 @@ def parse(text: str) -> e.Expr:
     if len(text) > _MAX_LENGTH:
         raise ParseError(f"the expression has {len(text)} characters; at most {_MAX_LENGTH} are read.")
     try:
-        tree = ast.parse(_bracketed(text), mode="eval")
+        with warnings.catch_warnings():  # what Python finds odd, as `1if`, is refused below
+            warnings.simplefilter("ignore")
+            tree = ast.parse(_bracketed(text), mode="eval")
     except SyntaxError as error:
-        raise ParseError(_at(text, error.msg, error.lineno, (error.offset or 1) - 1)) from None
+        if "too many nested" in error.msg:
+            raise ParseError(_TOO_DEEP) from None
+        digits = "the limit" in error.msg and "digits" in error.msg
+        reason = "a number has too many digits" if digits else _spelling(text) or error.msg
+        raise ParseError(_at(text, reason, error.lineno, (error.offset or 1) - 1)) from None
     except (RecursionError, MemoryError):
         raise ParseError(_TOO_DEEP) from None
     except ValueError as error:
         raise ParseError(f"the text can't be read as an expression: {error}.") from None
     if tree.body.lineno == 1:  # the bracket put in front was closed by the text
         raise ParseError(_at(text, "the brackets do not match", None, 0))
+    if _depth(tree) > _DEEPEST:
+        raise ParseError(_TOO_DEEP)
     try:
         return _Reader(text).operand(tree.body)
     except RecursionError:
@@ -125,10 +175,12 @@ class _Reader:
                     return self.names[node.id]
                 if node.id in METRICS:
                     return METRICS[node.id]()
+                if node.id in OF_CLASSES:
+                    raise self.error(node, f"`{node.id}` needs a class, as in {node.id}(2) or {node.id}(name)")
                 if node.id in e.BUILDERS:
                     raise self.error(node, f"`{node.id}` is a function; call it: {node.id}(...)")
-                guess = did_you_mean(node.id, [*self.names, *METRICS, *e.BUILDERS])
-                raise self.error(node, f"unknown name `{node.id}`{guess}; the leaves are pred and target.")
+                guess = _class_hint(node.id) or did_you_mean(node.id, [*self.names, *_FUNCTIONS])
+                raise self.error(node, f"unknown name `{cut(node.id)}`{guess}; the leaves are pred and target.")
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 return value
             case ast.BinOp() if type(node.op) in _OPERATORS:
@@ -142,30 +194,74 @@ class _Reader:
                     return -inner  # a plain number, as an option wants it
                 return -self.operand(node.operand)
             case ast.NamedExpr(target=ast.Name(id=name)):
-                if name in ("pred", "target") or name in METRICS or name in e.BUILDERS:
+                if name in ("pred", "target") or name in _FUNCTIONS:
                     raise self.error(node, f"`{name}` has a meaning already; choose another name.")
                 self.names[name] = self.operand(node.value)
                 return self.names[name]
             case ast.Call(func=ast.Name(id=name)):
-                build = e.BUILDERS.get(name) or METRICS.get(name)
-                if build is None:
-                    guess = did_you_mean(name, [*METRICS, *e.BUILDERS])
-                    raise self.error(
-                        node, f"unknown function `{name}`{guess}; known: {', '.join([*e.BUILDERS, *METRICS])}."
-                    )
-                arguments = [self.read(argument) for argument in node.args]
-                options: dict[str, Value | None] = {}
-                for keyword in node.keywords:
-                    if keyword.arg is None:
-                        raise self.error(node, "`**` has no place in an expression")
-                    if keyword.arg in options:
-                        raise self.error(keyword.value, f"`{keyword.arg}` is given twice")
-                    unset = isinstance(keyword.value, ast.Constant) and keyword.value.value is None
-                    options[keyword.arg] = None if unset else self.read(keyword.value)
-                return _call(build, name, arguments, options)
+                return self.call(node, name)
+            case ast.Subscript(value=ast.Name(id=name)) | ast.Attribute(value=ast.Name(id=name)) if name in _CATALOGUE:
+                given = node.attr if isinstance(node, ast.Attribute) else ast.unparse(node.slice)
+                raise self.error(node, f"this has no place in an expression; write {_of_class(name, given)}")
             case _:
                 raise self.error(
                     node, "this has no place in an expression; allowed: pred, target, & | ^ ~ + - * /, calls, numbers"
+                )
+
+    def call(self, node: ast.Call, name: str) -> e.Expr:
+        build = _FUNCTIONS.get(name)
+        if build is None:
+            hint = did_you_mean(name, _FUNCTIONS) or f"; known: {', '.join(_FUNCTIONS)}"
+            raise self.error(node, f"unknown function `{cut(name)}`{hint}.")
+        parameters = list(inspect.signature(build).parameters)
+        arguments: list[Any] = []
+        selects = "classes" in parameters and name in _CATALOGUE
+        for parameter, argument in zip([*parameters, *[""] * len(node.args)], node.args, strict=False):
+            if selects and parameter != "classes" and self.may_be_classes(argument):
+                several = name in OF_CLASSES and len(node.args) > 1
+                given = ", ".join(map(ast.unparse, node.args)) if several else ast.unparse(argument)
+                written = _of_class(name, f"[{given}]" if several else given)
+                raise self.error(argument, f"this is no option of {name}; if it names a class, write {written}")
+            arguments.append(self.option(parameter, argument))
+        options: dict[str, Any] = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise self.error(node, "`**` has no place in an expression")
+            if keyword.arg in options:
+                raise self.error(keyword.value, f"`{keyword.arg}` is given twice")
+            try:
+                _check_option(name, keyword.arg, parameters)
+            except InputError as error:
+                raise self.error(node, str(error)) from error
+            unset = isinstance(keyword.value, ast.Constant) and keyword.value.value is None
+            options[keyword.arg] = None if unset else self.option(keyword.arg, keyword.value)
+        return _call(build, name, arguments, options)
+
+    def may_be_classes(self, node: ast.expr) -> bool:
+        """Whether an argument is a list, or a name that has no meaning here."""
+        unknown = isinstance(node, ast.Name) and node.id not in self.names and node.id not in _FUNCTIONS
+        return unknown or isinstance(node, ast.List | ast.Tuple)
+
+    def option(self, name: str, node: ast.expr) -> object:
+        """An argument; those named `classes` and `weights` may be lists, and classes may be bare names."""
+        several = node.elts if isinstance(node, ast.List | ast.Tuple) else None
+        if name == "classes":
+            return [self.class_of(each) for each in (several if several is not None else [node])]
+        if name == "weights" and several is not None:
+            return [self.read(each) for each in several]
+        return self.read(node)
+
+    def class_of(self, node: ast.expr) -> int | str:
+        match node:
+            case ast.Name(id=name) if name in self.names or name in _FUNCTIONS:
+                raise self.error(node, f'`{name}` has a meaning already; a class of this name is quoted: "{name}"')
+            case ast.Name(id=name):
+                return name
+            case ast.Constant(value=str() | int() as value) if not isinstance(value, bool):
+                return value
+            case _:
+                raise self.error(
+                    node, 'a class is its number, 0 or more, or its name; other names are quoted, as in "grey matter"'
                 )
 
     def operand(self, node: ast.expr) -> e.Expr:
@@ -188,17 +284,25 @@ def _call(
 ) -> e.Expr:
     signature = inspect.signature(build)
     allowed = list(signature.parameters)
+    if "class" in options and "class" not in allowed and "classes" in allowed and "classes" not in options:
+        options = {"classes" if option == "class" else option: value for option, value in options.items()}
     for option in options:
-        if option not in allowed:
-            names = f"{', '.join(allowed)}" if allowed else "none"
-            raise InputError(
-                f"{name}: unknown option `{cut(option)}`{did_you_mean(option, allowed)}; allowed: {names}."
-            )
+        _check_option(name, option, allowed)
+    if name in OF_CLASSES and not arguments and not options:
+        raise InputError(f"`{name}` needs a class, as in {name}(2) or {name}(name).")
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
         raise InputError(f"{name}{signature_text(build)}: {error}.") from None
     return build(*arguments, **options)
+
+
+def _check_option(name: str, option: str, allowed: Sequence[str]) -> None:
+    """Raise InputError for an option that a function does not have."""
+    if option not in allowed:
+        over = option in ("class", "classes", "weights") and name in _CATALOGUE
+        guess = " (it does not average over classes)" if over else did_you_mean(option, allowed)
+        raise InputError(f"{name}: unknown option `{cut(option)}`{guess}; allowed: {', '.join(allowed) or 'none'}.")
 
 
 def signature_text(build: Callable[..., e.Expr]) -> str:
@@ -220,6 +324,7 @@ def _at(text: str, message: str, line_number: int | None, column: int) -> str:
 
     Lines are counted in the bracketed text; a place on the brackets is shown as the end of the text.
     """
+    message = cut(message, _LONGEST_REASON)
     lines = text.rstrip().split("\n")
     number = (line_number or 1) - 2
     if not 0 <= number < len(lines):
@@ -231,4 +336,43 @@ def _at(text: str, message: str, line_number: int | None, column: int) -> str:
     if len(shown) > _SHOWN:  # a window around the place
         start = max(0, min(caret - _SHOWN // 2, len(shown) - _SHOWN))
         shown, caret = shown[start : start + _SHOWN], caret - start
-    return f"{message}\n  {shown}\n  {' ' * caret}^"
+    printed = "".join(character if character.isprintable() else "?" for character in shown)
+    return f"{message}\n  {printed}\n  {' ' * caret}^"
+
+
+def _depth(tree: ast.AST) -> int:
+    """The levels of a syntax tree."""
+    level: list[ast.AST] = [tree]
+    depth = 0
+    while level:
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        depth += 1
+    return depth
+
+
+def _spelling(text: str) -> str | None:
+    """What to write instead, where a text that is not Python looks like the metric of one class."""
+    if column := re.fullmatch(r"\s*iou\s+of\s+(.{1,100})", text, re.IGNORECASE):
+        return f"this is the name of a column; as a metric, write {_of_class('iou', column[1].strip())}"
+    if keyword := re.search(r"\b([a-z_0-9]{1,30})\(\s*class\s*=\s*([^,()]{1,100})", text):
+        return f"`class` is a word of Python; write {_of_class(keyword[1], keyword[2])}"
+    if re.search(r"\biou\(|\bclasses\s*=", text):
+        return 'this can\'t be read; names of classes with spaces or other characters are quoted, as in "grey matter"'
+    return None
+
+
+def _of_class(name: str, given: str) -> str:
+    """How the metric of one class is written."""
+    given = cut(given.strip().strip("'\""), 60)
+    plain = given.isidentifier() or given.isdecimal() or given.startswith("[")
+    text = given if plain else f'"{given}"'
+    return f"{name}({text})" if name in OF_CLASSES else f"{name}(classes={text})"
+
+
+def _class_hint(name: str) -> str:
+    """A hint where a name joins a metric and a class, as in `iou_2`."""
+    (metric, _, given), (other, _, last) = name.partition("_"), name.rpartition("_")
+    if last.lower() in _CATALOGUE:
+        metric, given = last, other
+    known = metric.lower() in _CATALOGUE and 0 < len(given) <= 60
+    return f" (did you mean `{_of_class(metric.lower(), given)}`?)" if known else ""

@@ -74,10 +74,8 @@ class Printer:
                 continue
             if isinstance(value, Written):
                 parts.append(f"{option}={self.node(value)[0]}")
-            elif isinstance(value, float):
-                parts.append(f"{option}={number(value)}")
             else:
-                parts.append(f'{option}="{value}"' if isinstance(value, str) else f"{option}={value}")
+                parts.append(f"{option}={_literal(value)}")
         return f"{build.__name__}({', '.join(parts)})", ATOM
 
     def _operand(self, node: Written, at_least: int) -> str:
@@ -86,6 +84,16 @@ class Printer:
             return self.node(node)[0]
         text, precedence = node.text(self)
         return text if precedence >= at_least else f"({text})"
+
+
+def _literal(value: object) -> str:
+    """An option as Python writes it: a number, a text of printable characters, a flag, or a list of these."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def number(value: float) -> str:

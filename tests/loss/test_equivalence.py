@@ -153,6 +153,7 @@ FUSES: list[Expr | str] = [
     "dice_i(worst=0.5)",
     "biou(radius=1)",
     "miou * macc",
+    "miou(classes=[1, 0], weights=[1, 3])",
     image_worst(class_mean(per_image(pred & target) / per_image(pred | target)), 0.5),
     class_mean(total(~(pred & target) ^ target) / total(pred | target)),
     class_mean(total(2 * (pred - target) + 3 * (pred | target)) / (1 + total(target | pred))),
@@ -362,7 +363,8 @@ def rounding_decides(loss: SurrogateLoss, given: Batch) -> bool:
 def test_drawn_metrics(evaluator: str, data: st.DataObject, labels: strategies.Labels, masked: bool, seed: int) -> None:
     it = EVALUATORS[evaluator]
     exprs = st.one_of(linear_in_atoms(), strategies.metrics()) if it.maps else linear_in_atoms()
-    loss = data.draw(strategies.losses(exprs, st.sampled_from(["metric", "all", "present"]), moderate=True))
+    expr = data.draw(strategies.selections(data.draw(exprs), labels.num_classes))
+    loss = data.draw(strategies.losses(st.just(expr), st.sampled_from(["metric", "all", "present"]), moderate=True))
     assume(it.maps or loss._walks)
     truth = labels.tensors()[1]
     generator = torch.Generator().manual_seed(seed)
@@ -391,7 +393,7 @@ def test_an_and_above_its_or_leaves_no_boundary_and_no_gradient(evaluator: str) 
 
 COMPILED = [
     ("miou", ("bezier", 2), "product", False),
-    ("tversky_c", ("linear", 2), "godel", True),
+    ("tversky_c(weights=[1, 0, 2, 3])", ("linear", 2), "godel", True),
     ("biou(radius=1)", ("bezier", 2), "product", True),
     ("miou_i(worst=0.5)", ("identity", 1), "godel", False),
 ]

@@ -188,11 +188,12 @@ def test_formulas_under_curves() -> None:
     ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 @settings(max_examples=200)
-@given(loss=strategies.losses(), labels=strategies.labels())
+@given(drawn=strategies.losses_of_labels())
 @pytest.mark.slow
 def test_on_one_hot_predictions_the_loss_is_1_minus_the_metric(
-    dtype: torch.dtype, tolerance: float, loss: SurrogateLoss, labels: strategies.Labels
+    dtype: torch.dtype, tolerance: float, drawn: tuple[SurrogateLoss, strategies.Labels]
 ) -> None:
+    loss, labels = drawn
     guess, truth = labels.tensors()
     exact = Accumulator(loss.expr, labels.num_classes)
     exact.update(guess, truth)
@@ -202,9 +203,10 @@ def test_on_one_hot_predictions_the_loss_is_1_minus_the_metric(
 
 
 @settings(max_examples=60)
-@given(loss=strategies.losses(), labels=strategies.labels())
+@given(drawn=strategies.losses_of_labels())
 @pytest.mark.slow
-def test_the_law_holds_for_one_hot_soft_targets_too(loss: SurrogateLoss, labels: strategies.Labels) -> None:
+def test_the_law_holds_for_one_hot_soft_targets_too(drawn: tuple[SurrogateLoss, strategies.Labels]) -> None:
+    loss, labels = drawn
     counted = strategies.Labels(labels.pred, labels.target % 5 % labels.num_classes, labels.num_classes)
     guess, truth = counted.tensors()
     exact = Accumulator(loss.expr, labels.num_classes)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import autosegloss as asl
-from autosegloss.errors import ExprError, InputError, ParseError
+from autosegloss.errors import AutoseglossError, ExprError, InputError, ParseError
 from autosegloss.metric import METRICS, Expr, class_mean, class_sum, metric, parse, pred, target, total
 from autosegloss.metric.expr import BUILDERS, Leaf, Number, band
 from tests import strategies
@@ -30,6 +30,14 @@ def read(text: str) -> Expr | str:
         return parse(text)
     except ParseError as error:
         return str(error)
+
+
+def outcome(spec: Any, **options: Any) -> Expr | AutoseglossError:
+    """A metric, or why it is refused; any error that is not of the package comes through."""
+    try:
+        return metric(spec, **options)
+    except AutoseglossError as error:
+        return error
 
 
 # The text of an expression reads back as the same expression
@@ -199,10 +207,12 @@ def test_numbers() -> None:
         ("total", "`total` is a function; call it: total(...)\n  total\n  ^"),
         (
             "1 + totale(pred)",
-            "unknown function `totale` (did you mean `total`?); known: total, per_image, class_mean, class_sum, "
-            f"image_mean, image_worst, erode, dilate, boundary, band, any_class, {', '.join(METRICS)}.\n"
-            "  1 + totale(pred)\n"
-            "      ^",
+            "unknown function `totale` (did you mean `total`?).\n  1 + totale(pred)\n      ^",
+        ),
+        (
+            "1 + sums(pred)",
+            "unknown function `sums`; known: total, per_image, class_mean, class_sum, image_mean, image_worst, erode, "
+            f"dilate, boundary, band, any_class, {', '.join(METRICS)}, iou.\n  1 + sums(pred)\n      ^",
         ),
         (
             "dilate(pred)",
@@ -393,6 +403,42 @@ def test_a_deep_or_long_text_is_read_or_refused(before: str, middle: str, after:
         assert len(outcome) < 2000
 
 
+LONG = {
+    "names in names": "".join(f"(x{i} := ~" for i in range(300)) + "pred" + ")" * 300,
+    "brackets": "(" * 100_000,
+    "brackets below the limit": "(" * 9000 + ")" * 9000,
+    "lists": "[" * 9999,
+    "a long sum": " + ".join(["miou"] * 2000),
+    "a name": "x" * 300,
+    "a long name": "x" * 19_000,
+    "a function": "x" * 300 + "(pred)",
+    "an option": "miou(" + "x" * 9000 + "=1)",
+    "a text": "pred & '" + "x" * 9000 + "'",
+    "a number": "1" * 19_000,
+    "arguments": "miou(" + ",".join(["1"] * 5000) + ")",
+    "options": "total(pred," + ",".join(f"a{i}=1" for i in range(2000)) + ")",
+    "an index": "iou[" + "x," * 5000 + "]",
+    "maps joined with a sum": "total(" + "&".join(["pred"] * 70) + ") & " + "&".join(["target"] * 70),
+    "no one number": "erode(" * 90 + "pred" + ")" * 90,
+    "null bytes": "\0" * 1000,
+    "odd numbers": "1if 1else " * 100 + "1",
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_a_message_about_a_long_text_is_short(text: str) -> None:
+    for spec in (text, {"name": "a", "expression": text}, {"name": text}, {"name": "miou", text: 1}):
+        with pytest.raises(AutoseglossError) as caught:
+            metric(spec)
+        assert len(str(caught.value)) <= 1000
+        lines = str(caught.value).splitlines()
+        if lines[-1].strip() == "^":
+            assert len(lines[-1]) <= 2 + 101  # the line is cut around the place
+            assert lines[-2].isprintable()
+    for spec in ({"name": text, "expression": "miou"}, {text: 3}, {"name": "iou", "class": text}):
+        assert len(str(outcome(spec))) <= 1000 or isinstance(outcome(spec), Expr)
+
+
 @settings(max_examples=150)
 @given(text=st.text(max_size=30) | st.text("predtag&|^~+-*/()=:,.'x1 \n\\", max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
@@ -412,6 +458,40 @@ def test_a_misspelt_metric_is_read_or_refused(expr: Expr, data: st.DataObject) -
     assert isinstance(outcome, str) or parse(str(outcome)) is outcome
 
 
+WORDS = ["pred", "target", "miou", "iou", "leaf", "total", "class_mean", "bf1", "x1", "classes=", "weights=", "where="]
+SIGNS = [
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    " & ",
+    " | ",
+    " ^ ",
+    "~",
+    " + ",
+    "-",
+    " * ",
+    " / ",
+    ":=",
+    "0",
+    "2",
+    "0.5",
+    '"a b"',
+    "None",
+]
+
+
+@settings(max_examples=250)
+@given(parts=st.lists(st.sampled_from(WORDS + SIGNS), max_size=12))
+def test_any_words_of_the_language_are_read_or_refused(parts: list[str]) -> None:
+    found = outcome("".join(parts), class_names=["a b", "leaf", "other"])
+    if isinstance(found, Expr):
+        assert metric(str(found)) is found
+    else:
+        assert 0 < len(str(found)) <= 1000
+
+
 # A metric: a name, a name with options, a text or an expression
 
 
@@ -429,7 +509,7 @@ def test_ways_to_name_a_metric() -> None:
     assert asl.metric("1 - miou") is 1 - miou
 
 
-KNOWN = ", ".join(sorted(METRICS))
+KNOWN = ", ".join(sorted([*METRICS, "iou"]))
 
 
 @pytest.mark.parametrize(
@@ -439,15 +519,15 @@ KNOWN = ", ".join(sorted(METRICS))
             "mioo",
             {},
             InputError,
-            f"unknown metric `mioo` (did you mean `miou`?); known: {KNOWN}.",
+            "unknown metric `mioo` (did you mean `miou`?).",
         ),
         ("unheard_of", {}, InputError, f"unknown metric `unheard_of`; known: {KNOWN}."),
-        ("miou", {"radius": 3}, InputError, "miou: unknown option `radius`; allowed: background."),
+        ("miou", {"radius": 3}, InputError, "miou: unknown option `radius`; allowed: background, classes, weights."),
         (
             "biou",
             {"radios": 3},
             InputError,
-            "biou: unknown option `radios` (did you mean `radius`?); allowed: radius, background.",
+            "biou: unknown option `radios` (did you mean `radius`?); allowed: radius, background, classes, weights.",
         ),
         ("gacc", {"radius": 3}, InputError, "gacc: unknown option `radius`; allowed: none."),
         ({"name": "gacc", "spec": 3}, {}, InputError, "gacc: unknown option `spec`; allowed: none."),
@@ -465,7 +545,7 @@ KNOWN = ", ".join(sorted(METRICS))
             InputError,
             "image_worst: fraction is 5; it is a share of the images in (0, 1], such as 0.05.",
         ),
-        ("miou", {"worst": 0.05}, InputError, "miou: unknown option `worst`; allowed: background."),
+        ("miou", {"worst": 0.05}, InputError, "miou: unknown option `worst`; allowed: background, classes, weights."),
         ("dice_i", {"background": 0}, InputError, "class_mean: background is 0; allowed: True, False."),
         ("tversky", {"alpha": -1}, InputError, "tversky: alpha is -1; it is a weight of 0 or more."),
         ("tversky", {"beta": float("inf")}, InputError, "tversky: beta is inf; it is a weight of 0 or more."),
