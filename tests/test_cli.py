@@ -313,7 +313,7 @@ def test_texts_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.slow
 def test_who_does_not_read_on_ends_it_quietly(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / "a.png")
     command = [sys.executable, "-m", "autosegloss.cli", "evaluate", "--pred", str(tmp_path), "--target", str(tmp_path)]
     command += ["--num-classes", "2", "--metric", "miou", "--json", "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
