@@ -239,12 +239,21 @@ def columns_of(
 def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
     """Raise RefusedError unless the plan in the folder is this plan, or this plan with fewer losses or seeds."""
     path = folder / PLAN_FILE
+    if not path.is_file():
+        raise RefusedError(f"{cut(str(folder))} holds trials, but no {PLAN_FILE} of a {what}. Choose another folder.")
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RefusedError(f"{folder} holds trials, but no {PLAN_FILE} of a {what}. Choose another folder.") from None
-    if not isinstance(there, dict) or there.get("version") != PLAN_VERSION:
-        raise RefusedError(f"{folder} holds a {what} written by another version of autosegloss. Choose another folder.")
+    except (OSError, ValueError, RecursionError):
+        there = None
+    if (
+        not isinstance(there, dict)
+        or there.get("version") != PLAN_VERSION
+        or not all(isinstance(there.get(key), list) for key in ("losses", "seeds"))
+    ):
+        raise RefusedError(
+            f"{cut(str(path))}: this file is damaged, or of another version. Restore it from a copy, or choose another "
+            "folder."
+        )
     refuse_differences(f"{folder} holds another {what}", there, _first_part(json.loads(json.dumps(plan)), there))
 
 

@@ -237,9 +237,11 @@ def test_another_setting_and_the_journal_of_an_earlier_version_are_refused(
         assert main([*arguments, "--out", str(crossed), "--set", changes]) == 2
         assert message in capsys.readouterr().err
     (tmp_path / "trials.jsonl").write_bytes((crossed / "trials.jsonl").read_bytes())
-    (tmp_path / "plan.json").write_text(json.dumps({"losses": [], "definitions": {}, "seeds": [], "configuration": {}}))
-    assert main([*arguments, "--out", str(tmp_path)]) == 2
-    assert "holds a comparison written by another version of autosegloss." in capsys.readouterr().err
+    earlier = json.dumps({"losses": [], "definitions": {}, "seeds": [], "configuration": {}})
+    for damaged in (earlier, "[" * 100_000, "", '{"version": 3}'):
+        (tmp_path / "plan.json").write_text(damaged)
+        assert main([*arguments, "--out", str(tmp_path)]) == 2
+        assert f"{tmp_path}/plan.json: this file is damaged, or of another version. Restore" in capsys.readouterr().err
 
 
 def test_what_the_command_line_says_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,7 @@ def _summary(
     return {
         "parts of the data": sections.parts(),
         "found": f"{escape(findings.label)}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
+        **({"guards": f"on held-out images: {escape(findings.about_guards)}"} if findings.about_guards else {}),
         "validation set": f"{escape(spec_label(config.metric))}, %: found loss {ours}, cross-entropy {theirs}{by} "
         "(mean [95 % interval])",
         "search": f"{escape(config.search.algorithm)}, {study.step_count} steps, {study.done} trials with the finals, "
