@@ -26,6 +26,7 @@ from autosegloss.search.folder import (
     PLAN_FILE,
     TABLE_FILE,
     WEIGHTS,
+    check_folder,
     refuse_differences,
     resumable,
 )
@@ -166,6 +167,8 @@ def run_comparison(
     Raises:
         RefusedError: The folder holds another comparison.
     """
+    if check_folder(folder, COMPARISON_FILES, what, resume):
+        _refuse_another(folder, plan, what)  # before a difference of the data, which follows from one of the plan
     with Journal(folder / JOURNAL_FILE, resume=resume, what=what, head=head) as journal:
         begun = bool(journal.trials) or (folder / CHECKPOINT_FILE).exists()
         if begun:
