@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from autosegloss.errors import InputError
+from autosegloss.errors import InputError, cut
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss
 from autosegloss.loss.classic import PixelLoss
 from autosegloss.loss.curve import Curve
@@ -18,6 +18,7 @@ from autosegloss.report.tables import LOSSES, same_metrics
 from autosegloss.search.statistics import Score
 
 _BLUE, _GREY, _ORANGE = "#1f5fa8", "#8a8a8a", "#c8621b"
+_LABEL = 40  # characters of a metric beside its bars
 _FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -74,7 +75,8 @@ def plot_loss(loss: SurrogateLoss, path: str | os.PathLike[str]) -> None:
         name = str(slot)
         axis.set_title(name if len(name) <= 34 else name[:33] + "…", fontsize=9)
         axis.set(xlim=(0, 1), ylim=(-0.02, 1.02), aspect="equal")
-    axes[0].legend(fontsize=7, frameon=False, loc="lower right")
+    # Below the axes: inside, a curve may run anywhere.
+    axes[0].legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
     if scores:
         _draw_scores(axes[-1], scores)
     for axis in axes:
@@ -95,7 +97,8 @@ def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Score]]) -> None:
         means, sds = [100 * score.mean for score in row], [100 * score.sd for score in row]
         error = {"linewidth": 0.8}
         axis.barh(places, means, height=height * 0.9, xerr=sds, color=colour, error_kw=error, label=title)
-    axis.set_yticks(range(len(groups)), [" = ".join(names) for names in groups], fontsize=8)
+    names = [cut(" = ".join(names), _LABEL) for names in groups]
+    axis.set_yticks(range(len(groups)), names, fontsize=8, parse_math=False)  # a class may be called $x$
     axis.invert_yaxis()
     axis.set_xlabel("validation score, %, mean and sd over seeds", fontsize=8)
     axis.set_title("before and after the search", fontsize=9)
