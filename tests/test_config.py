@@ -277,7 +277,35 @@ compare:
         ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, got `1.5`"),
         (
             "metric: miou\nguard: {gac: 0.9}",
-            "study.yaml:2: guard.gac: is not a metric of the catalogue (did you mean `gacc`?)",
+            "study.yaml:2: guard.gac: unknown metric `gac` (did you mean `gacc`?).",
+        ),
+        (
+            "metric: miou\nguard: {a: {expression: iou(2)}, miou: 1}",
+            "study.yaml:2: guard.a: `share` is missing, as in {expression: iou(2), share: 0.8}",
+        ),
+        (
+            "metric: miou\nguard: {a: {expression: iuo(2), share: 2}}",
+            "2 errors in the configuration:\n"
+            "study.yaml:2: guard.a.expression: unknown function `iuo` (did you mean `iou`?).\n      iuo(2)\n      ^\n"
+            "study.yaml:2: guard.a.share: must be at most 1, got `2`",
+        ),
+        (
+            "metric: miou\nguard: {miou: {expression: iou(2), share: 0.5}}",
+            "study.yaml:2: guard.miou: the name `miou` belongs to another metric of the catalogue; choose another "
+            "name.",
+        ),
+        (
+            "metric: miou\nguard: {target: {expression: iou(2), share: 0.5}}",
+            "study.yaml:2: guard.target: the name `target` stands for something else in the tables; choose another",
+        ),
+        ("metric: miou\nguard: {miou: much}", "study.yaml:2: guard.miou: must be a number, got `much`"),
+        (
+            "metric: {name: dice, expression: iou(2)}",
+            "study.yaml:1: metric: the name `dice` belongs to another metric of the catalogue; choose another name.",
+        ),
+        (
+            "metric: miou\ncompare: {metrics: [{name: a, expression: iou(2)}, {name: a, expression: iou(1)}]}",
+            "study.yaml:2: compare.metrics: two metrics have the name `a`; choose another",
         ),
         (
             "metric: miou\nsearch:\n  algorithm: random\n  std: 0.3\n  clip: 0.1",
@@ -329,7 +357,7 @@ compare:
         (
             "metric: miou\ncompare:\n  metrics:\n  - miou\n  - {name: bf1, radios: 2}",
             "study.yaml:5: compare.metrics.1: bf1: unknown option `radios` (did you mean `radius`?); "
-            "allowed: radius, background, shape.",
+            "allowed: radius, background, shape, classes, weights.",
         ),
         (
             "metric: miou\ncompare: {metrics: [bf1, 'bf1(radius=5)']}",
@@ -368,8 +396,8 @@ def test_a_metric_that_mixes_axes_keeps_the_text_of_its_error(study: Any) -> Non
 
 
 def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
-    text = message(study, "metric: mioo")
-    assert text.startswith("study.yaml:1: metric: unknown metric `mioo` (did you mean `miou`?)")
+    assert message(study, "metric: mioo") == "study.yaml:1: metric: unknown metric `mioo` (did you mean `miou`?)."
+    text = message(study, "metric: unheard")
     assert all(name in text for name in METRICS)
 
 
@@ -623,9 +651,9 @@ def test_all_mistakes_of_a_guard_are_told(tmp_path: Path) -> None:
         load_config(path)
     assert str(caught.value).splitlines() == [
         "3 errors in the configuration:",
-        f"{path}:3: guard.mio: is not a metric of the catalogue (did you mean `miou`?)",
+        f"{path}:3: guard.mio: unknown metric `mio` (did you mean `miou`?).",
         f"{path}:4: guard.gacc: must be at most 1, got `2`",
-        f"{path}:5: guard.dicee: is not a metric of the catalogue (did you mean `dice`?)",
+        f"{path}:5: guard.dicee: unknown metric `dicee` (did you mean `dice`?).",
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
@@ -15,6 +15,7 @@ from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.file import build_loss
 from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr
+from autosegloss.metric.expr import with_class_names
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.labels import LabelSource, LabelTask, build_labels
@@ -47,7 +48,7 @@ class Evaluation:
 
     Args:
         reward: The target metric on the held-out part of the training set.
-        metrics: Every metric of the catalogue on the held-out part, by name.
+        metrics: Every metric of the catalogue, and the guarded ones, on the held-out part, by name.
         validation: The target metric (`TARGET`), every metric of the catalogue and the IoU of each class
             (`IoU of <class>`) on the validation set; empty unless requested.
     """
@@ -79,6 +80,7 @@ class Proxy:
         unlabelled: Training images whose labels are hidden.
         pretrained: The weights that trials start from; from a file, or made by `prepare`.
         folder: The folder of the configuration, where `module:function` is found too; None leaves Python's path.
+        guarded: Metrics that every trial measures besides the target and the catalogue, by name.
     """
 
     settings: ProxyConfig
@@ -89,6 +91,7 @@ class Proxy:
     unlabelled: Unlabelled | None = None
     pretrained: Weights | None = None
     folder: str | None = None
+    guarded: Mapping[str, Expr] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -100,20 +103,22 @@ class Proxy:
         gpus: float = 0.0,
         dataset: Dataset | None = None,
         folder: str | None = None,
+        guarded: Mapping[str, Expr] = MappingProxyType({}),
     ) -> Proxy:
         """Load the data, separate the unlabelled images, and check the network and its weights.
 
         Args:
             settings: See the class.
-            target: See the class.
+            target: See the class; classes that it names become numbers.
             seed: See the class.
             gpus: See the class.
             dataset: The data; None loads those of the settings.
             folder: See the class.
+            guarded: See the class; likewise.
 
         Raises:
             DataError: The data set or the kind of labels is unknown, missing or unsuitable.
-            InputError: The network is unknown, or the weights file does not fit.
+            InputError: The network is unknown, the weights file does not fit, or the data has no such class.
             RefusedError: Trials need a GPU and this process, which prepares them, has none.
         """
         device_of(gpus)
@@ -121,6 +126,8 @@ class Proxy:
             use_folder(folder)
         if dataset is None:
             dataset = load_dataset(settings.data.name, **settings.data.options)
+        target = with_class_names(target, dataset.classes)
+        guarded = {name: with_class_names(expr, dataset.classes) for name, expr in guarded.items()}
         start, named = settings.start, settings.network
         network = build_network(named.name, dataset.train.images.shape[1], len(dataset.classes), **named.options)
         if not gpus:  # a network may be made for GPUs alone; there the pretraining shows it
@@ -131,6 +138,7 @@ class Proxy:
         if start.weights is not None:
             weights = matching_weights(read_weights(start.weights), network, part, start.weights)
         proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights, folder=folder)
+        proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights, guarded=guarded)
         labelled, unlabelled = proxy._labels.divide(proxy._task)
         return replace(proxy, dataset=replace(dataset, train=labelled), unlabelled=unlabelled)
 
@@ -219,11 +227,12 @@ class Proxy:
             validate: Whether to evaluate on the validation set as well.
             more: Further metrics on the validation set.
         """
-        metrics = self._evaluate(network, self.dataset.heldout, measured(self.target)).values()
+        every = {**measured(self.target), **self.guarded}
+        metrics = self._evaluate(network, self.dataset.heldout, every).values()
         reward = metrics.pop(TARGET)
         if not validate:
             return Evaluation(reward, metrics, {})
-        scores = self._evaluate(network, self.dataset.validation, {**measured(self.target), **more})
+        scores = self._evaluate(network, self.dataset.validation, {**every, **more})
         return Evaluation(reward, metrics, validation_values(scores, self.dataset.classes))
 
     def reward(self, network: nn.Module) -> float:

@@ -17,6 +17,8 @@ import torch
 
 from autosegloss.errors import AutoseglossError, InputError, RefusedError, cut
 from autosegloss.loss import Loss, load_loss
+from autosegloss.metric import metric
+from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.data import Split, load_dataset, reader
 from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.labels import build_labels
@@ -111,7 +113,9 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
     with chosen.ready():
         pass  # the workers fit
     workers = 1 if isinstance(chosen, SerialRunner) else config.resources.workers
-    family, whole = LossFamily.of(config), proxy.dataset
+    whole = proxy.dataset
+    config = config.with_class_numbers(whole.classes)
+    family = LossFamily.of(config)
     network, gpu, iteration, evaluation = _tried(proxy, family.loss(family.start))
     settings = config.proxy.train
     once = config.proxy.start.iterations * TrainConfig().batch_size / settings.batch_size
@@ -168,6 +172,11 @@ def _checked(config: StudyConfig) -> Proxy:
             tried(partial(losses_of, [name], dataset))
         elif ":" not in name:  # a user's own loss may need the data
             tried(partial(load_loss, name, counts=[1, 1]))
+    if dataset is not None:
+        tried(partial(config.with_class_numbers, dataset.classes))
+        for spec in config.compare.metrics or ():
+            if spec != CALIBRATION and any(proxy.data == data for proxy in proxies.values()):
+                tried(partial(metric, spec, class_names=dataset.classes))
     found = None if mistakes else tried(lambda: proxy_of(config, dataset))
     if found is not None:
         return found

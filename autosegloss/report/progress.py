@@ -14,7 +14,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from autosegloss.metric import METRICS, metric
-from autosegloss.metric.settings import spec_label
+from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
 from autosegloss.report.tables import search_table
@@ -191,7 +191,7 @@ def best_text(study: Study, config: StudyConfig) -> str:
         return "no best trial yet"
     job, outcome = study.best
     target = metric(config.metric)
-    names = dict.fromkeys([*config.guard, *(name for name in _BESIDE if METRICS[name]() != target)])
+    names = dict.fromkeys([*guard_shares(config.guard), *(name for name in _BESIDE if METRICS[name]() != target)])
     metrics = ", ".join(f"{name} {outcome.metrics[name]:.3f}" for name in names if name in outcome.metrics)
     return f"best so far {outcome.reward:.4f} (sample {job.index} of step {job.step}): {metrics}"
 

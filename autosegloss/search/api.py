@@ -13,6 +13,7 @@ from autosegloss.errors import InputError, LossFileError, RefusedError, cut, not
 from autosegloss.files import sweep_drafts, write_text
 from autosegloss.loss import Loss, load_loss
 from autosegloss.loss.file import build_loss
+from autosegloss.metric.settings import guard_shares
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Proxy
 from autosegloss.search.algorithms import ALGORITHMS
@@ -70,9 +71,10 @@ def search(
     folder = _folder(config, out)
     LossFamily.of(settled).check()
     chosen = choose_runner(runner, settled.resources, address)
-    if check_folder(folder, SEARCH_FILES, "search", resume):
+    if check_folder(folder, SEARCH_FILES, "search", resume) and not settled.names_classes:
         _refuse_another_configuration(folder, settled)
     proxy = proxy_of(settled)
+    settled = settled.with_class_numbers(proxy.dataset.classes)
     announce(proxy.dataset, on_data)
     with Journal(folder / JOURNAL_FILE, resume=resume, head=head_of(settled, proxy)) as journal:
         if journal.trials:
@@ -205,7 +207,7 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
         candidates=config.finalists.candidates,
         finalist_seeds=config.finalists.seeds,
         seed=config.search.seed,
-        guard=config.guard,
+        guard=guard_shares(config.guard),
         lag=config.search.lag,
         observer=observer,
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from autosegloss.errors import AutoseglossError
 from autosegloss.loss.base import LossContent
 from autosegloss.metric import METRICS, Expr
+from autosegloss.metric.expr import with_class_names
 from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, Proxy, device_of
@@ -43,18 +44,19 @@ class ComparisonObjective:
 
     Args:
         proxies: A proxy for each setting, in the order of the settings.
-        more: Metrics to measure besides the catalogue.
+        more: Metrics to measure besides the catalogue, for each setting.
     """
 
     proxies: tuple[Proxy, ...]
-    more: dict[str, Expr]
+    more: tuple[dict[str, Expr], ...]
 
     def __call__(self, job: Job) -> Outcome:
         """Train, and evaluate on the held-out part and the validation set."""
         start = time.perf_counter()
-        proxy = self.proxies[job.index % len(self.proxies)]
+        setting = job.index % len(self.proxies)
+        proxy = self.proxies[setting]
         network = proxy.trained(proxy.loss(job.loss), job.seed)
-        found = proxy.evaluation(network, validate=True, more=self.more)
+        found = proxy.evaluation(network, validate=True, more=self.more[setting])
         validation = found.validation | {CALIBRATION: proxy.calibration_error(network)}
         return Outcome(found.reward, found.metrics, validation, error=None, seconds=time.perf_counter() - start)
 
@@ -112,11 +114,11 @@ def compare(
     folder = Path(out).absolute()
     chosen = choose_runner(runner, settled.resources, address)
     check_folder(folder, COMPARISON_FILES, "comparison", resume)
-    proxies, definitions = _load(settled, losses)
+    columns, verdicts, more = columns_of(settled.metric, settled.compare.metrics)
+    proxies, definitions, more_of = _load(settled, losses, more)
     distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
     for dataset in distinct.values():
         announce(dataset, on_data)
-    columns, verdicts, more = columns_of(settled.metric, settled.compare.metrics)
     classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
     asked = resolved(metrics or (), [TARGET, *METRICS, *more, *classes, CALIBRATION], settled.metric)
     plan = {
@@ -136,7 +138,7 @@ def compare(
             for proxy in proxies.values():
                 with limited(settled.resources.time_limit, "the pretraining"):
                     ready.append(proxy.prepare())
-            chosen.run(comparison, ComparisonObjective(tuple(ready), more))
+            chosen.run(comparison, ComparisonObjective(tuple(ready), more_of))
 
     return run_comparison(
         plan,
@@ -160,11 +162,13 @@ def _data_of(proxies: Mapping[str, Proxy]) -> dict[str, Any]:
     return found.get("", found)
 
 
-def _load(config: StudyConfig, losses: Sequence[str]) -> tuple[dict[str, Proxy], dict[str, dict[str, LossContent]]]:
-    """The proxy and the losses of each setting; settings with the same data share it."""
+def _load(
+    config: StudyConfig, losses: Sequence[str], more: Mapping[str, Expr]
+) -> tuple[dict[str, Proxy], dict[str, dict[str, LossContent]], tuple[dict[str, Expr], ...]]:
+    """The proxy, the losses and the further metrics of each setting; settings with the same data share it."""
     device_of(config.resources.gpus)
     datasets: dict[str, Dataset] = {}
-    proxies, definitions = {}, {}
+    proxies, definitions, more_of = {}, {}, []
     for name in config.compare.settings:
         own = config.in_setting(name)
         data = own.proxy.data
@@ -173,10 +177,11 @@ def _load(config: StudyConfig, losses: Sequence[str]) -> tuple[dict[str, Proxy],
             if key not in datasets:
                 datasets[key] = load_dataset(data.name, **data.options)
             proxies[name] = proxy = proxy_of(own, datasets[key])
+            more_of.append({name: with_class_names(expr, proxy.dataset.classes) for name, expr in more.items()})
             modules = losses_of(losses, proxy.dataset)
         except AutoseglossError as error:
             if not name:
                 raise
             raise type(error)(f"in the setting `{name}`: {error}") from error
         definitions[name] = {loss: bare_content(module) for loss, module in zip(losses, modules, strict=True)}
-    return proxies, definitions
+    return proxies, definitions, tuple(more_of)

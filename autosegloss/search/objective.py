@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from autosegloss.errors import TrainingDiverged
 from autosegloss.metric import metric
+from autosegloss.metric.settings import guard_metrics
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Evaluation, Proxy
 from autosegloss.search.jobs import Job, Outcome
@@ -22,9 +23,14 @@ def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
     Raises:
         DataError, InputError, RefusedError: See `Proxy.load`.
     """
-    target, seed = metric(config.metric), config.search.seed
     return Proxy.load(
-        config.proxy, target, seed=seed, gpus=config.resources.gpus, dataset=dataset, folder=config.folder
+        config.proxy,
+        metric(config.metric),
+        seed=config.search.seed,
+        gpus=config.resources.gpus,
+        dataset=dataset,
+        guarded=guard_metrics(config.guard),
+        folder=config.folder,
     )
 
 

@@ -25,7 +25,16 @@ from autosegloss.config.section import Keys, Positive, Section, merged, misplace
 from autosegloss.config.yaml12 import Dumper, show
 from autosegloss.errors import ConfigError
 from autosegloss.loss.settings import RelaxationConfig
-from autosegloss.metric.settings import CatalogueName, Columns, MetricSpec
+from autosegloss.metric import metric
+from autosegloss.metric.expr import has_class_names
+from autosegloss.metric.settings import (
+    Columns,
+    Guards,
+    MetricSpec,
+    guard_metrics,
+    guard_with_numbers,
+    with_numbers,
+)
 from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.settings import BatchSize, Iterations, ProxyConfig, TrainConfig
 from autosegloss.search.algorithms import ALGORITHMS
@@ -181,13 +190,14 @@ class StudyConfig(Section):
     """A study: one metric in, one loss out. Every key except `metric` has a default."""
 
     metric: MetricSpec
-    """The target metric: a name, a mapping such as {name: biou, radius: 3}, or a text expression."""
+    """The target metric: a name, a mapping such as {name: biou, radius: 3}, a text expression such as iou(symptom), or
+    a name for one, {name: symptom, expression: iou(2)}."""
     relaxation: RelaxationConfig = RelaxationConfig()
     proxy: ProxyConfig = ProxyConfig()
     search: SearchConfig = SearchConfig()
-    guard: dict[CatalogueName, Annotated[float, Field(gt=0, le=1)]] = {}
-    """Metrics of the catalogue that must not fall below a share of their value under cross-entropy, e.g. {miou: 0.9};
-    the reward of a loss that violates this is reduced."""
+    guard: Guards = {}
+    """Metrics that must not fall below a share of their value under cross-entropy, e.g. {miou: 0.9, iou(symptom): 0.8},
+    or with a name {symptom: {expression: iou(2), share: 0.8}}; the reward of a loss that violates this is reduced."""
     finalists: FinalistsConfig = FinalistsConfig()
     resources: ResourcesConfig = ResourcesConfig()
     retrain: RetrainConfig = RetrainConfig()
@@ -208,6 +218,21 @@ class StudyConfig(Section):
         changes = self.compare.settings[name].model_dump(exclude_unset=True).get("proxy", {})
         proxy = ProxyConfig.model_validate(merged(ProxyConfig, self.proxy.model_dump(), changes))
         return self.model_copy(update={"proxy": proxy})
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether the metric or the guard has a class by name, which only the data can tell the number of."""
+        metrics = (metric(self.metric), *guard_metrics(self.guard).values())
+        return any(map(has_class_names, metrics))
+
+    def with_class_numbers(self, class_names: Sequence[str]) -> StudyConfig:
+        """The configuration with class numbers in place of names in its metric and guard, so that it needs no data.
+
+        Raises:
+            InputError: A class is unknown.
+        """
+        own, guard = with_numbers(self.metric, class_names), guard_with_numbers(self.guard, class_names)
+        return self.model_copy(update={"metric": own, "guard": guard})
 
     def late_mistakes(self) -> Iterator[tuple[Keys, ValidationError]]:
         """Errors of a setting in combination with the configuration."""
