@@ -91,8 +91,7 @@ def _from_mapping(given: Mapping[str, object], options: Mapping[str, object]) ->
             ((only, value),) = given.items()
             hint = f" Did you mean `{only}({cut(str(value), 60)})`?"
         raise InputError(
-            "a metric with options needs a name, as in {name: biou, radius: 3}; "
-            f"given: {shown(dict(given))}.{hint}"
+            f"a metric with options needs a name, as in {{name: biou, radius: 3}}, got {shown(dict(given))}.{hint}"
         )
     if "expression" not in own:
         return _metric(name, {**own, **options})

@@ -98,7 +98,7 @@ def test_spellings_of_the_iou_of_one_class() -> None:
         ("iou(total)", '`total` has a meaning already; a class of this name is quoted: "total"\n'),
         ("miou(only=[1])", "miou: unknown option `only`; allowed: background, classes, weights.\n"),
         ("gacc(classes=1)", "gacc: unknown option `classes` (it does not average over classes); allowed: none.\n"),
-        ({"iou": "symptom"}, "a metric with options needs a name, as in {name: trimap_iou, radius: 3}; given: "),
+        ({"iou": "symptom"}, "a metric with options needs a name, as in {name: biou, radius: 3}, got {'iou': "),
         (
             "iou(sympton)",
             "unknown class `sympton` (did you mean `symptom`?); the classes of the data are 0 `background`, 1 `leaf`, "
