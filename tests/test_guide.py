@@ -37,7 +37,7 @@ def carry_out(command: str) -> None:
         runpy.run_path(file, run_name="__main__")
         return
     assert program == "autosegloss"
-    if arguments[0] in BUDGETS:
+    if arguments[0] in BUDGETS and not Path(arguments[1]).is_dir():  # a folder is tabulated, not trained
         sets = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
         arguments += [*sets, *BUDGETS[arguments[0]]]
     assert main(arguments) == 0, command
