@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from autosegloss.errors import ExprError, InputError, LossFileError, shown
+from autosegloss.errors import ExprError, InputError, LossFileError, cut, shown
 from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.classic import PIXEL_LOSSES
 from autosegloss.loss.curve import CurveKind
@@ -28,6 +28,8 @@ _KEYS = {
     2: _SURROGATE | {"cross_entropy"},
     3: {"format", "version", "loss", "options", "provenance"},
 }
+LARGEST = 1_000_000
+"""Bytes of a loss file: far more than a loss needs, and read in well under a second."""
 _PRESETS = Path(__file__).parent / "presets"
 _ALIASES = {
     "auto/miou": "shapes/miou",
@@ -66,9 +68,11 @@ def preset(name: str, ignore_index: int = 255, reduce_over_ranks: bool = False) 
 
 def read_loss(data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:
     """The loss in the bytes of a file, which messages call `name`."""
+    if len(data) > LARGEST:
+        raise LossFileError(f"{name}: more than {LARGEST:,} bytes, and so no loss file.")
     try:
         content = json.loads(
-            data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates
+            data.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates
         )
         json.dumps(content, ensure_ascii=False).encode()  # what can't be written again is not read
     except (ValueError, RecursionError) as error:
@@ -101,6 +105,8 @@ def build_loss(
     version = content.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise LossFileError(f"{name}: version must be an integer of at least 1, got {shown(version)}.")
+    if version >= 100:
+        raise LossFileError(f"{name}: version must be an integer from 1 to {VERSION}, got {shown(version)}.")
     if version > VERSION:
         raise LossFileError(
             f"{name}: version {version} is newer than what this package reads ({VERSION}); upgrade autosegloss."
@@ -109,7 +115,7 @@ def build_loss(
     if missing := sorted(keys - {"provenance"} - content.keys()):
         raise LossFileError(f"{name}: missing: {', '.join(missing)}.")
     if unknown := sorted(content.keys() - keys):
-        raise LossFileError(f"{name}: unknown: {', '.join(unknown)}; allowed: {', '.join(sorted(keys))}.")
+        raise LossFileError(f"{name}: unknown: {cut(', '.join(unknown))}; allowed: {', '.join(sorted(keys))}.")
     provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):
         raise LossFileError(f"{name}: provenance must be a mapping, got {shown(provenance)}.")

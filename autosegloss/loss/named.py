@@ -11,7 +11,7 @@ from typing import Final
 from autosegloss.errors import InputError, InputTypeError, LossFileError, cut, did_you_mean
 from autosegloss.loss.base import Loss, check_flag
 from autosegloss.loss.classic import CLASSICS, CrossEntropy
-from autosegloss.loss.file import preset, presets, read_loss
+from autosegloss.loss.file import LARGEST, preset, presets, read_loss
 from autosegloss.loss.mixed import MixedLoss
 from autosegloss.loss.surrogate import SurrogateLoss
 from autosegloss.metric.labels import check_ignore_index
@@ -117,7 +117,8 @@ def _single(name: str, ignore_index: int, reduce_over_ranks: bool, counts: Seque
     path, bare = Path(name), name.strip()
     try:
         if _exists(name) and not path.is_dir():
-            return read_loss(path.read_bytes(), cut(name), ignore_index, reduce_over_ranks)
+            with path.open("rb") as file:
+                return read_loss(file.read(LARGEST + 1), cut(name), ignore_index, reduce_over_ranks)
     except OSError as error:
         raise LossFileError(f"{cut(name)}: can't be read: {error.strerror or error}.") from None
     if bare in CLASSICS:
