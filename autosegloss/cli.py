@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from autosegloss.errors import AutoseglossError, InputError
+from autosegloss.errors import AutoseglossError, InputError, cut
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, loss_names
 from autosegloss.metric import METRICS, metric
@@ -478,7 +478,8 @@ def _add_evaluate(commands: Commands) -> None:
     )
     command.add_argument("--pred", required=True, metavar="DIR", help="the predicted labels")
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels")
-    command.add_argument("--num-classes", required=True, type=int, metavar="C", help="labels are 0 to C - 1")
+    command.add_argument("--num-classes", type=int, metavar="C", help="labels are 0 to C - 1")
+    command.add_argument("--classes", metavar="NAME,...", help="the names of the classes, in place of their number")
     command.add_argument("--metric", required=True, metavar="NAME,...", help='metrics, as in "miou,bf1(radius=3)"')
     command.add_argument(
         "--ignore-index",
@@ -505,6 +506,20 @@ def _add_evaluate(commands: Commands) -> None:
     command.set_defaults(run=_evaluate)
 
 
+def _classes(given: argparse.Namespace) -> list[str]:
+    """The names of the classes of an evaluation; their numbers where none are given."""
+    if given.classes is None and given.num_classes is None:
+        raise InputError("name the classes with --classes background,leaf,..., or give their number: --num-classes C.")
+    if given.classes is None:
+        return [str(label) for label in range(min(given.num_classes, 2**16))]
+    names = [name.strip() for name in given.classes.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise InputError(f"--classes must be distinct names separated by commas, got {cut(given.classes)}.")
+    if given.num_classes not in (None, len(names)):
+        raise InputError(f"--classes has {len(names)} names, but --num-classes is {given.num_classes}; omit one.")
+    return names
+
+
 def _evaluate(given: argparse.Namespace, console: Console) -> None:
     names = split_metrics(given.metric)
     if CALIBRATION in names:
@@ -512,7 +527,8 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
             f"--metric {CALIBRATION}: the calibration error needs probabilities, and these are label maps; see "
             "autosegloss.CalibrationError, or the column of `compare`."
         )
-    metrics = {name: metric(name) for name in names}
+    classes = _classes(given)
+    metrics = {name: metric(name, class_names=classes if given.classes else None) for name in names}
     if given.worst is not None and given.worst < 1:
         raise InputError(f"--worst must be at least 1, got {given.worst}.")
     if given.images and not given.sheet:
@@ -525,7 +541,6 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         raise InputError(f"{json_file}: --json and --sheet name the same file.")
     if given.part and not given.split:
         raise InputError("--part: name the lists of names with --split.")
-    classes = [str(label) for label in range(min(given.num_classes, 2**16))]
     values, pred_values, ignored = value_maps(given.values, given.pred_values, classes, given.ignore_index)
     folders = LabelFolders(
         Path(given.pred),
@@ -537,14 +552,14 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         pred_values=pred_values,
         only=names_to_evaluate(given.split, given.part) if given.split else None,
     )
-    how = ("values", "pred_values", "mask_suffix", "pred_suffix", "split", "part")
+    how = ("classes", "values", "pred_values", "mask_suffix", "pred_suffix", "split", "part")
     worst = given.worst or (_WORST if given.sheet else 0)
     with progress_bar(Console(stderr=True, emoji=False), "evaluating") as bar:  # standard output may be the JSON
         task = bar.add_task("evaluating", total=len(folders.names))
         evaluation = evaluate(
             folders,
             metrics,
-            given.num_classes,
+            len(classes) if given.classes else given.num_classes,
             ignored,
             worst,
             given.allow_missing,

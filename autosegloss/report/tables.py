@@ -67,9 +67,10 @@ def values_table(evaluation: FolderEvaluation) -> Table:
         table.add_column(Text(row.metric), justify="right", overflow="fold", min_width=6)
     table.add_row("overall", *(percent(row.value) for row in evaluation.metrics), style="bold", end_section=True)
     if any(row.classes for row in evaluation.metrics):
+        names = [name.strip() for name in str(evaluation.options.get("classes", "")).split(",")]
         for label in range(evaluation.num_classes):
             values = (percent(row.classes[label]) if row.classes else "" for row in evaluation.metrics)
-            table.add_row(f"class {label}", *values)
+            table.add_row(Text(names[label]) if len(names) > label and names[0] else f"class {label}", *values)
     return table
 
 
