@@ -137,8 +137,7 @@ class Proxy:
         weights = None
         if start.weights is not None:
             weights = matching_weights(read_weights(start.weights), network, part, start.weights)
-        proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights, folder=folder)
-        proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights, guarded=guarded)
+        proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights, folder=folder, guarded=guarded)
         labelled, unlabelled = proxy._labels.divide(proxy._task)
         return replace(proxy, dataset=replace(dataset, train=labelled), unlabelled=unlabelled)
 
