@@ -545,7 +545,7 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
             "paired by path without extension; the first names are `a_pred` in other and `a` in target.\n",
         ),
         (["--pred", "twice"], "DataError: twice/a.png and twice/a.PNG have the same name; files are paired by name.\n"),
-        (["--metric", "mIoU"], "InputError: unknown metric `mIoU` (did you mean `miou`?); known: "),
+        (["--metric", "mIoU"], "InputError: unknown metric `mIoU` (did you mean `miou`?)."),
         (["--metric", "miou,"], "InputError: --metric 'miou,': a metric is missing; "),
         (["--metric", "bf1(radius=1"], "ParseError: "),
         (["--num-classes", "0"], "InputError: num_classes must be an integer of at least 1, got 0."),
