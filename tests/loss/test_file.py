@@ -17,7 +17,6 @@ import autosegloss as asl
 from autosegloss.errors import InputTypeError, LossFileError, shown
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, build_loss, load_loss, named_loss, presets
 from autosegloss.loss.classic import CLASSICS, CrossEntropy
-from autosegloss.metric import METRICS
 from tests import strategies
 
 ROOT = Path(__file__).parents[2]
@@ -428,7 +427,7 @@ def slot(points: Any) -> dict[str, Any]:
         ),
         (
             {"metric": "mioo"},
-            f"loss.json: metric: unknown metric `mioo` (did you mean `miou`?); known: {', '.join(sorted(METRICS))}.",
+            "loss.json: metric: unknown metric `mioo` (did you mean `miou`?).",
         ),
         (
             {"metric": "total(pred & truth)"},
