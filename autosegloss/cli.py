@@ -552,7 +552,7 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         pred_values=pred_values,
         only=names_to_evaluate(given.split, given.part) if given.split else None,
     )
-    how = ("classes", "values", "pred_values", "mask_suffix", "pred_suffix", "split", "part")
+    how = ("values", "pred_values", "mask_suffix", "pred_suffix", "split", "part")
     worst = given.worst or (_WORST if given.sheet else 0)
     with progress_bar(Console(stderr=True, emoji=False), "evaluating") as bar:  # standard output may be the JSON
         task = bar.add_task("evaluating", total=len(folders.names))
@@ -564,6 +564,7 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
             worst,
             given.allow_missing,
             progress=lambda: bar.advance(task),
+            class_names=classes if given.classes else None,
         )
     evaluation = replace(evaluation, options={name: getattr(given, name) for name in how if getattr(given, name)})
     warn(evaluation.warnings)

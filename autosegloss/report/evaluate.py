@@ -195,8 +195,18 @@ class FolderEvaluation:
     """Number of pixels of each label in the targets, the ignored one included."""
     warnings: list[str]
     metrics: list[MetricValues]
+    class_names: list[str] | None = None
+    """The names of the classes in label order, where they are known."""
     options: dict[str, str] = field(default_factory=dict)
     """How files were chosen and read, as given on the command line."""
+
+    def name(self, label: int) -> str:
+        """The name of a class; its number where names are not known."""
+        return str(label) if self.class_names is None else self.class_names[label]
+
+    def title(self, label: int) -> str:
+        """The name of a class; `class 2` where names are not known."""
+        return f"class {label}" if self.class_names is None else self.name(label)
 
     def to_json(self) -> str:
         """The evaluation as JSON; the same input gives the same bytes."""
@@ -211,6 +221,7 @@ def evaluate(
     worst: int = 0,
     allow_missing: bool = False,
     progress: Callable[[], None] = lambda: None,
+    class_names: Sequence[str] | None = None,
 ) -> FolderEvaluation:
     """Evaluate predictions against labels, one image at a time; images may differ in size.
 
@@ -226,6 +237,7 @@ def evaluate(
         worst: Number of images to list per metric, and per metric and class; lowest scores first.
         allow_missing: Skip files without a partner instead of raising an error.
         progress: Called after each image.
+        class_names: The names of the classes, in label order.
 
     Raises:
         DataError: Files are missing, damaged, of different sizes or have other labels, which are listed; or the targets
@@ -283,6 +295,7 @@ def evaluate(
             )
             for name, expr in metrics.items()
         ],
+        class_names=None if class_names is None else list(class_names),
     )
 
 
@@ -322,7 +335,7 @@ def summary(evaluation: FolderEvaluation) -> str:
         )
         if count
     ]
-    text += f"; label {evaluation.ignore_index} is ignored"
+    text += "; no label is ignored" if evaluation.ignore_index < 0 else f"; label {evaluation.ignore_index} is ignored"
     text = f"{text}; left out: {', '.join(left_out)}." if left_out else f"{text}."
     return f"{text}\nPixels of the labels: {_shares(evaluation.target_pixels, evaluation.ignore_index)}."
 

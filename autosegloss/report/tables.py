@@ -67,10 +67,9 @@ def values_table(evaluation: FolderEvaluation) -> Table:
         table.add_column(Text(row.metric), justify="right", overflow="fold", min_width=6)
     table.add_row("overall", *(percent(row.value) for row in evaluation.metrics), style="bold", end_section=True)
     if any(row.classes for row in evaluation.metrics):
-        names = [name.strip() for name in str(evaluation.options.get("classes", "")).split(",")]
         for label in range(evaluation.num_classes):
             values = (percent(row.classes[label]) if row.classes else "" for row in evaluation.metrics)
-            table.add_row(Text(names[label]) if len(names) > label and names[0] else f"class {label}", *values)
+            table.add_row(Text(evaluation.title(label)), *values)
     return table
 
 
@@ -78,14 +77,15 @@ def worst_table(evaluation: FolderEvaluation) -> Table:
     """The images of each list and their scores in %, lowest first."""
     table = Table()
     table.add_column("worst by", overflow="fold")
-    table.add_column("class", justify="right", min_width=5)
+    table.add_column("class", justify="right", overflow="fold", min_width=5)
     table.add_column("score", justify="right", min_width=6)
     table.add_column("image", overflow="fold")
     for row in evaluation.metrics:
-        lists = [("all", row.worst), *((str(label), found) for label, found in enumerate(row.worst_by_class))]
+        names = evaluation.class_names or map(str, range(evaluation.num_classes))
+        lists = [("all", row.worst), *zip(names, row.worst_by_class, strict=True)]
         entries = [(label if i == 0 else "", entry) for label, found in lists for i, entry in enumerate(found)]
         for i, (label, entry) in enumerate(entries):
-            table.add_row(Text(row.metric if i == 0 else ""), label, percent(entry.score), Text(entry.image))
+            table.add_row(Text(row.metric if i == 0 else ""), Text(label), percent(entry.score), Text(entry.image))
         table.add_section()
     return table
 

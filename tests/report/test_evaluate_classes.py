@@ -25,6 +25,16 @@ def test_classes_have_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ["50.00", "-"],
         ["66.67"] * 2,
     ]
+    sheet = tmp_path / "sheet.html"
+    assert main([*command, "--classes", "back<b>ground,leaf,symptom", "--metric", "miou", "--sheet", str(sheet)]) == 0
+    worst = [line.replace("│", " ").split() for line in capsys.readouterr().out.partition("Worst")[2].splitlines()]
+    assert [line[-3] for line in worst if line and line[-1] == "a"] == ["all", "back<b>ground", "leaf", "symptom"]
+    page = sheet.read_text()
+    assert "most often symptom as leaf (16.67 %)" in page
+    assert ", leaf (1)</option>" in page
+    assert "back&lt;b&gt;ground" in page
+    assert "back<b>" not in page
+    assert "class 1" not in page
     for options, expected in [
         (["--metric", "miou"], "name the classes with --classes background,leaf,..., or give their number"),
         (

@@ -46,7 +46,7 @@ def contact_sheet(evaluation: FolderEvaluation, folders: LabelFolders) -> str:
     body = _BODY.format(
         facts=f"<p>{summary(evaluation)}</p>\n{facts}",
         values=_values(evaluation, lists),
-        options=_options(lists, len(images)),
+        options=_options(lists, len(images), evaluation),
         legend=error_legend(),
         cards="\n".join(_card(image, evaluation, folders, lists) for image in images),
     )
@@ -82,7 +82,7 @@ def _values(evaluation: FolderEvaluation, lists: Sequence[_List]) -> str:
     if any(row.classes for row in evaluation.metrics):
         rows += [
             [
-                f"{swatch(label)}class {label}",
+                f"{swatch(label)}{escape(evaluation.title(label))}",
                 *(cell(row.metric, label, row.classes[label]) if row.classes else "" for row in evaluation.metrics),
             ]
             for label in range(evaluation.num_classes)
@@ -90,13 +90,12 @@ def _values(evaluation: FolderEvaluation, lists: Sequence[_List]) -> str:
     return table(["%", *(escape(row.metric) for row in evaluation.metrics)], rows, "values over all images")
 
 
-def _options(lists: Sequence[_List], images: int) -> str:
+def _options(lists: Sequence[_List], images: int, evaluation: FolderEvaluation) -> str:
     parts = [f'<option value="worst">all lists ({images} image{"s" if images != 1 else ""})</option>']
     for metric in dict.fromkeys(each.metric for each in lists):
         name = escape(metric)
         options = "".join(
-            f'<option value="{each.key}">{name}{"" if each.label is None else f", class {each.label}"} '
-            f"({len(each.entries)})</option>"
+            f'<option value="{each.key}">{name}{_of_class(each.label, evaluation)} ({len(each.entries)})</option>'
             for each in lists
             if each.metric == metric
         )
@@ -112,9 +111,11 @@ def _card(image: str, evaluation: FolderEvaluation, folders: LabelFolders, lists
     present, predicted = np.unique(target[valid]).tolist(), np.unique(pred).tolist()
     ignored = "" if valid.all() else ", some pixels ignored"
     figures = [
-        figure("label", label_map(target, valid), f"label of {name}: classes {_joined(present)}{ignored}"),
+        figure("label", label_map(target, valid), f"label of {name}: classes {_joined(present, evaluation)}{ignored}"),
         figure(
-            "prediction", label_map(pred, np.ones_like(valid)), f"prediction for {name}: classes {_joined(predicted)}"
+            "prediction",
+            label_map(pred, np.ones_like(valid)),
+            f"prediction for {name}: classes {_joined(predicted, evaluation)}",
         ),
         figure("errors", error_map(valid, wrong), f"error map of {name}: {share}{ignored}"),
     ]
@@ -124,25 +125,27 @@ def _card(image: str, evaluation: FolderEvaluation, folders: LabelFolders, lists
     places = [(each, rank, entry) for each in lists for rank, entry in enumerate(each.entries) if entry.image == image]
     ranks = " ".join(f"{each.key}:{rank}" for each, rank, _ in places)
     links = "".join(
-        f"<div><dt>{escape(metric)}</dt><dd>{''.join(_link(*p) for p in places if p[0].metric == metric)}</dd></div>"
+        f"<div><dt>{escape(metric)}</dt>"
+        f"<dd>{''.join(_link(*place, evaluation) for place in places if place[0].metric == metric)}</dd></div>"
         for metric in dict.fromkeys(each.metric for each, _, _ in places)
     )
     legend = "".join(
-        f"<li>{swatch(label)}{label}{_only(label, present, predicted)}</li>" for label in sorted({*present, *predicted})
+        f"<li>{swatch(label)}{escape(evaluation.name(label))}{_only(label, present, predicted)}</li>"
+        for label in sorted({*present, *predicted})
     )
     return f"""<article data-ranks="{ranks}">
 <h3>{name} <output></output></h3>
 <div class="pictures">{"".join(figures)}</div>
 <ul class="classes" aria-label="classes in this image">{legend}</ul>
-<p>{share}{_confusions(pred, target, wrong, int(valid.sum()))}</p>
+<p>{share}{_confusions(pred, target, wrong, int(valid.sum()), evaluation)}</p>
 <dl class="places">{links}</dl>
 </article>"""
 
 
-def _link(place: _List, rank: int, entry: Scored) -> str:
+def _link(place: _List, rank: int, entry: Scored, evaluation: FolderEvaluation) -> str:
     """The score of an image in a list, as a link to the list; the first image of a list is the link's target."""
     anchor = f' id="{place.key}"' if rank == 0 else ""
-    what = "all classes" if place.label is None else f"{swatch(place.label)}class {place.label}"
+    what = "all classes" if place.label is None else f"{swatch(place.label)}{escape(evaluation.title(place.label))}"
     return f'<a{anchor} href="#{place.key}">{what} <b>{percent(entry.score)}</b></a>'
 
 
@@ -150,17 +153,28 @@ def _only(label: int, present: Sequence[int], predicted: Sequence[int]) -> str:
     return " (not predicted)" if label not in predicted else " (not in the label)" if label not in present else ""
 
 
-def _confusions(pred: LabelMap, target: LabelMap, wrong: npt.NDArray[np.bool_], pixels: int) -> str:
+def _confusions(
+    pred: LabelMap, target: LabelMap, wrong: npt.NDArray[np.bool_], pixels: int, evaluation: FolderEvaluation
+) -> str:
     """The most frequent errors in words."""
     base = int(pred.max(initial=0)) + 1
     pairs, counts = np.unique(target[wrong] * base + pred[wrong], return_counts=True)
     most = np.argsort(-counts, kind="stable")[:3]
-    texts = [f"{pairs[i] // base} as {pairs[i] % base} ({percent(counts[i] / pixels)} %)" for i in most]
-    return f"; most often class {', '.join(texts)}." if texts else "."
+    texts = [
+        f"{' as '.join(escape(evaluation.name(int(label))) for label in divmod(pairs[i], base))} "
+        f"({percent(counts[i] / pixels)} %)"
+        for i in most
+    ]
+    what = "class " if evaluation.class_names is None else ""
+    return f"; most often {what}{', '.join(texts)}." if texts else "."
 
 
-def _joined(labels: Sequence[int]) -> str:
-    return ", ".join(map(str, labels)) or "none"
+def _of_class(label: int | None, evaluation: FolderEvaluation) -> str:
+    return "" if label is None else f", {escape(evaluation.title(label))}"
+
+
+def _joined(labels: Sequence[int], evaluation: FolderEvaluation) -> str:
+    return ", ".join(escape(evaluation.name(label)) for label in labels) or "none"
 
 
 _BODY: Final = """<header>
