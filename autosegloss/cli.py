@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from autosegloss.errors import AutoseglossError, InputError, cut
+from autosegloss.errors import MESSAGE, AutoseglossError, InputError, cut
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, loss_names
 from autosegloss.metric import METRICS, metric
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.run(given, Console(highlight=False, soft_wrap=True, emoji=False))
             output.flush()
     except AutoseglossError as error:
-        _say(f"{type(error).__name__}: {error}")
+        _say(cut(f"{type(error).__name__}: {error}", MESSAGE - 1))  # and a line break
         return BAD_INPUT if isinstance(error, ValueError | TypeError) else FAILED
     except BrokenPipeError:  # the reader of standard output has closed it
         return FAILED

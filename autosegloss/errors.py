@@ -58,9 +58,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 class AutoseglossError(Exception):
     """Base class of the errors of this package."""
 
-    def __init__(self, message: str) -> None:
-        """Cut the message to 1,000 characters, as a last resort: it may quote a message of another package."""
-        super().__init__(cut(message, MESSAGE))
+    def __str__(self) -> str:
+        """The message, cut to 1,000 characters as a last resort: it may quote a message of another package."""
+        # Not in __init__: torch.compile(fullgraph=True) can't trace one, and would raise an error of its own instead.
+        return cut(super().__str__(), MESSAGE)
 
 
 class ExprError(AutoseglossError, TypeError):

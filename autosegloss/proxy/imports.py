@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autosegloss.errors import AutoseglossError, InputError, did_you_mean, shown
-from autosegloss.proxy.users_code import where
+from autosegloss.errors import AutoseglossError, InputError, SearchError, did_you_mean, shown
+from autosegloss.proxy.users_code import users_code
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,23 @@ def import_function(name: str, what: str) -> Callable[..., Any]:
             configuration and elsewhere.
     """
     module, _, function = name.partition(":")
-    if not module or not function:
+    if not module or not function or module.startswith(".") or "/" in module:
         raise InputError(f"{what} must be `module:function`, got {shown(name)}.")
     owner = f"{what} `{name}`"
     _refuse_ambiguous(module.partition(".")[0], owner)
-    try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise InputError(f"{owner}: can't be imported: {where(error)}.") from error
+    with users_code(f"{owner}: can't be imported", passing=SearchError):
+        try:
+            imported = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            imported, absent = None, error.name
+        found = getattr(imported, function, None)
+    if imported is None:
         looked = f" beside the configuration, in {_beside.folder}, or" if _beside is not None else ""
         raise InputError(
-            f"{owner}: no module named `{error.name}`{looked} on Python's path. Every machine of a cluster needs it."
-        ) from None
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise InputError(f"{owner}: can't be imported: {where(error)}.") from error
-    found = getattr(imported, function, None)
+            f"{owner}: no module named `{absent}`{looked} on Python's path. Every machine of a cluster needs it."
+        )
     if found is None:
         raise InputError(f"{owner}: {module} has no `{function}`{did_you_mean(function, vars(imported))}.")
     if not callable(found):

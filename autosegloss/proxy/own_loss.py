@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autosegloss.errors import AutoseglossError, InputError
+from autosegloss.errors import InputError
 from autosegloss.loss import Loss, load_loss
 from autosegloss.loss.base import LossContent
 from autosegloss.proxy.imports import import_function
-from autosegloss.proxy.users_code import where
+from autosegloss.proxy.users_code import parameters_of, users_code
 
 FUNCTION_FORMAT = "autosegloss-function"
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -47,12 +47,8 @@ class OwnLoss(Loss):
         self._source = _source(function)
         offered = {"ignore_index": ignore_index, "num_classes": len(counts), "counts": list(counts)}
         arguments = _chosen(name, function, offered)
-        try:
+        with users_code(f"loss `{name}`"):
             loss = function(**arguments)
-        except AutoseglossError:
-            raise
-        except Exception as error:  # whatever the user's code raises
-            raise InputError(f"loss `{name}`: {where(error)}") from error
         if not callable(loss) or isinstance(loss, type):
             raise InputError(
                 f"loss `{name}`: the function must return the loss, a callable (logits, target), got "
@@ -70,12 +66,8 @@ class OwnLoss(Loss):
         Raises:
             InputError: The user's code fails, or returns no scalar that depends on the logits.
         """
-        try:
+        with users_code(f"loss `{self.name}`"):
             value = self._loss(logits, target) if mask is None else self._loss(logits, target, mask)
-        except AutoseglossError:
-            raise
-        except Exception as error:  # whatever the user's code raises
-            raise InputError(f"loss `{self.name}`: {where(error)}") from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"loss `{self.name}` must return a scalar tensor, got {given}.")
@@ -134,10 +126,7 @@ def _source(function: object) -> str:
 
 def _chosen(name: str, function: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a function among those that are offered."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
+    parameters = parameters_of(function) or []
     others = [
         each.name
         for each in parameters

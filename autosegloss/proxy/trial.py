@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from autosegloss.errors import AutoseglossError, InputError, RefusedError, cut
+from autosegloss.errors import RefusedError, cut
 from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.file import build_loss
@@ -34,7 +34,7 @@ from autosegloss.proxy.train import (
     one_thread,
     pretrain,
 )
-from autosegloss.proxy.users_code import where
+from autosegloss.proxy.users_code import users_code
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -146,7 +146,7 @@ class Proxy:
         network, start = self.settings.network, self.settings.start
         split, begun = self.dataset.train, self
         if start.regime != "scratch" and self.pretrained is None:
-            try:
+            with users_code(f"the pretraining of network `{cut(network.name)}` failed"):
                 weights = pretrain(
                     network.name,
                     split,
@@ -156,10 +156,6 @@ class Proxy:
                     options=network.options,
                     device=device_of(self.gpus),
                 )
-            except AutoseglossError:
-                raise
-            except Exception as error:
-                raise InputError(f"the pretraining of network `{cut(network.name)}` failed: {where(error)}.") from error
             begun = replace(self, pretrained=weights)
 
         def train_teacher(iterations: int) -> nn.Module:
@@ -251,7 +247,7 @@ class Proxy:
             RefusedError: Trials need a GPU and this process has none.
         """
         training = self.training(loss, seed, iterations)
-        with one_thread():
+        with users_code(f"the training of network `{cut(self.settings.network.name)}` failed"), one_thread():
             training.advance()
         return training.network
 

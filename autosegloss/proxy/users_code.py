@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sysconfig
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from autosegloss.errors import cut
+from autosegloss.errors import AutoseglossError, InputError, cut
 
 _PACKAGE = str(Path(__file__).parents[1])
 _NOT_THEIRS = tuple(
@@ -16,13 +19,43 @@ _NOT_THEIRS = tuple(
 )
 
 
+@contextmanager
+def users_code(
+    what: str, error: type[AutoseglossError] = InputError, passing: type[AutoseglossError] = AutoseglossError
+) -> Iterator[None]:
+    """Run the user's code: whatever it raises, also SystemExit, becomes an error of this package, with its place.
+
+    Args:
+        what: What fails, for the message.
+        error: The class of the error.
+        passing: Errors of this package that are raised as they are, besides an interrupt.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, passing):
+        raise
+    except BaseException as raised:
+        raise error(f"{what}: {where(raised)}.") from raised
+
+
+def parameters_of(function: Callable[..., object]) -> list[inspect.Parameter] | None:
+    """The parameters of the user's function; None if it does not tell them, as some classes of exceptions."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
+
 def where(error: BaseException) -> str:
     """The place of an error in the user's code, and the error, in one line: `my_data.py:12: ValueError: no such row`.
 
     The place is the last line that is neither of this package nor of Python or an installed package; it is left out
     where there is no such line. The file is relative to the working folder, if it lies there.
     """
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # of the user's class of exceptions
+        text = ""
     what = cut(f"{type(error).__name__}: {text}" if text else type(error).__name__)
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{_relative(error.filename)}:{error.lineno}: {cut(f'{type(error).__name__}: {error.msg}')}"

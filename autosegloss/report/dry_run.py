@@ -27,6 +27,7 @@ from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.settings import LabelsConfig, ProxyConfig, TrainConfig
 from autosegloss.proxy.train import one_thread
 from autosegloss.proxy.trial import Proxy, device_of
+from autosegloss.proxy.users_code import users_code
 from autosegloss.report.data import classes_text, images_text
 from autosegloss.report.environment import memory, peak_memory_so_far
 from autosegloss.search.api import study_of
@@ -116,7 +117,8 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
     whole = proxy.dataset
     config = config.with_class_numbers(whole.classes)
     family = LossFamily.of(config)
-    network, gpu, iteration, evaluation = _tried(proxy, family.loss(family.start))
+    with users_code("a trial fails"):
+        network, gpu, iteration, evaluation = _tried(proxy, family.loss(family.start))
     settings = config.proxy.train
     once = config.proxy.start.iterations * TrainConfig().batch_size / settings.batch_size
     forecast = Forecast(

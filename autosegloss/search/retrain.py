@@ -36,6 +36,7 @@ from autosegloss.proxy.networks.unet import resize
 from autosegloss.proxy.settings import StartConfig
 from autosegloss.proxy.train import undefined
 from autosegloss.proxy.trial import TARGET, Proxy, device_of, measured, validation_values
+from autosegloss.proxy.users_code import users_code
 from autosegloss.search.comparison import (
     PLAN_VERSION,
     Comparison,
@@ -266,7 +267,8 @@ class Retraining:
     def _run(self, job: Job) -> Outcome:
         start = time.perf_counter()
         try:
-            validation = self._measure(self._train(job))
+            with users_code(f"the run of {self.names[job.index]} with seed {job.seed} failed"):
+                validation = self._measure(self._train(job))
         except TrainingDiverged as error:
             return Outcome.failed(f"{type(error).__name__}: {error}", time.perf_counter() - start)
         return Outcome(validation[TARGET], {}, validation, error=None, seconds=time.perf_counter() - start)

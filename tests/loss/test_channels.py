@@ -85,7 +85,8 @@ def test_soft_labels_that_are_no_shares_are_refused(name: str) -> None:
         (negative, "lowest of a pixel is -0.25 at 1 of 16"),
     )
     for target, message in (*cases, (ONE_HOT * torch.nan, "sum is nan at 16 of 16")):
-        for call in (loss, torch.compile(loss, backend="eager")) if name == "product" else (loss,):
+        whole = torch.compile(loss, backend="eager", fullgraph=True)
+        for call in (loss, torch.compile(loss, backend="eager"), whole) if name == "product" else (loss,):
             with pytest.raises(InputError, match=message):
                 call(logits, target)
         with pytest.raises(ValueError, match=r"need a sigmoid"):

@@ -88,6 +88,8 @@ def test_a_module_beside_the_configuration_hides_none_and_is_hidden_by_none(tmp_
             "can't be imported: {folder}/mod_b.py:2: ZeroDivisionError: ",
         ),
         ("def f(:\n", "mod_c:f", "can't be imported: {folder}/mod_c.py:1: SyntaxError: "),
+        ("raise GeneratorExit\n", "mod_h:f", "can't be imported: {folder}/mod_h.py:1: GeneratorExit."),
+        (None, "../mod:f", "loss must be `module:function`, got '../mod:f'."),
         ("raise SystemExit(3)\n", "mod_d:f", "can't be imported: {folder}/mod_d.py:1: SystemExit: 3"),
         ("def build(): ...\n", "mod_e:biuld", "mod_e has no `biuld` (did you mean `build`?)."),
         ("f = 3\n", "mod_g:f", " must be a function, got int."),

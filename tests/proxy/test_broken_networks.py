@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from autosegloss.errors import InputError
+from autosegloss.errors import DataError, InputError
+from autosegloss.proxy.data import load_dataset
+from autosegloss.proxy.networks import build_network
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config
 
@@ -26,9 +28,15 @@ class Network(nn.Module):
         logits = self.layer(images)
         if self.how == "raises" or self.how == "late" and self.training:
             raise KeyError("no such layer")
+        if self.how == "exits":
+            raise SystemExit(0)
         return {"list": [logits], "shape": logits[..., ::2, ::2]}.get(self.how, logits)
 
+class Odd(BaseException): ...  # which has no signature
+
 def network(channels, classes, how):
+    if how == "quits":
+        raise SystemExit
     if how == "unbuilt":
         raise TypeError("no such option")
     if how == "nothing":
@@ -44,11 +52,13 @@ def network(channels, classes, how):
             "raises",
             r"fails on images of shape \(1, 3, \d+, \d+\): \S*users_network\.py:14: KeyError: 'no such layer'\.",
         ),
-        ("list", r"must return logits of shape \(1, \d+, \d+, \d+\), got list\."),
+        ("exits", r"fails on images of shape .*: \S*users_network\.py:16: SystemExit: 0\."),
+        ("quits", r"can't be built with how='quits': \S*users_network\.py:23: SystemExit\."),
+        ("list", r"must return logits of shape \(1, \d+, \d+, \d+\), one channel per class, got list\."),
         ("shape", r"must return logits of shape .*, got a tensor of shape "),
         ("channels", r"must return logits of shape .*, got a tensor of shape "),
         ("nothing", r"has no parameters to train\."),
-        ("unbuilt", r"can't be built with how='unbuilt': \S*users_network\.py:19: TypeError: no such option\."),
+        ("unbuilt", r"can't be built with how='unbuilt': \S*users_network\.py:25: TypeError: no such option\."),
     ],
 )
 def test_a_network_that_cannot_be_trained_is_refused(
@@ -56,6 +66,14 @@ def test_a_network_that_cannot_be_trained_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=f"^network `users_network:network` {expected}"):
         proxy_of(_config(how, tmp_path, monkeypatch))
+
+
+def test_a_class_of_exceptions_is_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _config("", tmp_path, monkeypatch)
+    with pytest.raises(InputError, match=r"^network `users_network:Odd` must be a torch\.nn\.Module, got Odd\."):
+        build_network("users_network:Odd", 3, 2)
+    with pytest.raises(DataError, match=r"^data set `users_network:Odd`: the function must return a mapping"):
+        load_dataset("users_network:Odd")
 
 
 def test_a_network_that_fails_in_pretraining_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def test_no_file_runs_code(tmp_path: Path) -> None:
             "requires logits, target. If it is the loss itself, name a function that returns it: "
             "def build(): return cross_entropy.",
         ),
-        ("raising", "{file}:{line}: KeyError: 'no such thing'"),
+        ("raising", "{file}:{line}: KeyError: 'no such thing'."),
         ("nothing", "the function must return the loss, a callable (logits, target), got NoneType."),
     ],
 )

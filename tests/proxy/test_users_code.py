@@ -40,6 +40,8 @@ def test_an_error_has_the_file_and_line_of_the_user(tmp_path: Path, monkeypatch:
         "def in_a_library():\n    return statistics.mean([])\n"
         "def bare():\n    raise SystemExit\n"
         "def long():\n    raise KeyError('x' * 10**6)\n"
+        "class Mute(Exception):\n    def __str__(self): raise ValueError\n"
+        "def mute():\n    raise Mute\n"
     )
     mine = module(path)
     monkeypatch.chdir(tmp_path)
@@ -48,6 +50,7 @@ def test_an_error_has_the_file_and_line_of_the_user(tmp_path: Path, monkeypatch:
     assert where(caught(mine.in_a_library)).startswith("mine/my_data.py:7: StatisticsError: mean requires")
     assert where(caught(mine.bare)) == "mine/my_data.py:9: SystemExit"
     assert len(where(caught(mine.long))) < 250
+    assert where(caught(mine.mute)) == "mine/my_data.py:15: Mute"
     monkeypatch.chdir(path.parent)
     assert where(caught(mine.direct)) == "my_data.py:3: ValueError: no such row"
     monkeypatch.chdir("/")

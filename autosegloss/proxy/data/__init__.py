@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autosegloss.errors import EXAMPLES, AutoseglossError, DataError, cut, did_you_mean, shown
+from autosegloss.proxy.users_code import parameters_of
 
 IGNORE_INDEX = 255
 _CHUNK = 2**24  # bytes that are hashed and counted at a time: an array may be larger than the memory
@@ -375,10 +376,10 @@ def check_options(
         error: The class of the error.
     """
     if callable(takes):
-        parameters = inspect.signature(takes).parameters
-        if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        parameters = parameters_of(takes)
+        if parameters is None or any(each.kind is each.VAR_KEYWORD for each in parameters):
             return
-        known = list(parameters)
+        known = [each.name for each in parameters]
     else:
         known = list(takes)
     for option in options:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from autosegloss.errors import DataError, cut, shown
+from autosegloss.errors import DataError, SearchError, cut, shown
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, class_names, listing
 from autosegloss.proxy.data.files import random_split
 from autosegloss.proxy.data.pictures import rgb
 from autosegloss.proxy.imports import import_function
-from autosegloss.proxy.users_code import where
+from autosegloss.proxy.users_code import users_code, where
 
 UNUSABLE = "items that can't be used"
 
@@ -89,10 +89,8 @@ def _given(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     owner = f"data set `{name}`"
     function = import_function(name, "data set")
     check_options(owner, function, options)
-    try:
+    with users_code(f"{owner}: the function fails", DataError, passing=SearchError):
         given: Mapping[str, Any] = function(**options)
-    except (Exception, SystemExit) as error:
-        raise DataError(f"{owner}: the function fails: {where(error)}") from error
     keys = set(given) if isinstance(given, Mapping) else set()
     if not set(REQUIRED) <= keys <= {*REQUIRED, *OPTIONAL}:
         what = f"the keys {cut(', '.join(map(str, given)))}" if isinstance(given, Mapping) else type(given).__name__
@@ -136,13 +134,10 @@ class _Reading:
         Raises:
             DataError: It has no length, or is empty.
         """
-        try:
+        kind = "a data set with a length (`__len__`) and items (`__getitem__`)"
+        what = f"{self.owner}: {part} must be {kind}, got {type(items).__name__}"
+        with users_code(what, DataError, passing=SearchError):
             count = len(items)
-        except (Exception, SystemExit) as error:
-            raise DataError(
-                f"{self.owner}: {part} must be a data set with a length (`__len__`) and items (`__getitem__`), got "
-                f"{type(items).__name__}: {where(error)}"
-            ) from None
         if not count:
             raise DataError(f"{self.owner}: {part} is empty.")
         return count
@@ -187,9 +182,9 @@ class _Reading:
                 raise _UnusableItem(f"an item must be a pair of an image and a label map, got {kind}")
             image, labels = item
             return _pixels(image), self._labels(labels)
-        except _UnusableItem:
+        except (_UnusableItem, KeyboardInterrupt, SearchError):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise _UnusableItem(where(error)) from None
 
     def _check_memory(self, part: str, count: int, shape: tuple[int, ...]) -> None:

@@ -6,18 +6,17 @@ and auxiliary logits of the same shape, to which the same loss is applied with a
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from autosegloss.errors import AutoseglossError, InputError, cut, did_you_mean, shown
+from autosegloss.errors import InputError, cut, did_you_mean, shown
 from autosegloss.proxy.data import check_options
 from autosegloss.proxy.imports import import_function
 from autosegloss.proxy.networks import hugging_face, smp
 from autosegloss.proxy.networks.unet import UNetSmall
-from autosegloss.proxy.users_code import where
+from autosegloss.proxy.users_code import parameters_of, users_code
 
 Builder = Callable[..., nn.Module]
 """From in_channels, num_classes and options, which are keyword arguments, to a network."""
@@ -50,16 +49,13 @@ def build_network(name: str, in_channels: int, num_classes: int, **options: obje
         InputError: The name or an option is unknown, a library is not installed, or the network can't be built.
     """
     build = _builder(name)
-    own = list(inspect.signature(build).parameters.values())[2:]
-    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):  # **options check themselves
-        check_options(f"network `{name}`", [parameter.name for parameter in own], options, InputError)
-    try:
+    parameters = parameters_of(build)
+    if parameters is not None and all(each.kind is not each.VAR_KEYWORD for each in parameters):
+        own = [each.name for each in parameters[2:]]  # **options check themselves
+        check_options(f"network `{name}`", own, options, InputError)
+    given = ", ".join(f"{key}={shown(value)}" for key, value in options.items()) or "no options"
+    with users_code(f"network `{name}` can't be built with {given}"):
         network = build(in_channels, num_classes, **options)
-    except AutoseglossError:
-        raise
-    except Exception as error:  # whatever the libraries and functions raise on options they can't use
-        given = ", ".join(f"{key}={shown(value)}" for key, value in options.items()) or "no options"
-        raise InputError(f"network `{name}` can't be built with {given}: {where(error)}.") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"network `{name}` must be a torch.nn.Module, got {type(network).__name__}.")
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in torch's types
@@ -81,22 +77,18 @@ def check_network(network: nn.Module, name: str, images: Tensor, num_classes: in
     if not any(weight.requires_grad for weight in network.parameters()):
         raise InputError(f"network `{cut(name)}` has no parameters to train.")
     network.eval()
-    try:
-        with torch.inference_mode():
-            output = network(images)
-    except AutoseglossError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"network `{cut(name)}` fails on images of shape {tuple(images.shape)}: {where(error)}."
-        ) from error
+    what = f"network `{cut(name)}` fails on images of shape {tuple(images.shape)}"
+    with users_code(what), torch.inference_mode():
+        output = network(images)
     logits = (
         output[0] if isinstance(output, tuple) and len(output) == 2 else output
     )  # beside those of an auxiliary head
     expected = (len(images), num_classes, *images.shape[2:])
     got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
     if not isinstance(logits, Tensor) or logits.shape != expected:
-        raise InputError(f"network `{cut(name)}` must return logits of shape {expected}, got {got}.")
+        raise InputError(
+            f"network `{cut(name)}` must return logits of shape {expected}, one channel per class, got {got}."
+        )
 
 
 def encoder_prefix(network: nn.Module) -> str:

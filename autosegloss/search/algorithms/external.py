@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from autosegloss.errors import RefusedError
 from autosegloss.proxy.imports import import_extra, import_function
+from autosegloss.proxy.users_code import users_code
 from autosegloss.search.algorithms.state import JsonState, Theta, check_rewards
 from autosegloss.search.seeds import step_rng
 
@@ -181,9 +182,13 @@ class TuneSearch(_Replayed):
         raise RefusedError(f"{self.searcher}: Ray Tune needs all rewards of a step before the next one.")
 
     def ask(self, state: History) -> list[Theta]:
+        with users_code(f"searcher `{self.searcher}`"):
+            return self._asked(state)
+
+    def _asked(self, state: History) -> list[Theta]:
+        searcher = self._build(self.seed)  # type: ignore[attr-defined]
         from autosegloss.search.runners.ray import tune_space  # keeps Ray out of other searches
 
-        searcher = self._build(self.seed)  # type: ignore[attr-defined]
         space = tune_space(len(self.start))
         if not searcher.set_search_properties("reward", "max", space):
             raise RefusedError(f"{self.searcher}: the searcher must have no space, metric or mode of its own.")

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import NoReturn, Protocol, runtime_checkable
 
-from autosegloss.errors import SearchError
+from autosegloss.errors import AutoseglossError, SearchError
+from autosegloss.proxy.users_code import where
 from autosegloss.search.jobs import Job, Objective, Outcome
 
 
@@ -104,5 +105,6 @@ def attempt(objective: Objective, job: Job) -> Outcome:
 
 
 def failed(error: BaseException, seconds: float) -> Outcome:
-    """The outcome of a trial that raised."""
-    return Outcome.failed(f"{type(error).__name__}: {error}", seconds)
+    """The outcome of a trial that raised; an error that is none of this package has its place in the user's code."""
+    text = f"{type(error).__name__}: {error}" if isinstance(error, AutoseglossError) else where(error)
+    return Outcome.failed(text, seconds)

@@ -132,6 +132,9 @@ def data(**changes):
 
 def raises(): raise ValueError("no such" + chr(10) + "row")
 def leaves(): sys.exit(3)
+class Odd(BaseException): ...
+def odd(): raise Odd
+def odd_item(): return data(validation=Items(fails=GeneratorExit()))
 def short(): return data(validation=Items(fails=IndexError("out of range")))
 def no_length(): return data(validation=NoLength())
 def bad_length(): return data(train=BadLength())
@@ -157,6 +160,8 @@ def fine(**anything): return data(ignore_index=-100)
     [
         ("raises", "the function fails: my_data.py:28: ValueError: no such row"),
         ("leaves", "the function fails: my_data.py:29: SystemExit: 3"),
+        ("odd", "the function fails: my_data.py:31: Odd."),
+        ("odd_item", "validation[0]: my_data.py:12: GeneratorExit"),
         (
             "short",
             "items that can't be used (3):\n  validation[0]: my_data.py:12: IndexError: out of range\n"
