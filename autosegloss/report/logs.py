@@ -21,11 +21,12 @@ from autosegloss.errors import RefusedError, cut, note
 from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_record, warn
-from autosegloss.search.api import Result, Status, scores_record
+from autosegloss.search.api import Result, Status, scores_of, scores_record
 from autosegloss.search.comparison import Comparison
 from autosegloss.search.folder import LOSS_FILE, TABLE_FILE
+from autosegloss.search.plan import Findings
 from autosegloss.search.study import Study
-from autosegloss.search.tables import Table
+from autosegloss.search.tables import Table, not_learned
 
 SCALARS_FOLDER = "tensorboard"
 _SPARE = 2**16  # bytes of a disk that scalars leave free
@@ -73,7 +74,8 @@ class JsonLog(_JsonLines):
     - `trial`, after each: `stage`, `step`, `index`, `reward` or `error` (the other is null), `seconds`, the counts;
     - `step`, after each of the search: `step`, `seed`, `mu` and `std` (or null), `mean`, `best`, `failed`;
     - `end`: `found`, `scores` (by loss and metric on the validation set, `mean` and `sd`), `guards` (what
-      became of them, or null), `loss` (path of the file).
+      became of them, or null), `not_learned` (the classes that no loss has learned, or null), `loss` (path of the
+      file).
 
     The counts are the trials `done`, those `running`, those `failed` (also counted in `done`), and the `total`. Two
     runs of a search in one process differ in `seconds` only; parallel trials may end in a different order.
@@ -99,8 +101,8 @@ class JsonLog(_JsonLines):
         """Write the result."""
         scores = scores_record(result.scores)
         findings = result.findings
-        more = {"guards": findings.about_guards or None, "loss": str(self._folder / LOSS_FILE)}
-        self._write("end", found=findings.label, scores=scores, **more)
+        about = _about(findings)
+        self._write("end", found=findings.label, scores=scores, **about, loss=str(self._folder / LOSS_FILE))
 
 
 class ComparisonLog(_JsonLines):
@@ -224,8 +226,14 @@ def status_record(found: Status) -> dict[str, Any]:
     if study.finished:
         findings = study.findings()
         record["found"] = {"label": findings.label, "theta": findings.theta, "reward": findings.reward}
-        record["found"] |= {"guards": findings.about_guards or None}
+        record["found"] |= _about(findings)
     return record
+
+
+def _about(findings: Findings) -> dict[str, str | None]:
+    """What a user should know about the result of a search."""
+    missed = not_learned(list(scores_of(findings).values()))
+    return {"guards": findings.about_guards or None, "not_learned": missed or None}
 
 
 def _counts(study: Study) -> dict[str, int]:

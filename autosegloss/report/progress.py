@@ -18,7 +18,7 @@ from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
 from autosegloss.report.tables import search_table
-from autosegloss.search.api import Result, Status
+from autosegloss.search.api import Result, Status, scores_of
 from autosegloss.search.comparison import Comparison
 from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE
 from autosegloss.search.plan import Step
@@ -212,5 +212,6 @@ def status_text(found: Status) -> str:
     if study.finished:
         findings = study.findings()
         lines.append(f"found: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
-        lines += [f"guards: {findings.about_guards}"] if findings.about_guards else []
+        lines += [f"guards, on held-out images: {findings.about_guards}"] if findings.about_guards else []
+        lines += filter(None, [not_learned(list(scores_of(findings).values()))])
     return "\n".join(lines)

@@ -27,8 +27,7 @@ def search_table(result: Result, target: str) -> Table:
     """
     seeds = len(result.findings.seeds)
     caption = f"validation set ({VALIDATION}), %: mean ± sd over {seeds} fresh seeds; gain over cross-entropy"
-    guards = result.findings.about_guards
-    table = Table(caption=Text(f"{caption}\nguards, on held-out images: {guards}" if guards else caption))
+    table = Table(caption=Text(caption))
     table.add_column("metric", overflow="fold", min_width=12)
     for title in (*LOSSES.values(), "gain"):
         table.add_column(title, justify="right", overflow="fold", min_width=6)

@@ -214,13 +214,7 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
 
 
 def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Journal) -> Result:
-    finals = {final.label: final for final in findings.finals}
-    compared = {
-        "cross-entropy": finals["cross-entropy"],
-        "identity": finals["identity"],
-        "found": finals[findings.label],
-    }
-    scores = {name: _scores(final) for name, final in compared.items()}
+    scores = scores_of(findings)
     loss = build_loss(findings.loss)
     loss.provenance = {
         "found": findings.label,
@@ -237,6 +231,13 @@ def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Jour
     with resumable():
         loss.save(folder / LOSS_FILE)
     return Result(loss, folder, scores, findings)
+
+
+def scores_of(findings: Findings) -> dict[str, dict[str, Score]]:
+    """The `scores` of a `Result`."""
+    labels = {"cross-entropy": "cross-entropy", "identity": "identity", "found": findings.label}
+    finals = {final.label: final for final in findings.finals}
+    return {name: _scores(finals[label]) for name, label in labels.items()}
 
 
 def _scores(final: Final) -> dict[str, Score]:

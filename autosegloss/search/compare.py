@@ -21,6 +21,7 @@ from autosegloss.search.comparison import (
     PLAN_VERSION,
     Comparison,
     check_losses,
+    check_runs,
     columns_of,
     losses_of,
     run_comparison,
@@ -105,6 +106,7 @@ def compare(
         InputError: A loss is unknown or given twice, there are too few seeds, or a metric is not measured; raised
             before any training.
         RefusedError: The folder holds another comparison, or resources are missing.
+        SearchError: Every run failed; raised after the table with the errors is written.
     """
     settled = as_config(config)
     losses = settled.compare.losses if losses is None else losses
@@ -140,7 +142,7 @@ def compare(
                     ready.append(proxy.prepare())
             chosen.run(comparison, ComparisonObjective(tuple(ready), more_of))
 
-    return run_comparison(
+    table = run_comparison(
         plan,
         folder,
         run,
@@ -154,6 +156,8 @@ def compare(
         baseline=baseline,
         asked=asked,
     )
+    check_runs(table, folder)
+    return table
 
 
 def _data_of(proxies: Mapping[str, Proxy]) -> dict[str, Any]:

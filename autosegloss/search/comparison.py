@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autosegloss.errors import InputError, RefusedError, cut, note, shown
+from autosegloss.errors import InputError, RefusedError, SearchError, cut, note, shown
 from autosegloss.files import sweep_drafts, write_text
 from autosegloss.loss import Loss
 from autosegloss.loss.base import LossContent
@@ -189,6 +189,18 @@ def run_comparison(
         with resumable():
             write_table(table, folder)
     return table
+
+
+def check_runs(table: Table, folder: Path) -> None:
+    """Raise SearchError if every run of a table failed; the table in the folder has the errors."""
+    runs = [run for row in table.rows for run in row.runs]
+    if not any(runs):
+        first = table.rows[0]
+        raise SearchError(
+            f"all {len(runs)} runs failed; {cut(str(folder / MARKDOWN_FILE))} has the errors. First: "
+            f"`{cut(first.loss)}`: {cut(first.errors[0].rstrip('.'))}. Failed runs are not repeated by --resume: once "
+            "the cause is gone, choose another folder."
+        )
 
 
 def write_table(table: Table, folder: Path) -> None:

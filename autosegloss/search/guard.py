@@ -21,7 +21,7 @@ class Check:
     Args:
         metric: The guarded metric.
         share: The least share of its value under cross-entropy.
-        value: Its mean over the seeds of the finals, on the held-out part.
+        value: Its mean over the seeds of the finals.
         baseline: The same mean for cross-entropy, over the seeds on which the loss did not fail.
     """
 
@@ -48,24 +48,25 @@ class Check:
 
 
 def checked(
-    outcomes: Sequence[Outcome], baselines: Sequence[Outcome], shares: Mapping[str, float]
+    runs: Sequence[Mapping[str, float]], baselines: Sequence[Mapping[str, float]], shares: Mapping[str, float]
 ) -> tuple[Check, ...]:
     """Check the guards for a loss in the finals.
 
     Args:
-        outcomes: The outcomes of the loss, one per seed.
+        runs: The metrics of the loss, one mapping per seed; empty where the training failed.
         baselines: Those of cross-entropy.
         shares: The least share of cross-entropy's value, per metric.
 
     Returns:
-        A check per guard; none if the loss failed on every seed.
+        A check per guard that the runs have measured; none if the loss failed on every seed.
     """
-    pairs = [(own, other) for own, other in zip(outcomes, baselines, strict=True) if own.reward is not None]
+    pairs = [(own, other) for own, other in zip(runs, baselines, strict=True) if own and other]
     if not pairs:
         return ()
     return tuple(
-        Check(name, share, *(fmean(each.metrics[name] for each in side) for side in zip(*pairs, strict=True)))
+        Check(name, share, *(fmean(each[name] for each in side) for side in zip(*pairs, strict=True)))
         for name, share in shares.items()
+        if name in pairs[0][0]
     )
 
 

@@ -112,9 +112,17 @@ class Findings:
                 f"(reward {best.reward:.4f}): {_sentence(best.broken)}."
             )
         kept = f"kept: {_sentence(winner.guards)}."
+        if later := self._broken_later(winner):
+            kept += f" But not on the validation set, which decides nothing: {_sentence(later)}."
         if best is not None and (best.reward or 0.0) > self.reward:
             kept += f" {best.label} has a higher reward, {best.reward:.4f}, but breaks them: {_sentence(best.broken)}."
         return kept
+
+    def _broken_later(self, winner: Final) -> tuple[Check, ...]:
+        """The guards that the winner does not keep on the validation set, among those measured there."""
+        shares = {check.metric: check.share for check in winner.guards}
+        later = checked(winner.validation, self.finals[0].validation, shares)
+        return tuple(check for check in later if not check.kept)
 
     def to_json(self) -> str:
         """The findings as JSON; equal findings give equal bytes."""
@@ -274,7 +282,9 @@ class Plan:
                     rewards=tuple(outcome.reward for outcome in own),
                     metrics=tuple(outcome.metrics for outcome in own),
                     validation=tuple(outcome.validation for outcome in own),
-                    guards=checked(own, outcomes[:: len(members)], self._guard),
+                    guards=checked(
+                        [run.metrics for run in own], [run.metrics for run in outcomes[:: len(members)]], self._guard
+                    ),
                 )
             )
         # `max` keeps the first of equals: the identity wins a tie.

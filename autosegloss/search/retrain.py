@@ -41,6 +41,7 @@ from autosegloss.search.comparison import (
     PLAN_VERSION,
     Comparison,
     check_losses,
+    check_runs,
     columns_of,
     losses_of,
     run_comparison,
@@ -99,6 +100,7 @@ def retrain(
     Raises:
         InputError: A loss is unknown or given twice, or the batch can't be split evenly; raised before any training.
         RefusedError: The folder holds another retraining, or the configuration asks for a missing GPU.
+        SearchError: Every run failed; raised after the table with the errors is written.
     """
     settled = as_config(config)
     check_losses(losses, seeds, least=1)
@@ -135,6 +137,7 @@ def retrain(
             observer=None,
         )
         retraining.dismiss()
+        check_runs(table, folder)
         return table
 
 

@@ -19,6 +19,8 @@ VALIDATION = "images that neither training nor search has used; often called the
 """What the validation set is, for where it is first named."""
 LEVEL = 0.05
 """The significance level of the tests."""
+LEARNED = 0.01
+"""The least IoU of a class that counts as learned: predicted everywhere, a rare class has an IoU above 0."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _verdict(name: str, difference: Difference, adjusted: float) -> Literal["bet
 
 
 def not_learned(scores: Sequence[Mapping[str, Score]]) -> str:
-    """The classes whose IoU is 0 in every run of every loss, and what to try; empty if there are none.
+    """The classes whose mean IoU is below 1% with every loss, and what to try; empty if there are none.
 
     Args:
         scores: The scores of each loss by metric; empty for a loss whose runs all failed.
@@ -112,14 +114,14 @@ def not_learned(scores: Sequence[Mapping[str, Score]]) -> str:
     names = [
         f"`{cut(name.removeprefix(CLASS_PREFIX))}`"
         for name in (ended[0] if ended else ())
-        if name.startswith(CLASS_PREFIX) and all(row[name].mean == 0 for row in ended)
+        if name.startswith(CLASS_PREFIX) and all(row[name].mean < LEARNED for row in ended)
     ]
     if not names:
         return ""
     return (
-        f"IoU 0 with every loss: {', '.join(listed(names))}. Either no validation image has the class, or no training "
-        "has learned it: try AdamW (`optimizer: adamw`), more iterations, larger images, or a loss that weighs classes "
-        "(`inverse_weighted_cross_entropy`)."
+        f"IoU below {100 * LEARNED:.0f}% with every loss: {', '.join(listed(names))}. Either no validation image has "
+        "the class, or no training has learned it: try AdamW (`optimizer: adamw`), more iterations, larger images, or "
+        "a loss that weighs classes (`inverse_weighted_cross_entropy`)."
     )
 
 

@@ -17,7 +17,7 @@ from autosegloss.loss.base import LossContent
 from autosegloss.loss.file import build_loss
 from autosegloss.proxy.own_loss import is_own
 from autosegloss.proxy.trial import CLASS_PREFIX
-from autosegloss.search.comparison import PLAN_VERSION, write_table
+from autosegloss.search.comparison import PLAN_VERSION, check_runs, write_table
 from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE, PLAN_FILE, TABLE_FILE
 from autosegloss.search.tables import Table, meaning
 
@@ -46,6 +46,7 @@ def tabulate(
     Raises:
         InputError: The comparison is not finished or is damaged, has no such loss, or did not measure a metric.
         RefusedError: The other folder holds a search or a comparison.
+        SearchError: Every run failed; raised after the table with the errors is written.
     """
     source = Path(folder).absolute()
     place = source if out is None else Path(out).absolute()
@@ -61,6 +62,7 @@ def tabulate(
         except OSError as error:
             raise InputError(f"{place}: this folder can't be made: {error.strerror}.") from None
     write_table(again, place)
+    check_runs(again, place)
     return again
 
 

@@ -342,6 +342,11 @@ def test_a_failed_run_is_counted_and_left_out(done: Path, config: Path, tmp_path
     latex = (tmp_path / "table.tex").read_text()
     assert r"\texttt{asl/voc/miou}: 1 of 2 runs failed. TrainingDiverged: the loss is nan" in latex
     assert row["differences"]["miou"] is None  # one pair has no interval
+    failed = {"reward": None, "metrics": {}, "validation": {}, "error": "InputError: logits with NaN"}
+    rewrite(tmp_path / "trials.jsonl", [line | failed for line in lines], done / "trials.jsonl")
+    assert run(config, tmp_path, "--resume") == 1
+    assert "First: `cross_entropy`: InputError: logits with NaN. Failed runs are not" in capsys.readouterr().err
+    assert (tmp_path / "table.md").read_text().count("2 of 2 runs failed. InputError: logits with NaN") == 2
 
 
 def test_the_markdown_table(done: Path) -> None:

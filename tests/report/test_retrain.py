@@ -28,6 +28,7 @@ from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.train import initial_network, train
 from autosegloss.search.retrain import file_names, retrain
 from autosegloss.search.tables import VALIDATION
+from autosegloss.search.tabulate import read_table
 from tests import layouts
 
 ITERATIONS = 40
@@ -234,12 +235,18 @@ def test_the_weights_of_every_loss_have_a_safe_name_of_their_own() -> None:
         assert names[:number] == file_names(losses[:number])
 
 
-def test_a_diverged_run_is_told(tmp_path: Path) -> None:
-    config = TINY | {"retrain": TINY["retrain"] | {"learning_rate": 1e30}}
-    table = retrain(config, ["cross_entropy"], tmp_path / "out", seeds=2)
-    assert table is not None
-    assert table.rows[0].runs == (None, None)
-    assert all(error.startswith("TrainingDiverged: training diverged: ") for error in table.rows[0].errors)
+def test_if_every_run_fails_the_table_has_the_errors_and_the_status_is_1(tmp_path: Path, capsys: Any) -> None:
+    config, out = tmp_path / "a.yaml", tmp_path / "out"
+    config.write_text(json.dumps(TINY | {"retrain": TINY["retrain"] | {"learning_rate": 1e30}}))
+    assert main(["retrain", str(config), "--loss", "cross_entropy", "--seeds", "2", "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert f"SearchError: all 2 runs failed; {out}/table.md has the errors. First: `cross_entropy`: " in error
+    (row,) = read_table(out).rows
+    assert row.runs == (None, None)
+    assert all(error.startswith("TrainingDiverged: training diverged: ") for error in row.errors)
+    assert "2 of 2 runs failed. TrainingDiverged" in (out / "table.md").read_text()
+    assert main(["compare", str(out)]) == 1
+    assert "all 2 runs failed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

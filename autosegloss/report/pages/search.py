@@ -139,7 +139,7 @@ def _guards(findings: Findings) -> str:
     if not rows:
         return ""
     titles = ["member of the finals", "guard", "asked, at least (share of cross-entropy)", "measured", "result"]
-    note = f"Guards, on the held-out part, %: mean over the seeds of the finals. {escape(findings.about_guards)}"
+    note = "On the held-out part, %: mean over the seeds of the finals."
     return f'<h3>Guards</h3>\n<p class="note">{note}</p>\n{table(titles, rows, "the guards")}\n'
 
 
