@@ -23,7 +23,15 @@ from PIL import Image
 from autosegloss.errors import DataError, shown
 from autosegloss.files import locked
 from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Split, listing, open_array
-from autosegloss.proxy.data.pictures import files_by_name, picture_size, read_labels, read_picture, spelled
+from autosegloss.proxy.data.pictures import (
+    ColoursError,
+    files_by_name,
+    picture_size,
+    read_labels,
+    read_picture,
+    spelled,
+    suffix_between,
+)
 from autosegloss.proxy.data.splits import draw_groups
 from autosegloss.proxy.data.values import ValueMap, spans
 
@@ -48,7 +56,7 @@ class Source:
         classes: Names of the classes, in label order.
         labels: The class of each value or colour that the label maps may hold; `IGNORE_INDEX` for ignored ones.
         stated: Whether the user, or the data set, says what is ignored; else it is a default.
-        hint: What to do about label maps with other values, for messages.
+        hint: What to do about label maps with other values or colours, for messages.
     """
 
     name: str
@@ -114,11 +122,23 @@ class Source:
         pairs = {name: (pictures[name], labels[name]) for name in pictures.keys() & labels.keys()}
         alone = {name: f"{pictures[name]} has no label map in {masks}" for name in pictures.keys() - labels.keys()}
         alone |= {name: f"{labels[name]} has no picture in {images}" for name in labels.keys() - pictures.keys()}
-        return Files(pairs, alone)
+        return Files(pairs, alone, suffix_between(pictures, labels) if alone else "")
 
-    def refuse_unpaired(self, found: Iterable[Files]) -> None:
-        """Raise an error that lists the files without a partner, if there are any."""
-        self.refuse("files without a partner of the same name", [each for one in found for each in one.alone.values()])
+    def refuse_unpaired(self, found: Iterable[Files], names: Iterable[str] | None = None, option: str = "") -> None:
+        """Raise an error that lists the files without a partner, if there are any.
+
+        Args:
+            found: The files.
+            names: The names that need a partner; None for all.
+            option: The option that says how label maps are named, for the message; empty if there is none.
+        """
+        wanted = None if names is None else set(names)
+        lines = [text for one in found for name, text in one.alone.items() if wanted is None or name in wanted]
+        suffixes = {one.suffix for one in found if one.alone}
+        what = "files without a partner of the same name"
+        if option and len(suffixes) == 1 and suffixes != {""}:
+            what += f"; all are paired with `{option}: {shown(*suffixes)[1:-1]}`"
+        self.refuse(what, lines)
 
     def dataset(
         self,
@@ -148,8 +168,12 @@ class Source:
             DataError: An option is invalid, or files are missing or can't be used; the error lists all of these.
         """
         wanted, folder = self._size(size), _cache(cache)
-        if absent := sorted({str(path) for pair in (*train, *validation) for path in pair if not path.is_file()}):
-            raise self.missing(listing({"missing files": absent}, room=300))
+        unusable: dict[str, list[str]] = {}
+        for path in sorted({path for pair in (*train, *validation) for path in pair if not path.is_file()}):
+            what = "folders, pipes or devices in place of files" if path.exists() else "missing files"
+            unusable.setdefault(what, []).append(str(path))
+        if unusable:
+            raise self.missing(listing(unusable, room=300))
         kept, apart = self._held_out(train, heldout, seed)
         real = {os.path.realpath(image): image for image, _ in train}
         both = [real[place] for image, _ in validation if (place := os.path.realpath(image)) in real]
@@ -189,7 +213,8 @@ class Source:
             allowed = self.labels.spelled(IGNORE_INDEX)
             causes[f"masks hold {held}, but the {len(self.classes)} classes are {allowed}"] = sorted(survey.wrong)
         if causes:
-            raise self.error(listing(causes) + (f"\n{self.hint}" if survey.wrong and self.hint else ""))
+            helps = self.hint and (survey.wrong or survey.coloured)
+            raise self.error(listing(causes) + (f"\n{self.hint}" if helps else ""))
 
     def _seen(self, survey: Survey) -> tuple[MaskValue, ...]:
         found = ((value, self.labels.get(value), pixels) for value, pixels in sorted(survey.values.items()))
@@ -291,10 +316,12 @@ class Files:
     Args:
         pairs: Pictures with their label maps.
         alone: What is wrong with the other files.
+        suffix: What would pair all pictures, see `suffix_between`; empty if nothing does.
     """
 
     pairs: dict[str, Pair]
     alone: dict[str, str]
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -474,6 +501,7 @@ class CachedSplit:
             values = read_labels(mask, self.source.labels.colours)
         except DataError as error:
             survey.unusable.append(f"{mask}: {error}")
+            survey.coloured |= isinstance(error, ColoursError)
         if values is None:
             return None
         seen, pixels = _counted(values)
@@ -503,11 +531,13 @@ class Survey:
     Args:
         values: Number of pixels of each value of the label maps.
         unusable: Files that can't be read, or whose sizes differ.
+        coloured: Whether some of these are label maps that hold colours.
         wrong: Label maps with values that the data set does not have.
     """
 
     values: Counter[int] = field(default_factory=Counter)
     unusable: list[str] = field(default_factory=list)
+    coloured: bool = False
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -519,6 +549,7 @@ class Survey:
         """Take over what another one has."""
         self.values += other.values
         self.unusable += other.unusable
+        self.coloured |= other.coloured
         self.wrong += other.wrong
 
 

@@ -11,7 +11,7 @@ from autosegloss.proxy.data import IGNORE_INDEX, Dataset, class_names
 from autosegloss.proxy.data.files import Files, Pair, Source, path_of
 from autosegloss.proxy.data.pictures import LABELS, PICTURES, name_pattern
 from autosegloss.proxy.data.splits import alike_neighbours, pick, read_groups, read_split
-from autosegloss.proxy.data.values import ValueMap, read_values
+from autosegloss.proxy.data.values import EXAMPLE, ValueMap, read_values
 
 ADVICE = """\
 `root` is a folder with the sub-folders images (PNG, JPEG, TIFF, BMP or WebP) and masks (PNG, TIFF, BMP, GIF or .npy,
@@ -19,7 +19,7 @@ whose values are the numbers of the classes; else set `values`), or else the opt
 two. A picture and its mask have one path in them, but for the ending: images/day1/a.jpg and masks/day1/a.png; if masks
 are named otherwise, set `mask_suffix`."""
 
-HINT = "The option `values` says which value or colour is which class, as in {0: background, 1..40: cell, 255: ignore}."
+HINT = f"The option `values` says which value or colour is which class, as in {EXAMPLE}."
 OWNER = "data set `folder`"
 
 
@@ -31,11 +31,11 @@ def load(
     mask_suffix: str = "",
     values: dict[str, int | str] | None = None,
     ignore_index: int | None = None,
-    split: str | dict[str, list[str]] | None = None,
-    groups: str | dict[str, str] | None = None,
+    split: str | dict[str, str | list[str]] | None = None,
+    groups: str | dict[str, str | list[str]] | None = None,
     validation: str | float | None = None,
     size: int | list[int] | None = None,
-    heldout: int | float | str = 0.2,
+    heldout: int | float | str | None = None,
     seed: int = 0,
     cache: str | None = None,
 ) -> Dataset:
@@ -54,17 +54,20 @@ def load(
             classes. With colours, masks are read as colours; a grey is the same as its value 0..255.
         ignore_index: The value of ignored pixels in the masks; None is 255, unless some class has no pixel then. With
             `values`, None ignores nothing else.
-        split: Which images are for what: the path of a JSON file with lists of names for `train`, `val` and `test`, or
-            of a folder with train.txt, val.txt and test.txt; or such a mapping. A name is the path of an image without
-            folders above it that make no difference, and with or without ending. Other images are not used.
+        split: Which images are for what: the path of a JSON file with lists of names for `train`, `val`, `test` and
+            `heldout`, or of a folder with train.txt, val.txt and so on; or such a mapping, in which the path of a text
+            file (.txt) may stand for a list. A name is the path of an image without folders above it that make no
+            difference, and with or without ending. Other images are not used.
         groups: What tells images that belong together, such as frames of a drive, which are then never drawn into
             different parts: a regular expression that is searched in the name (its first group, or else the whole
-            match, is the group), or the path of a JSON file from names to groups.
+            match, is the group), or the path of a JSON file from names to groups, or from groups to lists of names.
+            Images of a folder `validation` may be without a group, but not of one of the training images.
         validation: A folder like `root`; a share, or number, of the training images, drawn at random; or a part of
             `split`. None is `val` or else `test` of `split`, and without them 0.2.
         size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
             None keeps their size, which must be the same for all.
-        heldout: Number of held-out training images for rewards, or their share below 1; or a part of `split`.
+        heldout: Number of held-out training images for rewards, or their share below 1; or a part of `split`. None is
+            `heldout` of `split`, and without it 0.2.
         seed: Seed of the random splits.
         cache: Folder for the decoded images; by default the user's cache folder.
 
@@ -81,19 +84,23 @@ def load(
         listed = {} if split is None else read_split(split)
         if validation is None:
             validation = next((part for part in ("val", "test") if part in listed), 0.2)
+        if heldout is None:
+            heldout = "heldout" if "heldout" in listed else 0.2
         used = ["train", *(part for part in (validation, heldout) if part in listed)]
         if not listed:
-            source.refuse_unpaired(found)
+            source.refuse_unpaired(found, option="mask_suffix")
             parts = {"train": [each.pairs[name] for each in found for name in sorted(each.pairs)]}
         else:
             parts = {part: _listed(source, part, listed.get(part, []), found) for part in used}
+        outside: frozenset[Path] = frozenset()
         if isinstance(validation, str) and validation not in parts:
             folder = path_of("validation", validation)
             found.append(source.files(folder / "images", folder / "masks", PICTURES, LABELS, pattern))
-            source.refuse_unpaired(found[-1:])
+            source.refuse_unpaired(found[-1:], option="mask_suffix")
             parts[validation] = [found[-1].pairs[name] for name in sorted(found[-1].pairs)]
+            outside = frozenset(image for image, _ in parts[validation])
         placed = {image: name for each in found for name, (image, _) in each.pairs.items()}
-        group = None if groups is None else read_groups(groups, placed)
+        group = None if groups is None else read_groups(groups, placed, outside)
         training, note = parts["train"], ""
         if isinstance(validation, str):
             unseen = parts[validation]
@@ -113,7 +120,10 @@ def load(
     every = {"training": kept, "held-out": apart, "validation": unseen}
     in_parts = {part: {image: placed[image] for image, _ in pairs} for part, pairs in every.items()}
     if group is not None:
-        remark = _shared({part: {group[image] for image in images} for part, images in in_parts.items()})
+        held = {part: {group[image] for image in images if image in group} for part, images in in_parts.items()}
+        if outside and held["validation"] & (held["training"] | held["held-out"]):
+            raise DataError(f"{OWNER}: groups: {_shared(held)}")
+        remark = _shared(held)
     else:  # of the parts that were drawn: who lists names has thought of it
         given = {"held-out": heldout, "validation": validation}
         drawn = {part: list(in_parts[part].values()) for part in in_parts if not isinstance(given.get(part), str)}
@@ -171,10 +181,7 @@ def _listed(source: Source, part: str, names: Sequence[str], found: Sequence[Fil
         raise DataError(f"split: there is no list `{part}`.")
     known = [name for each in found for name in (*each.pairs, *each.alone)]
     chosen = pick(names, known, f"split, `{part}`")
-    source.refuse(
-        "files without a partner of the same name",
-        [each.alone[name] for name in chosen for each in found if name in each.alone],
-    )
+    source.refuse_unpaired(found, chosen, option="mask_suffix")
     return [each.pairs[name] for name in chosen for each in found if name in each.pairs]
 
 

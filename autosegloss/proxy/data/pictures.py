@@ -10,7 +10,7 @@ import os
 import stat
 import struct
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -24,6 +24,11 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from autosegloss.errors import DataError, shown
 
 LabelMap = NDArray[np.int64]
+
+
+class ColoursError(DataError):
+    """A label map that holds colours, which `read_labels` reads with `colours`."""
+
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """The endings of picture files."""
@@ -39,8 +44,18 @@ _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"
 _MODES = {"F": "floats", "I": "32-bit integers", "LAB": "CIE L*a*b* colours"} | {
     mode: "16 bits" for mode in ("I;16", "I;16B", "I;16L", "I;16N")
 }
+_PHOTOMETRIC: dict[int | None, str] = {
+    0: "white is 0",
+    1: "black is 0",
+    2: "RGB",
+    3: "palette",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIE L*a*b*",
+}
 _ORIENTATION = 0x0112
 _NPY = b"\x93NUMPY"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def files_by_name(
@@ -103,6 +118,29 @@ def name_pattern(option: str, text: object) -> str:
             f"`{{name}}_mask.png`, got {shown(text)}."
         )
     return pattern
+
+
+def suffix_between(names: Iterable[str], others: Iterable[str]) -> str:
+    """What turns all of some names into others: a suffix or a pattern as `name_pattern` reads it.
+
+    Args:
+        names: Paths without ending, such as `day/a`.
+        others: Such paths, of which some may be left over.
+
+    Returns:
+        The shortest one, such as `_mask` or `gt_{name}`; empty if there is none.
+    """
+    places, there = [name.rpartition("/") for name in names], set(others)
+    if not places:
+        return ""
+    (above, _, last), found = places[0], set()
+    for other in there:
+        folder, _, longer = other.rpartition("/")
+        if folder == above and last in longer:
+            before, _, after = longer.partition(last)
+            if all(f"{a}{s}{before}{name}{after}" in there for a, s, name in places):
+                found.add(after if not before else f"{before}{{name}}{after}")
+    return min(found, key=lambda each: (len(each), each), default="")
 
 
 def read_picture(path: Path, stretch: bool = False) -> Image.Image:
@@ -178,6 +216,7 @@ def read_labels(path: Path, colours: bool = False) -> LabelMap:
             `COLOUR` + 0xRRGGBB.
 
     Raises:
+        ColoursError: The file has more than one channel, and `colours` is False.
         DataError: The file is damaged or of another kind, has more than one channel (with `colours`: is no picture), or
             several pages or frames.
     """
@@ -198,7 +237,8 @@ def read_labels(path: Path, colours: bool = False) -> LabelMap:
             bands = ", ".join(image.getbands())
             if layout.channels not in (None, len(image.getbands())):
                 bands = f"{layout.channels} channels"
-            raise DataError(
+            kind = ColoursError if image.mode in _EIGHT_BITS and layout.bits <= 8 else DataError
+            raise kind(
                 "a label map must have one channel, grey (1 to 16 bits) or palette, "
                 f"got {'floats' if image.mode == 'F' else bands}"
             )
@@ -255,7 +295,8 @@ class _Layout:
         channels: Channels per pixel; None if it is for Pillow to say.
         floats: Whether they are floats.
         signed: Whether they are signed integers.
-        white_is_zero: Whether the value 0 is white.
+        photometric: What a TIFF says of its colours, tag 262.
+        compression: How a TIFF is compressed, tag 259.
         size: Height and width, upright; None if it is for Pillow to say.
         late: Whether metadata follows the pixels.
     """
@@ -264,9 +305,23 @@ class _Layout:
     channels: int | None = None
     floats: bool = False
     signed: bool = False
-    white_is_zero: bool = False
+    photometric: int | None = None
+    compression: int = 1
     size: tuple[int, int] | None = None
     late: bool = False
+
+    @property
+    def white_is_zero(self) -> bool:
+        """Whether the value 0 is white."""
+        return self.photometric == 0
+
+    def __str__(self) -> str:
+        """The pixels of a TIFF, in words."""
+        kind = "floats" if self.floats else "signed integers" if self.signed else "integers"
+        channels = "1 channel" if self.channels == 1 else f"{self.channels or 'its'} channels"
+        colours = _PHOTOMETRIC.get(self.photometric, str(self.photometric))
+        unknown = "" if self.compression in TiffImagePlugin.COMPRESSION_INFO else f", compression {self.compression}"
+        return f"{channels} of {self.bits}-bit {kind}, photometric interpretation {colours}{unknown}"
 
 
 def _layout(file: BinaryIO) -> _Layout:
@@ -274,7 +329,7 @@ def _layout(file: BinaryIO) -> _Layout:
     if start.startswith(b"\x89PNG\r\n\x1a\n") and start[12:16] == b"IHDR":
         bits, colour_type = start[24], start[25]
         return _Layout(bits, {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour_type), late=_metadata_is_late(file))
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if start[:4] in _TIFF:
         directory = TiffImagePlugin.ImageFileDirectory_v2(start[: 16 if 43 in start[2:4] else 8])
         file.seek(directory.next)
         directory.load(file)
@@ -286,7 +341,8 @@ def _layout(file: BinaryIO) -> _Layout:
             tags.get(277, None if tags.get(262) in (2, 6) else len(bits)),
             floats=3 in formats,
             signed=2 in formats,
-            white_is_zero=tags.get(262, 0) == 0,
+            photometric=tags.get(262, 0),
+            compression=tags.get(259, 1),
             size=(width, height) if tags.get(_ORIENTATION) in (5, 6, 7, 8) else (height, width),
         )
     return _Layout()
@@ -330,6 +386,7 @@ def _regular(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _opened(path: Path, formats: tuple[str, ...], what: str) -> Iterator[tuple[Image.Image, _Layout]]:
     """An open picture file of one page, and what its header says; all errors become a DataError."""
+    layout = _Layout()
     try:
         with _regular(path) as file:
             layout = _layout(file)
@@ -345,7 +402,7 @@ def _opened(path: Path, formats: tuple[str, ...], what: str) -> Iterator[tuple[I
     except DataError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files
-        raise DataError(_why_unreadable(error, what, path)) from None
+        raise DataError(_why_unreadable(error, what, path, layout)) from None
 
 
 def _check_pages(image: Image.Image) -> None:
@@ -357,15 +414,19 @@ def _check_pages(image: Image.Image) -> None:
         raise DataError(f"holds {pages} {unit}, of which one would be read; store each in a file of its own")
 
 
-def _why_unreadable(error: Exception, what: str, path: Path) -> str:
+def _why_unreadable(error: Exception, what: str, path: Path, layout: _Layout) -> str:
     """The message for a file that Pillow can't read."""
     if isinstance(error, UnidentifiedImageError):
         with path.open("rb") as file:
             start = file.read(16)
-        kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"RIFF": "WebP"}
+        kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP"} | dict.fromkeys(_TIFF, "TIFF")
         kind = next((kind for magic, kind in kinds.items() if start.startswith(magic)), None)
         if kind == "JPEG" and what != "picture":
             return f"not a {what} but a JPEG, which changes values"
+        if kind == "TIFF" and what == "picture":
+            return f"a TIFF that can't be read: {layout}; store it as RGB or grey of 8 bits"
+        if kind == "TIFF":
+            return f"a TIFF that can't be read: {layout}; a label map must have one channel of integers"
         return f"not a {what}" + (f" that can be read, though it starts like a {kind} file" if kind else "")
     if isinstance(error, Image.DecompressionBombError):
         return "too large for a picture"

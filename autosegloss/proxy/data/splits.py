@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,29 @@ from autosegloss.proxy.data.pictures import LABELS, PICTURES
 PARTS = {
     **{"train": "train", "training": "train"},
     **{"val": "val", "valid": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
+    **{"test": "test", "testing": "test", "heldout": "heldout"},
 }
 """The names of parts in files, and ours for them."""
 _FORMS = 'a JSON file such as {"train": ["a", "b"], "val": ["c"]}, or a folder with train.txt, val.txt or test.txt'
 
 
 def read_split(split: object) -> dict[str, list[str]]:
-    """The names of the images of each part: `train`, `val`, `test`.
+    """The names of the images of each part: `train`, `val`, `test`, `heldout`.
 
     Args:
         split: The path of a JSON file that maps parts to lists of names, or of a folder with a list train.txt, val.txt
-            or test.txt of a name a line, of which the first word counts; or a mapping from parts to names.
+            or test.txt of a name a line, of which the first word counts; or a mapping from parts to names, or to the
+            paths of such lists.
 
     Raises:
         DataError: Something is missing, misspelt, or named twice.
     """
     where, given = "split", split
     if isinstance(split, str | Path):
-        path = Path(split).expanduser()
-        where = f"split {path}"
-        lists = {part: path / f"{part}.txt" for part in PARTS if _exists(path / f"{part}.txt")}
-        given = {part: read_names(file) for part, file in lists.items()} if lists else read_json(path, where)
+        place = Path(split).expanduser()
+        where = f"split {place}"
+        lists = {part: place / f"{part}.txt" for part in PARTS if _exists(place / f"{part}.txt")}
+        given = {part: read_names(file) for part, file in lists.items()} if lists else read_json(place, where)
     if not isinstance(given, Mapping) or not given:
         raise DataError(f"{where}: must be {_FORMS}, got {shown(given)}.")
     parts: dict[str, list[str]] = {}
@@ -49,8 +50,11 @@ def read_split(split: object) -> dict[str, list[str]]:
         if part is None or part in parts:
             why = "given twice" if part else f"unknown part; allowed: {', '.join(PARTS)}"
             raise DataError(f"{where}: {shown(name)}: {why}.")
+        if where == "split" and isinstance(names, str) and names.lower().endswith(".txt"):  # not in files
+            names = read_names(Path(names).expanduser())
         if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
-            raise DataError(f"{where}: `{name}` must be a list of names, got {shown(names)}.")
+            path = " or the path of a list (.txt)" if where == "split" else ""
+            raise DataError(f"{where}: `{name}` must be a list of names{path}, got {shown(names)}.")
         parts[part] = names
     places: dict[str, list[str]] = defaultdict(list)
     for part, names in parts.items():
@@ -78,20 +82,11 @@ def pick(names: Sequence[str], known: Iterable[str], where: str) -> list[str]:
     Raises:
         DataError: A name has no file or several, or two names have the same; the error lists them.
     """
-    ends: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(known):
-        ends[name.rpartition("/")[2]].append(name)
+    find = _finder(known)
     found: dict[str, str] = {}
     mistakes = []
     for given in names:
-        name = unicodedata.normalize("NFC", given.replace("\\", "/").strip().removeprefix("./"))
-        ending = next((each for each in {*PICTURES, *LABELS} if name.lower().endswith(each)), "")
-        spellings = [name, name[: -len(ending)]] if ending else [name]
-        matches: list[str] = []
-        for spelling in spellings:
-            alike = ends[spelling.rpartition("/")[2]]
-            exact = [each for each in alike if each == spelling]
-            matches = matches or exact or [each for each in alike if _same_end(each, spelling)]
+        matches = find(given)
         if len(matches) != 1:
             mistakes.append(f"{shown(given)}: {'no such image' if not matches else 'several: ' + ', '.join(matches)}")
         elif matches[0] in found:
@@ -105,16 +100,38 @@ def pick(names: Sequence[str], known: Iterable[str], where: str) -> list[str]:
     return list(found)
 
 
-def read_groups(groups: object, images: Mapping[Path, str]) -> dict[Path, str]:
+def _finder(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """A function that finds the known names that a listed one means, see `pick`: the same, or all that end alike."""
+    ends: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(known):
+        ends[name.rpartition("/")[2]].append(name)
+
+    def find(given: str) -> list[str]:
+        name = unicodedata.normalize("NFC", given.replace("\\", "/").strip().removeprefix("./"))
+        ending = next((each for each in {*PICTURES, *LABELS} if name.lower().endswith(each)), "")
+        for spelling in [name, name[: -len(ending)]] if ending else [name]:
+            alike = ends.get(spelling.rpartition("/")[2], [])
+            if spelling in alike:
+                return [spelling]
+            if matches := [each for each in alike if _same_end(each, spelling)]:
+                return matches
+        return []
+
+    return find
+
+
+def read_groups(groups: object, images: Mapping[Path, str], without: frozenset[Path] = frozenset()) -> dict[Path, str]:
     """The group of each image.
 
     Args:
         groups: A regular expression that is searched in the name, whose first group, or else the whole match, is the
-            group of the name; or the path of a JSON file, or a mapping, from names (with or without folders) to groups.
+            group of the name; or the path of a JSON file, or a mapping, from names to groups, or from groups to lists
+            of names. Names are as in a split, see `pick`; one without folders is that of all images of this name.
         images: The name of each image: its path in the folder of images, without ending.
+        without: The images that need no group.
 
     Raises:
-        DataError: The expression or the file can't be read, or a name has no group.
+        DataError: The expression or the file can't be read, or a name has no group or two.
     """
     names = set(images.values())
     if isinstance(groups, str) and not groups.endswith(".json"):
@@ -126,16 +143,37 @@ def read_groups(groups: object, images: Mapping[Path, str]) -> dict[Path, str]:
         found = {name: match[min(1, pattern.groups)] if match else None for name, match in matches.items()}
     else:
         given = read_json(Path(groups).expanduser(), f"groups {groups}") if isinstance(groups, str) else groups
-        if not isinstance(given, Mapping) or not all(isinstance(each, str | int) for each in given.values()):
-            raise DataError(
-                f"groups must be a regular expression such as `^[^_]+`, or a JSON file that maps names to groups, got "
-                f"{shown(given)}."
-            )
-        either = {name: given.get(name, given.get(name.rpartition("/")[2])) for name in names}
-        found = {name: None if group is None else str(group) for name, group in either.items()}
-    if without := sorted(name for name, group in found.items() if not group):
-        raise DataError(f"groups: images without a group ({len(without)} of {len(found)}):{examples(without)}")
-    return {image: str(found[name]) for image, name in images.items()}
+        found = _mapped(given, names)
+    needed = {name for image, name in images.items() if image not in without}
+    if lacking := sorted(name for name in needed if not found.get(name)):
+        raise DataError(f"groups: images without a group ({len(lacking)} of {len(needed)}):{examples(lacking)}")
+    return {image: group for image, name in images.items() if (group := found.get(name))}
+
+
+def _mapped(given: object, names: Iterable[str]) -> dict[str, str | None]:
+    """The group of each name by a mapping of names to groups, or of groups to names."""
+    members: list[tuple[object, object]] = []
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            members += [(name, key) for name in value] if isinstance(value, list) else [(key, value)]
+    if not members or not all(isinstance(each, str | int) for pair in members for each in pair):
+        raise DataError(
+            "groups must be a regular expression such as `^[^_]+`, or a JSON file that maps names to groups, or groups "
+            f"to lists of names, got {shown(given)}."
+        )
+    find = _finder(names)
+    found: dict[str, str | None] = {}
+    by: dict[str, tuple[int, str]] = {}
+    for name, group in members:
+        place, depth = str(name), str(name).count("/")  # an image in a folder may have a group apart
+        for match in find(place):
+            other_depth, other = by.get(match, (-1, ""))
+            if other_depth == depth and found[match] != str(group):
+                both = f"{shown(found[match])} (as {shown(other)}) and {shown(str(group))} (as {shown(place)})"
+                raise DataError(f"groups: {shown(match)} is in two groups, {both}.")
+            if depth > other_depth:
+                found[match], by[match] = str(group), (depth, place)
+    return found
 
 
 def draw_groups(owner: str, option: str, groups: Sequence[str], number: int, seed: int) -> tuple[list[int], list[int]]:
@@ -210,8 +248,9 @@ def read_json(path: Path, where: str) -> Any:
     Raises:
         DataError: The file can't be read, or is not JSON.
     """
+    text = _text(path, where)
     try:
-        return json.loads(_text(path, where), object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {error}.") from None
 
@@ -227,7 +266,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _text(path: Path, where: str) -> str:
     try:
         if not path.is_file():
-            raise DataError(f"{where}: no such file, or neither train.txt, val.txt nor test.txt in this folder.")
+            lists = ", or neither train.txt, val.txt nor test.txt in this folder" if path.is_dir() else ""
+            raise DataError(f"{where}: no such file{lists}.")
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{where}: can't be read: {error.strerror}.") from None

@@ -128,6 +128,11 @@ def test_values_may_be_ignored_and_others_are_named(tmp_path, read):
         "  0.png: 7 at 1 of 64 pixels",
     ]
     write(tmp_path / "colours", [f"{number}" for number in range(8)], colours)
+    message = refused(read, root=str(tmp_path / "colours"))
+    assert message.startswith(
+        f"files that can't be used (8), in {tmp_path}/colours/masks:\n  0.png: a label map must have one "
+    )
+    assert message.endswith('is which class, as in {0: background, 1..40: cell, 255: ignore, "#ff0000": 2}.')
     message = refused(read, root=str(tmp_path / "colours"), values={"#000000": 0, "#ff0001": 1, "#090909": 2})
     assert message.startswith("masks hold 0, 9, #ff0000, but the 3 classes are 0, 9, #ff0001 (8)")
 
@@ -208,6 +213,29 @@ def test_masks_with_a_suffix_or_a_pattern(tmp_path, read, form, suffix):
     assert check(read(images=folder, masks=folder, mask_suffix=suffix), 8) == apart
 
 
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [
+        ("{}_mask.png", "_mask"),
+        ("{}1.png", "1"),
+        ("gt_{}.png", "gt_{name}"),
+        ("m_{}.x.tif", "m_{name}.x"),
+        ("x.png", ""),
+    ],
+)
+def test_a_suffix_that_pairs_all_masks_is_named(tmp_path, read, form, suffix):
+    names = ["1", "11", "day/1", "day/2"]
+    root = tmp_path / "a"
+    write(root, names)
+    for path in sorted((root / "masks").rglob("*.png"), reverse=True):
+        path.rename(path.with_name(form.format(path.stem)))
+    what = f"files without a partner of the same name; all are paired with `mask_suffix: {suffix}` ("
+    for options in ({}, {"split": {"train": names[:2], "val": names[2:]}}):
+        assert refused(read, root=str(root), **options).startswith(
+            what if suffix else "files without a partner of the same name ("
+        )
+
+
 # Roots and splits
 
 
@@ -251,11 +279,17 @@ def test_a_split_is_kept_whatever_its_form(tmp_path, read):
         parts = check(read(root=str(root), split=split, heldout=1), 6)
         assert sorted(parts[0] + parts[1]) == [0, 1, 2, 3]
         assert parts[2] == [4, 5]
+    lists = {
+        "train": str(root / "lists" / "train.txt"),
+        "validation": ["5.png"],
+        "heldout": str(root / "lists/test.txt"),
+    }
     (root / "images" / "6.png").unlink()
     write(tmp_path, ["a/0", "1", "2", "b/3", "4", "a/5", "6", "7", "8"])
     data = read(root=str(root), split=SPLIT, heldout="val", validation="test")
     assert check(data, 8) == [[0, 1, 2, 3], [4, 5], [6, 7]]
     assert len(data.all_training().images) == 6
+    assert check(read(root=str(root), split=lists), 7) == [[0, 1, 2, 3], [6, 7], [5]]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +305,8 @@ def test_a_split_is_kept_whatever_its_form(tmp_path, read):
         ({"trian": ["1"]}, "split: 'trian': unknown part; allowed: train, training, val, "),
         ({"val": ["1"]}, "split: there is no list `train`."),
         ({"val": ["1"], "valid": ["2"]}, "split: 'valid': given twice."),
-        ({"train": "1"}, "split: `train` must be a list of names, got '1'."),
+        ({"train": "1"}, "split: `train` must be a list of names or the path of a list (.txt), got '1'."),
+        ({"train": "no.txt", "val": ["1"]}, "no.txt: no such file."),
         ({}, "split: must be a JSON file such as"),
         (3, "split: must be a JSON file such as"),
         ("nowhere.json", "split nowhere.json: no such file"),
@@ -319,14 +354,16 @@ def test_images_of_a_group_are_never_drawn_apart(tmp_path, read):
     root = write(tmp_path, names)
     maps = {name: f"drive {name[5]}" for name in names}
     (tmp_path / "groups.json").write_text(json.dumps(maps))
+    endings = {f"images/{name}.png": int(name[5]) for name in names} | {"other": 9}
+    members = {number: [f"{name}.png" for name in names if int(name[5]) == number] for number in range(5)}
     parts = []
-    for groups in (r"^drive(\d)", "^[^/]+", str(tmp_path / "groups.json"), maps):
+    for groups in (r"^drive(\d)", "^[^/]+", str(tmp_path / "groups.json"), maps, endings, members):
         data = read(root=root, groups=groups)
         parts.append(check(data, 15))
         assert [len(part) for part in parts[-1]] == [9, 3, 3]
         assert all(len({number // 3 for number in part}) == len(part) // 3 for part in parts[-1])
         assert data.warnings == ()
-    assert parts == parts[:1] * 4
+    assert parts == parts[:1] * 6
     plain = read(root=root)
     assert check(plain, 15) == drawn_as_ever(15)
     assert "look like neighbours of one sequence" in plain.warnings[0]
@@ -334,6 +371,19 @@ def test_images_of_a_group_are_never_drawn_apart(tmp_path, read):
     (shared,) = read(root=root, split=split, groups="^[^/]+", heldout=3).warnings
     assert shared.startswith("data set `folder`: the group 'drive2' has images in two parts, ")
     assert shared.endswith(" and validation: results on the second are too good.")
+
+
+def test_images_of_a_validation_folder_share_no_group_with_the_others(tmp_path, read):
+    names = [f"drive{drive}/{number:03}" for drive in range(4) for number in range(2)]
+    root, other = write(tmp_path / "a", names), write(tmp_path / "b", ["v", "w"])
+    for groups in (
+        r"^drive\d",
+        {f"drive{drive}": [name for name in names if name[5] == str(drive)] for drive in range(4)},
+    ):
+        data = read(root=root, validation=other, groups=groups)
+        assert [len(part.images) for part in (data.train, data.heldout, data.validation)] == [6, 2, 2]
+    message = refused(read, root=root, validation=write(tmp_path / "c", ["drive2/9", "v"]), groups=r"^drive\d")
+    assert message.startswith("groups: the group 'drive2' has images in two parts, ")
 
 
 def drawn_as_ever(total: int) -> list[list[int]]:
@@ -349,10 +399,15 @@ def drawn_as_ever(total: int) -> list[list[int]]:
         ("(", "groups: '(' is no regular expression: "),
         (r"^b\d", "groups: images without a group (6 of 6):\n  a0"),
         ("a", "validation: all 6 images are of one group, 'a'; nothing can be drawn"),
-        ("nowhere.json", "groups nowhere.json: no such file"),
+        ("nowhere.json", "groups nowhere.json: no such file."),
         (7, "groups must be a regular expression such as"),
         ({"a0": None}, "groups must be a regular expression such as"),
         ({"a0": "x"}, "groups: images without a group (5 of 6):"),
+        ({"g": [7.5]}, "groups must be a regular expression such as"),
+        (
+            {"g": ["a0", "a1"], "h": ["a1.png"]},
+            "groups: 'a1' is in two groups, 'g' (as 'a1') and 'h' (as 'a1.png').",
+        ),
     ],
 )
 def test_groups_that_cannot_be_meant_are_refused(tmp_path, read, groups, message):

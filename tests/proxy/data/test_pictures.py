@@ -206,6 +206,32 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "MPO": (lambda path: stack(path, "MPO"), f"holds 3 pictures (MPO), {PAGES}"),
     "alpha": (half_transparent, "% of the pixels are transparent, and what is behind them is unknown; "),
     "transparent palette": (transparent_palette, "% of the pixels are transparent"),
+    "RGB as greys": (
+        lambda path: tiff(path, bytes(54 * 3), (6, 9), 8, 3, 1),
+        "a TIFF that can't be read: 3 channels of 8-bit integers, photometric interpretation black is 0; store it as "
+        "RGB or grey of 8 bits",
+    ),
+    "4 float channels": (
+        lambda path: tiff(path, bytes(54 * 16), (6, 9), 32, 4, 1, t339=3),
+        "a TIFF that can't be read: 4 channels of 32-bit floats, photometric interpretation black is 0; ",
+    ),
+    "RGB of floats": (
+        lambda path: tiff(path, bytes(54 * 12), (6, 9), 32, 3, 2, t339=3),
+        "a TIFF that can't be read: 3 channels of 32-bit floats, photometric interpretation RGB; ",
+    ),
+    "float64": (
+        lambda path: tiff(path, bytes(54 * 8), (6, 9), 64, 1, 1, t339=3),
+        "a TIFF that can't be read: 1 channel of 64-bit floats, ",
+    ),
+    "grey and alpha 16 TIFF": (
+        lambda path: tiff(path, bytes(54 * 4), (6, 9), 16, 2, 1, t338=2),
+        "a TIFF that can't be read: 2 channels of 16-bit integers, ",
+    ),
+    "unknown compression": (
+        lambda path: tiff(path, bytes(54), (6, 9), 8, 1, 1, t259=34887),
+        "a TIFF that can't be read: 1 channel of 8-bit integers, photometric interpretation black is 0, "
+        "compression 34887; store it as RGB or grey of 8 bits",
+    ),
     "12-bit JPEG": (exotic_jpeg, "not a picture that can be read, though it starts like a JPEG file"),
     "text": (lambda path: path.write_text("GIF9") and path, "not a picture"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -225,6 +226,13 @@ def test_missing_files_are_all_listed_before_any_is_read(tmp_path, read):
     lines = str(error.value).splitlines()
     assert lines[:4] == [f"data set `voc`: missing files (3), in {root}:", *(f"  {name}" for name in gone)]
     assert lines[4].startswith("`root` is the folder VOC2012")
+    os.mkfifo(root / gone[0])
+    (root / gone[1]).mkdir()
+    with pytest.raises(DataError) as error:
+        read("voc", root)
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"data set `voc`: folders, pipes or devices in place of files (2), in {root}:"
+    assert lines[1:5] == [*(f"  {name}" for name in gone[:2]), "missing files (1):", f"  {root}/{gone[2]}"]
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "ade20k", "folder"])
