@@ -33,6 +33,7 @@ from autosegloss.report.evaluate import (
     LabelFolders,
     evaluate,
     names_to_evaluate,
+    refuse_inputs,
     split_metrics,
     summary,
     value_maps,
@@ -552,6 +553,8 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         pred_values=pred_values,
         only=names_to_evaluate(given.split, given.part) if given.split else None,
     )
+    for path in filter(None, (json_file, sheet_file)):
+        refuse_inputs(path, folders, given.split)
     how = ("values", "pred_values", "mask_suffix", "pred_suffix", "split", "part")
     worst = given.worst or (_WORST if given.sheet else 0)
     with progress_bar(Console(stderr=True, emoji=False), "evaluating") as bar:  # standard output may be the JSON

@@ -17,11 +17,13 @@ from autosegloss.proxy.data import IGNORE_INDEX, listing
 from autosegloss.proxy.data.pictures import (
     LABELS,
     PICTURES,
+    ColoursError,
     LabelMap,
     files_by_name,
     name_pattern,
     read_labels,
     read_picture,
+    suffix_between,
 )
 from autosegloss.proxy.data.splits import PARTS, pick, read_names, read_split
 from autosegloss.proxy.data.values import ValueMap, read_pairs, read_values
@@ -30,6 +32,7 @@ from autosegloss.report.data import share_text
 _LABELS = 10  # in a line
 _Mistakes = defaultdict[str, list[str]]
 _UNREADABLE = "files that can't be read"
+_COLOURED = "label maps of colours; --values says which class each colour is"
 
 
 class LabelFolders:
@@ -49,6 +52,7 @@ class LabelFolders:
 
     Attributes:
         names: The names that have both a prediction and a label, sorted.
+        found: All files, those that `only` leaves out too.
 
     Raises:
         DataError: A folder does not exist, has no such file, two files of one name or a name that is not UTF-8, no
@@ -73,6 +77,7 @@ class LabelFolders:
         self.target_files = files_by_name(target, LABELS, name_pattern("--mask-suffix", mask_suffix))
         maps = frozenset([*self.pred_files.values(), *self.target_files.values()])
         self.image_files = files_by_name(images, PICTURES, without=maps) if images else {}
+        self.found = frozenset([*maps, *self.image_files.values()])
         if only is not None:
             chosen = set(pick(only, self.pred_files.keys() | self.target_files.keys(), "--split"))
             self.pred_files, self.target_files, self.image_files = (
@@ -84,8 +89,18 @@ class LabelFolders:
             raise DataError(
                 f"nothing to evaluate: none of the {len(self.pred_files)} predictions has the name of one of the "
                 f"{len(self.target_files)} labels. Files are paired by path without extension; the first names are "
-                f"{_first(self.pred_files)} in {pred} and {_first(self.target_files)} in {target}."
+                f"{_first(self.pred_files)} in {pred} and {_first(self.target_files)} in {target}.{self._hint()}"
             )
+
+    def _hint(self) -> str:
+        """How all files of a folder would be paired with those of the other, for a message."""
+        for option, names, others in (
+            ("--mask-suffix", self.pred_files, self.target_files),
+            ("--pred-suffix", self.target_files, self.pred_files),
+        ):
+            if suffix := suffix_between(names, others):
+                return f" With `{option}={cut(suffix)}` they are paired."
+        return ""
 
     def prediction(self, name: str) -> LabelMap:
         """The predicted labels of a name.
@@ -131,6 +146,19 @@ def names_to_evaluate(split: str, part: str | None) -> list[str]:
     if part is None or PARTS.get(part) not in parts:
         raise InputError(f"--part must be one of {', '.join(parts)} (parts of {cut(split)}), got {shown(part)}.")
     return parts[PARTS[part]]
+
+
+def refuse_inputs(path: Path, folders: LabelFolders, split: str | None) -> None:
+    """Raise InputError if a file to be written is read, by this or another path.
+
+    Args:
+        path: The file to be written.
+        folders: The files that are read.
+        split: The list of names, or the folder of lists; None if there is none.
+    """
+    lists = [] if split is None else [Path(split).expanduser(), *Path(split).expanduser().glob("*.txt")]
+    if path.exists() and any(path.samefile(each) for each in (*folders.found, *lists) if each.exists()):
+        raise InputError(f"{cut(str(path))}: is read by this command; write to another file.")
 
 
 def value_maps(
@@ -427,7 +455,7 @@ def _checked_pair(
         try:
             labels = folders.prediction(name) if what == "prediction" else folders.label(name)
         except DataError as error:
-            mistakes[_UNREADABLE].append(f"{path}: {error}")
+            mistakes[_COLOURED if isinstance(error, ColoursError) else _UNREADABLE].append(f"{path}: {error}")
             continue
         sizes[what] = (labels.shape[1], labels.shape[0])
         wrong = ((labels < 0) | (labels >= num_classes)) & (labels != (ignored if ignored is not None else -1))

@@ -370,7 +370,8 @@ def colours(folder: Path) -> str:
     path = folder / "target/void.png"
     Image.new("RGB", (4, 4)).save(path)
     return (
-        f"files that can't be read (1):\n  {path}: a label map must have one channel, "
+        "label maps of colours; --values says which class each colour is (1):\n"
+        f"  {path}: a label map must have one channel, "
         "grey (1 to 16 bits) or palette, got R, G, B\n"
     )
 

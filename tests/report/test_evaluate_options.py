@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,49 @@ def test_an_option_that_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch
     error = capsys.readouterr().err
     assert message in error
     assert len(error) < 1050
+
+
+def test_a_suffix_that_pairs_all_files_is_named(tmp_path, capsys):
+    for root, target, pred, hint in (
+        ("a", "{}_mask.png", "{}.png", "With `--mask-suffix=_mask` they are paired."),
+        ("b", "{}.png", "{}-p.png", "With `--pred-suffix=-p` they are paired."),
+        ("c", "{}1.png", "{}2.png", "c/target.\n"),
+    ):
+        arguments = folders(tmp_path / root, target, np.uint8([0, 1, 1]), pred, np.uint8([0, 1]))
+        (tmp_path / root / ("pred" if root == "b" else "target") / "left over.png").touch()
+        assert main([*arguments, "--num-classes", "2", "--metric", "miou"]) == 2
+        assert hint in capsys.readouterr().err
+
+
+def test_a_file_that_is_read_is_not_written_over(tmp_path, capsys):
+    arguments = folders(tmp_path, "{}.png", np.uint8([0, 1, 1]), "{}.png", np.uint8([0, 1]))
+    save(tmp_path / "images" / "a.png", np.zeros((6, 7), np.uint8))
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "val.txt").write_text("a\n")
+    (tmp_path / "link.html").symlink_to(tmp_path / "images" / "a.png")
+    (tmp_path / "folder").symlink_to(tmp_path / "target")
+    os.link(tmp_path / "pred" / "a.png", tmp_path / "hard.json")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments += ["--num-classes", "2", "--metric", "miou", "--split", str(lists), "--part", "val", "--allow-missing"]
+    sheet = ["--images", str(tmp_path / "images"), "--sheet"]
+    for option in (
+        ["--json", "target/b.png"],  # which is not in the part
+        ["--json", "folder/a.png"],
+        ["--json", "hard.json"],
+        ["--json", "lists/val.txt"],
+        [*sheet, "pred/a.png"],
+        [*sheet, "link.html"],
+    ):
+        assert main([*arguments, *option[:-1], str(tmp_path / option[-1])]) == 2, option
+        assert f"{option[-1]}: is read by this command; write to another file." in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_class_that_is_ignored_is_a_warning(tmp_path, capsys):
+    arguments = folders(tmp_path, "{}.png", np.uint8([0, 1, 1]), "{}.png", np.uint8([0, 1]))
+    assert main([*arguments, "--num-classes", "2", "--metric", "miou", "--ignore-index", "1", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    (warning,) = json.loads(captured.out)["warnings"]
+    assert warning == "label 1 is a class, and its pixels are ignored, as --ignore-index says."
+    assert captured.err == f"warning: {warning}\n"
