@@ -229,7 +229,7 @@ def test_every_loss_of_a_comparison_is_shown_whatever_their_number_and_names(
     goal = section(text, "target")
     assert list(rows_of(goal)) == names
     assert "3 of 3 runs failed" in goal
-    assert "IoU below 1% with every loss: `a &amp; b" in goal
+    assert "IoU below 1% with every loss: <code>a &amp; b" in goal
     for key in ("metrics", "classes", "surfaces"):
         shown = unescape(section(text, key))
         assert all(name in shown for name in names[1:]), key

@@ -130,16 +130,15 @@ def _guards(findings: Findings) -> str:
             escape(final.label),
             escape(check.metric),
             f"{100 * check.least:.2f} ({check.share:g} of {100 * check.baseline:.2f})",
-            f"<b>{100 * check.value:.2f}</b>",
-            "kept" if check.kept else "broken",
+            f"<b>{100 * check.value:.2f}</b> {'kept' if check.kept else 'broken'}",
         ]
         for final in findings.finals
         for check in final.guards
     ]
     if not rows:
         return ""
-    titles = ["member of the finals", "guard", "asked, at least (share of cross-entropy)", "measured", "result"]
-    note = "On the held-out part, %: mean over the seeds of the finals."
+    titles = ["member of the finals", "guard", "at least", "measured"]
+    note = "On the held-out part, %: mean over the seeds of the finals. At least: a share of cross-entropy's value."
     return f'<h3>Guards</h3>\n<p class="note">{note}</p>\n{table(titles, rows, "the guards")}\n'
 
 

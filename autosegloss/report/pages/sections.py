@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -140,7 +141,8 @@ def parts() -> str:
 def zero_classes(rows: Iterable[Mapping[str, Estimate]]) -> str:
     """A note on classes that no loss has learned, if there are any."""
     text = not_learned(list(rows))
-    return f'<p class="note"><strong>{escape(text)}</strong></p>\n' if text else ""
+    marked = re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+    return f'<p class="note"><strong>{marked}</strong></p>\n' if text else ""
 
 
 def measured(rows: Iterable[Mapping[str, object]]) -> list[str]:
