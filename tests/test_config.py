@@ -87,6 +87,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "resources": {"workers": 2, "cpus": 1, "gpus": 0.0, "time_limit": None},
         "retrain": TRAIN | {"iterations": 20_000, "batch_size": 16, "data": {}, "checkpoint_every": 500},
         "compare": {"losses": [], "seeds": 5, "metrics": None, "settings": {"": {}}},
+        "modules": None,
     }
 
 
@@ -370,7 +371,7 @@ compare:
             "the tag `tag:yaml.org,2002:python/name:os.system` is not allowed here; write a plain value",
         ),
         ("metric: miou\n? [a]\n: 3", "study.yaml:2: keys must be plain text"),
-        ("metric: &name miou\nsearch: *name", "study.yaml:2: invalid YAML: aliases (`*name`) are not allowed"),
+        ("metric: miou\nsearch: &name\n  seed: *name", "study.yaml:2: invalid YAML: an alias contains itself"),
         (
             "metric: miou\nsearch: {\n  steps: 3",
             "study.yaml:3: invalid YAML: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'",
@@ -410,7 +411,7 @@ def test_an_unknown_metric_is_named_with_the_known_ones(study: Any) -> None:
         (
             "bar.x=3",
             "--set bar.x=3: bar: unknown key; "
-            "allowed: metric, relaxation, proxy, search, guard, finalists, resources, retrain, compare",
+            "allowed: metric, relaxation, proxy, search, guard, finalists, resources, retrain, compare, modules",
         ),
         (
             "metric.name.deeper=3",
@@ -580,6 +581,41 @@ def test_the_dump_loads_back_equal(config: StudyConfig, tmp_path_factory: pytest
 @given(config=configs)
 def test_every_configuration_satisfies_the_schema(config: StudyConfig) -> None:
     SCHEMA.validate(config.model_dump())
+
+
+def test_aliases_stand_for_what_they_name(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "metric: &m miou\nguard: {*m : 0.9}\nproxy:\n  train: &t {iterations: 7, batch_size: 3}\n"
+        "retrain: {<<: *t, batch_size: 4}\n"
+        "compare: {settings: {a: &a {proxy: {train: *t}}, b: *a}}\n"
+    )
+    plain = {
+        "metric": "miou",
+        "guard": {"miou": 0.9},
+        "proxy": {"train": {"iterations": 7, "batch_size": 3}},
+        "retrain": {"iterations": 7, "batch_size": 4},
+        "compare": {"settings": {key: {"proxy": {"train": {"iterations": 7, "batch_size": 3}}} for key in "ab"}},
+    }
+    assert load_config(path) == as_config(plain)
+    path.write_text("metric: miou\nproxy:\n  train: &t {iterations: no}\nretrain: *t\n")
+    with pytest.raises(ConfigError, match=r"(?s)study.yaml:3: proxy\.train\.iterations: must be.*retrain\.iterations"):
+        load_config(path)
+    for text, error in (
+        ("metric: &a [*a]", ":1: invalid YAML: an alias contains itself"),
+        ("metric: miou\nguard: &a {<<: *a}", ":2: invalid YAML: an alias contains itself"),
+        ("&a [1]: *a", "keys must be plain text"),
+        ("metric: miou\nguard: {<<: [1]}", "guard"),
+        ("metric: *a", "found undefined alias"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"{b}: &{b} [{','.join(9 * [f'*{a}'])}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+            ": invalid YAML: aliases stand for more than 20000 values",
+        ),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(error)):
+            load_config(path)
 
 
 # The schema and the configurations that come with the project

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from autosegloss.config.section import Keys, Section, is_section, section_of_names
-from autosegloss.config.yaml12 import CONSTRUCT, TAG, Loader, show, syntax_error
+from autosegloss.config.yaml12 import CONSTRUCT, TAG, compose, pairs, show, syntax_error
 from autosegloss.errors import ConfigError, cut, did_you_mean, listed
 
 S = TypeVar("S", bound=Section)
@@ -94,7 +94,7 @@ class _Draft:
     def read(self, text: str) -> None:
         """Read the values of a YAML file."""
         try:
-            root = yaml.compose(text, Loader=Loader)
+            root = compose(text)
         except yaml.YAMLError as error:
             line, problem = syntax_error(error)
             raise ConfigError(f"{self._at(line).text}: invalid YAML: {problem}") from error
@@ -120,7 +120,7 @@ class _Draft:
             self._mistake(origin, (), "must read key.sub=value, e.g. `--set search.steps=4`")
             return
         try:
-            node = yaml.compose(value[: _LARGEST + 1], Loader=Loader)
+            node = compose(value[: _LARGEST + 1])
         except yaml.YAMLError as error:
             self._mistake(origin, keys, f"invalid YAML: {syntax_error(error)[1]}")
             return
@@ -185,7 +185,7 @@ class _Draft:
             return None
         if isinstance(node, yaml.MappingNode):
             section: dict[str, Any] = {}
-            for key, value in node.value:
+            for key, value in pairs(node):
                 at = (*keys, str(key.value))
                 origin = override or self._at(key.start_mark.line + 1)
                 if not isinstance(key, yaml.ScalarNode):

@@ -23,6 +23,7 @@ _SCALARS = (
         list("-+.0123456789"),
     ),
 )
+_MOST = 20_000  # values, more than a file of the largest size has without aliases
 _SHOWN = 60  # characters of a value in a message
 CONSTRUCT: dict[str, Callable[[str], Any]] = {
     "str": str,
@@ -36,13 +37,6 @@ CONSTRUCT: dict[str, Callable[[str], Any]] = {
 class Loader(yaml.SafeLoader):
     """Composes nodes with the scalars of YAML 1.2 and constructs no objects."""
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # An alias would have two lines and may contain itself; a configuration is too small to need one.
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # a gap in the stubs
-            raise yaml.MarkedYAMLError(problem="aliases (`*name`) are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
-
 
 class Dumper(yaml.SafeDumper):
     """Quotes every text that YAML 1.1 or 1.2 would not read as text."""
@@ -52,6 +46,44 @@ Loader.yaml_implicit_resolvers = {}
 for _name, _pattern, _first in _SCALARS:
     Loader.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
     Dumper.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The nodes of a YAML text; aliases share theirs.
+
+    Raises:
+        yaml.YAMLError: The text is not YAML, or its aliases contain themselves or stand for too much.
+        RecursionError: The text is nested too deeply.
+    """
+    root = yaml.compose(text, Loader=Loader)
+    if root is not None:
+        _size(root, {})
+    return root
+
+
+def _size(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+    """The number of nodes below a node and itself, with aliases in full; 0 while it is counted."""
+    if sizes.get(node) == 0:
+        raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=node.start_mark)
+    if node not in sizes:
+        sizes[node] = 0
+        inner = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
+        sizes[node] = 1 + sum(_size(each, sizes) for each in inner if isinstance(each, yaml.Node))
+    if sizes[node] > _MOST:
+        raise yaml.MarkedYAMLError(problem=f"aliases stand for more than {_MOST} values", problem_mark=node.start_mark)
+    return sizes[node]
+
+
+def pairs(node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The keys and values of a mapping; `<<: *name` inserts those of another one, except keys that it has itself."""
+    own = {key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)}
+    found: list[tuple[yaml.Node, yaml.Node]] = []
+    for key, value in node.value:
+        if key.value == "<<" and isinstance(value, yaml.MappingNode):
+            found += [(inner, each) for inner, each in pairs(value) if str(inner.value) not in own]
+        else:
+            found.append((key, value))
+    return found
 
 
 def syntax_error(error: yaml.YAMLError) -> tuple[int, str]:

@@ -149,7 +149,7 @@ def status(folder: str | os.PathLike[str]) -> Status:
     path = Path(folder, JOURNAL_FILE)
     if not path.exists() or not Path(folder, CONFIG_FILE).exists():
         raise InputError(f"{folder}: not the folder of a search: {JOURNAL_FILE} or {CONFIG_FILE} is missing.")
-    config = load_config(Path(folder, CONFIG_FILE))
+    config = as_config(Path(folder, CONFIG_FILE))
     running = path.is_file() and in_use(path)
     with Journal(path, resume=True, read_only=True) as journal:
         study = study_of(config, journal)

@@ -123,6 +123,7 @@ def compare(
         announce(dataset, on_data)
     classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
     asked = resolved(metrics or (), [TARGET, *METRICS, *more, *classes, CALIBRATION], settled.metric)
+    modules = settled.recorded_modules(losses)
     plan = {
         "version": PLAN_VERSION,
         "losses": list(losses),
@@ -132,6 +133,7 @@ def compare(
         "settings": list(proxies),
         "configurations": {name: fingerprint(settled.in_setting(name)) for name in proxies},
         "definitions": definitions,
+        **({} if modules is None else {"modules": modules}),
     }
 
     def run(comparison: Comparison) -> None:

@@ -269,7 +269,10 @@ def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
             f"{cut(str(path))}: this file is damaged, or of another version. Restore it from a copy, or choose another "
             "folder."
         )
-    refuse_differences(f"{folder} holds another {what}", there, _first_part(json.loads(json.dumps(plan)), there))
+    here = _first_part(json.loads(json.dumps(plan)), there)
+    for each in (there, here):
+        each.pop("modules", None)  # a place, which decides nothing
+    refuse_differences(f"{folder} holds another {what}", there, here)
 
 
 def _first_part(plan: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:

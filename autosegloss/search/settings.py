@@ -202,16 +202,32 @@ class StudyConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     retrain: RetrainConfig = RetrainConfig()
     compare: CompareConfig = CompareConfig()
+    modules: str | None = None
+    """The folder where the modules of `module:function` are found, besides Python's path; relative to the
+    configuration. Default: the folder of the configuration."""
     _folder: str = PrivateAttr(default_factory=os.getcwd)
 
     @property
     def folder(self) -> str:
-        """The folder of the file that was read, or the current one: `module:function` is found there too."""
-        return self._folder
+        """The absolute path of `modules`, relative to the file that was read, or to the current folder without one."""
+        return os.path.normpath(os.path.join(self._folder, self.modules or ""))
+
+    def recorded_modules(self, losses: Sequence[str] = ()) -> str | None:
+        """`modules` for the record of a run elsewhere: an absolute path, None if nothing is a `module:function`.
+
+        Args:
+            losses: Names of losses besides those of `compare`.
+        """
+        proxies = (self.proxy, *(self.in_setting(name).proxy for name in self.compare.settings))
+        names = [name for proxy in proxies for name in (proxy.data.name, proxy.network.name)]
+        names += [*self.compare.losses, *losses, self.search.searcher or ""]
+        own = any(":" in name and not name.startswith(("smp:", "transformers:")) for name in names)
+        return self.folder if own else None
 
     def __eq__(self, other: object) -> bool:
-        """Whether all keys are equal, wherever they were read."""
-        return isinstance(other, StudyConfig) and self.model_dump() == other.model_dump()
+        """Whether all keys are equal but `modules`, which is a place, wherever they were read."""
+        place = {"modules"}
+        return isinstance(other, StudyConfig) and self.model_dump(exclude=place) == other.model_dump(exclude=place)
 
     def in_setting(self, name: str) -> StudyConfig:
         """The configuration in a setting of the comparison."""
@@ -274,8 +290,9 @@ def _read(source: StudyConfig | Mapping[str, Any] | str | os.PathLike[str]) -> S
 
 
 def dump_config(config: StudyConfig) -> str:
-    """The resolved configuration as YAML with a fixed order of keys, which `load_config` reads back."""
-    return yaml.dump(config.model_dump(), Dumper=Dumper, sort_keys=False, width=120)
+    """The resolved configuration as YAML with a fixed order of keys, which `load_config` reads back from any folder."""
+    content = config.model_dump() | {"modules": config.recorded_modules()}
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, width=120)
 
 
 _LATER = (
@@ -293,12 +310,12 @@ _LATER = (
 
 
 def fingerprint(config: StudyConfig) -> dict[str, Any]:
-    """The part of the configuration that determines the result: all but resources, retraining and comparison.
+    """The part of the configuration that determines the result: all but resources, retraining, comparison, modules.
 
     Keys of `_LATER` are left out at their defaults, so that earlier results and journals still match their
     configurations.
     """
-    content = config.model_dump(exclude={"resources", "retrain", "compare"})
+    content = config.model_dump(exclude={"resources", "retrain", "compare", "modules"})
     for *sections, key in _LATER:
         settings, inner = config, content
         for name in sections:

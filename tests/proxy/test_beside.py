@@ -13,7 +13,7 @@ from autosegloss.errors import InputError
 from autosegloss.proxy import imports
 from autosegloss.proxy.imports import import_function, use_folder
 from autosegloss.search.objective import proxy_of
-from autosegloss.search.settings import as_config, load_config
+from autosegloss.search.settings import as_config, dump_config, fingerprint, load_config
 from autosegloss.search.space import CROSS_ENTROPY
 
 NETWORK = """
@@ -58,6 +58,32 @@ def test_modules_beside_the_configuration_are_found_and_two_configurations_do_no
             assert weight.shape[-1] == size
     assert sys.path[-1] == str(tmp_path / "other")
     assert str(tmp_path / "one") not in sys.path
+
+
+def test_the_record_of_a_run_knows_where_its_modules_are(tmp_path: Path) -> None:
+    config = load_config(study(tmp_path / "mine", 3))
+    (tmp_path / "out").mkdir()
+    record = tmp_path / "out" / "config.yaml"
+    record.write_text(dump_config(config))
+    use_folder(str(tmp_path / "out"))
+    found = as_config(record)
+    assert found.folder == found.modules == str(tmp_path / "mine")
+    assert import_function("beside_net:build", "network")(3, 2).kernel_size == (3, 3)
+    assert fingerprint(found) == fingerprint(config)
+    record.write_text(CONFIG + "modules: ../mine\n")
+    assert load_config(record).folder == str(tmp_path / "mine")
+    record.write_text("metric: miou\n")
+    assert "modules: null\n" in dump_config(load_config(record))
+    assert load_config(record).recorded_modules(["jml"]) is None
+    assert load_config(record).recorded_modules(["mine:f"]) == str(tmp_path / "out")
+    for change in (
+        "search: {algorithm: tune, searcher: 'mine:f'}",
+        "proxy: {data: {name: 'mine:f'}}",
+        "compare: {settings: {a: {proxy: {network: {name: 'mine:f'}}}}}",
+        "compare: {losses: ['mine:f']}",
+    ):
+        record.write_text(f"metric: miou\n{change}\n")
+        assert load_config(record).recorded_modules() == str(tmp_path / "out")
 
 
 def test_a_module_beside_the_configuration_hides_none_and_is_hidden_by_none(tmp_path: Path) -> None:

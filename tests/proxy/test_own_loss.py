@@ -157,5 +157,8 @@ def test_what_is_no_loss_fails_its_runs_and_no_others(tmp_path: Path) -> None:
         assert part in row.errors[0]
         assert row.loss in row.errors[0]
     assert "test_own_loss.py:" in table.rows[2].errors[0]
-    assert compare(CONFIG, names, tmp_path / "out", seeds=2, runner="serial", resume=True) == table
+    plan = tmp_path / "out" / "plan.json"
+    assert json.loads(plan.read_text())["modules"] == str(Path.cwd())
+    plan.write_text(plan.read_text().replace(str(Path.cwd()), "/moved"))
+    assert compare(CONFIG, names, tmp_path / "out", seeds=2, runner="serial", resume=True).rows == table.rows
     assert f"{__name__}:weighted" in report_page(tmp_path / "out", images=False)

@@ -161,7 +161,8 @@ def _images(found: Table, images: bool) -> str:
 
     def make() -> str:
         ((setting, configuration),) = plan["configurations"].items()
-        proxy, definitions = proxy_of(as_config(configuration)), plan["definitions"][setting]
+        config = as_config({**configuration, "modules": plan.get("modules")})
+        proxy, definitions = proxy_of(config), plan["definitions"][setting]
         trained = {loss: Trained(loss, proxy.loss(definitions[loss]), run[TARGET]) for loss, run in runs.items()}
         return examples(proxy, list(trained.values()), trained[best.loss], plan["seeds"][number])
 
