@@ -421,15 +421,16 @@ class CachedSplit:
             if found.mistakes:
                 survey.add(found)
                 return False
-            damaged = draft.with_suffix(".old.tmp")
-            with suppress(FileNotFoundError):
-                self.folder.rename(damaged)
             try:
                 draft.rename(self.folder)
             except OSError:
-                if not self.folder.is_dir():  # without locks, another process may have been faster
+                if not self.folder.is_dir():
                     raise
-            shutil.rmtree(damaged, ignore_errors=True)
+                if self._found(Survey()) is None:  # else, without locks, another process has been faster
+                    damaged = draft.with_suffix(".old.tmp")
+                    self.folder.rename(damaged)
+                    draft.rename(self.folder)
+                    shutil.rmtree(damaged, ignore_errors=True)
             return True
         finally:
             shutil.rmtree(draft, ignore_errors=True)

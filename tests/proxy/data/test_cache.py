@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -176,7 +177,14 @@ def test_two_writers_without_locks_do_not_tear_a_cache(read, tmp_path, monkeypat
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
+    def rename(path: Path, to: Path) -> Path:
+        try:
+            return Path(os.rename(path, to) or to)
+        finally:
+            time.sleep(0.02)  # for the others to see what is there in between
+
     monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr(Path, "rename", rename)
     with ThreadPoolExecutor(4) as threads:
         assert {layouts.digest(each.train) for each in threads.map(lambda _: read(), range(8))} == {expected}
     assert not [name for name in made(tmp_path / "cache") if name.endswith(".tmp")]
@@ -189,11 +197,11 @@ from tests import layouts
 
 read, seen = files.read_labels, []
 
-def read_or_die(path):
+def read_or_die(path, *how):
     seen.append(path)
     if len(seen) == 3 and sys.argv[3] == "die":
         os.kill(os.getpid(), 9)
-    return read(path)
+    return read(path, *how)
 
 files.read_labels = read_or_die
 print("ready", flush=True)
