@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from autosegloss.errors import DataError
 from autosegloss.proxy.data.pictures import (
@@ -113,6 +114,16 @@ def test_an_orientation_after_the_pixels_of_a_png_counts(tmp_path):
     exif[0x0112] = 6
     data = written(tmp_path / "x.png", RGB, "PNG", exif=exif).read_bytes()
     at = data.index(b"eXIf") - 4
+    length = 12 + struct.unpack(">I", data[at : at + 4])[0]
+    (tmp_path / "x.png").write_bytes(data[:at] + data[at + length : -12] + data[at : at + length] + data[-12:])
+    np.testing.assert_array_equal(read_picture(tmp_path / "x.png"), upright(RGB, 6))
+    assert picture_size(tmp_path / "x.png") == (9, 6)
+    del exif[0x0112]
+    exif[0x010E] = "an orientation elsewhere"
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    data = written(tmp_path / "x.png", RGB, "PNG", exif=exif, pnginfo=text).read_bytes()
+    at = data.index(b"iTXt") - 4
     length = 12 + struct.unpack(">I", data[at : at + 4])[0]
     (tmp_path / "x.png").write_bytes(data[:at] + data[at + length : -12] + data[at : at + length] + data[-12:])
     np.testing.assert_array_equal(read_picture(tmp_path / "x.png"), upright(RGB, 6))
