@@ -206,7 +206,7 @@ def test_several_losses_and_seeds_from_weights_in_a_file(tmp_path: Path, capsys:
     # Finished, it is not trained again; another plan is refused.
     again = main(["retrain", str(path), *named, *more, "--out", str(folder), "--resume"])
     assert again == 0
-    assert "iterations" not in capsys.readouterr().out
+    assert "of 3 iterations" not in capsys.readouterr().out
     assert main(["retrain", str(path), *named, "--seeds", "1", "--out", str(folder), "--resume"]) == 2
     assert "holds another retraining" in capsys.readouterr().err
 
