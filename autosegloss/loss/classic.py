@@ -28,7 +28,14 @@ from autosegloss.loss.ranks import sum_over_ranks
 from autosegloss.loss.surrogate import SurrogateLoss
 from autosegloss.metric import class_sum, pred, target, total
 from autosegloss.metric.interpret import divide
-from autosegloss.metric.labels import check_ignore_index, check_labels, check_logits, check_soft_labels, whole
+from autosegloss.metric.labels import (
+    check_ignore_index,
+    check_labels,
+    check_logits,
+    check_num_classes,
+    check_soft_labels,
+    whole,
+)
 from autosegloss.metric.morphology import maximum_filter
 
 Weighting = Literal["inverse", "sqrt_inverse", "uniform"]
@@ -318,17 +325,17 @@ def class_counts(labels: Iterable[LabelMap], num_classes: int, ignore_index: int
 
     Args:
         labels: Integer label maps, each of its own shape, from NumPy or torch.
-        num_classes: C; labels are 0..C-1 or `ignore_index`.
+        num_classes: C, 1 to 65,536; labels are 0..C-1 or `ignore_index`.
         ignore_index: The label of pixels that do not count.
 
     Raises:
-        InputError: A label is outside the classes, or a map is not of an integer type.
+        InputError: C is out of range, a label is outside the classes, or a map is not of an integer type.
 
     Example:
         >>> class_counts([np.array([[0, 0], [2, 255]]), np.array([0, 2])], num_classes=4)
         [3, 0, 2, 0]
     """
-    counts = torch.zeros(num_classes, dtype=torch.int64)
+    counts = torch.zeros(check_num_classes(num_classes), dtype=torch.int64)
     for i, given in enumerate(labels):
         try:
             one = torch.as_tensor(given)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from autosegloss.errors import InputError, InputTypeError, shown
 
 CurveKind = Literal["identity", "bezier", "linear"]
 Point = tuple[float, float]
+
+MOST_PIECES: Final = 64
+"""The largest number of pieces of a curve."""
 
 _NARROW = 1e-9  # of a piece's width: below, the piece is a jump
 _TINY = 1e-12  # of a squared slope: where a curve starts vertically its slope is cut off at about 1e6
@@ -59,8 +62,10 @@ class Curve:
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
+        count, most = len(self.points), number_of_points(self.kind, MOST_PIECES)
+        if count > most > 0:
+            raise InputError(f"{count} control points; a {self.kind} of at most {MOST_PIECES} pieces has {most}.")
         object.__setattr__(self, "points", tuple(_point(p, i) for i, p in enumerate(self.points)))
-        count = len(self.points)
         if self.kind == "identity" and count:
             raise InputError(f"{count} control points; an identity curve has none.")
         if self.kind == "bezier" and count and count % 2 == 0:
@@ -94,8 +99,8 @@ class Curve:
 def number_of_points(kind: CurveKind, pieces: int) -> int:
     """Inner control points of a curve of so many pieces."""
     check_kind(kind)
-    if isinstance(pieces, bool) or not isinstance(pieces, int) or pieces < 1:
-        raise InputError(f"pieces must be an integer of at least 1, got {shown(pieces)}.")
+    if isinstance(pieces, bool) or not isinstance(pieces, int) or not 1 <= pieces <= MOST_PIECES:
+        raise InputError(f"pieces must be an integer from 1 to {MOST_PIECES}, got {shown(pieces)}.")
     return {"identity": 0, "bezier": 2 * pieces - 1, "linear": pieces - 1}[kind]
 
 

@@ -69,10 +69,13 @@ class SearchSpace:
     Args:
         expr: The metric.
         curve: The kind of every curve.
-        pieces: Pieces of every curve.
+        pieces: Pieces of every curve, 1 to 64.
         share_curves: One curve for both operands of an operator (the text of the paper) in place of one each (its
             code).
         cross_entropy: Whether there is one more coordinate, the last: the weight of cross-entropy in a `MixedLoss`.
+
+    Raises:
+        InputError: There is no such kind of curve, or the number of pieces is out of range.
     """
 
     expr: e.Expr
@@ -80,6 +83,9 @@ class SearchSpace:
     pieces: int = 2
     share_curves: bool = False
     cross_entropy: bool = False
+
+    def __post_init__(self) -> None:
+        number_of_points(self.curve, self.pieces)  # checks both
 
     @property
     def curves(self) -> tuple[tuple[Slot, ...], ...]:

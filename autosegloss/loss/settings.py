@@ -8,6 +8,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from autosegloss.config.section import Section
 from autosegloss.config.yaml12 import show
+from autosegloss.loss.curve import MOST_PIECES
 
 
 def _weight(value: object) -> float | Literal["searched"]:
@@ -24,7 +25,7 @@ class RelaxationConfig(Section):
 
     curve: Literal["bezier", "linear"] = "bezier"
     """The curve on each operand: piecewise quadratic `bezier`, or piecewise `linear`."""
-    pieces: Annotated[int, Field(ge=1, le=64)] = 2
+    pieces: Annotated[int, Field(ge=1, le=MOST_PIECES)] = 2
     """Pieces of each curve; more pieces, more coordinates to search."""
     logic: Literal["product", "godel"] = "product"
     """The differentiable AND and OR: `product` (Auto Seg-Loss) or `godel` (minimum and maximum, the JDT losses)."""

@@ -124,7 +124,7 @@ class SurrogateLoss(Loss):
         Args:
             expr: As for the class.
             theta: Coordinates in [0, 1], see `SearchSpace`.
-            pieces: Pieces of every curve.
+            pieces: Pieces of every curve, 1 to 64.
             share_curves: Whether both operands of an operator have one curve.
             logic: As for the class.
             curve: As for the class.

@@ -19,8 +19,8 @@ from autosegloss.metric.labels import (
     check_ignore_index,
     check_ignored_class,
     check_labels,
+    check_num_classes,
     check_tensors,
-    whole,
 )
 from autosegloss.metric.parse import metric
 
@@ -43,10 +43,7 @@ class Tally(ABC):
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
-        classes = whole(num_classes)
-        if classes is None or classes < 1:
-            raise InputError(f"num_classes must be an integer of at least 1, got {shown(num_classes)}.")
-        self.num_classes = classes
+        self.num_classes = classes = check_num_classes(num_classes)
         self.ignore_index = check_ignore_index(ignore_index)
         check_ignored_class(self.ignore_index, classes)
 
@@ -117,7 +114,7 @@ class Accumulators(Tally):
 
     Args:
         metrics: Expressions (or names, or texts) by the name of their value.
-        num_classes: C, at least 1.
+        num_classes: C, 1 to 65,536.
         ignore_index: The target's label of ignored pixels. If it is a class, as torch allows too, that class does not
             count; for more than 255 classes the default is refused.
     """
@@ -212,7 +209,7 @@ class Accumulator(Accumulators):
 
     Args:
         expr: The metric: an expression, a name of the catalogue or a text.
-        num_classes: C, at least 1.
+        num_classes: C, 1 to 65,536.
         ignore_index: The target's label of ignored pixels. If it is a class, as torch allows too, that class does not
             count; for more than 255 classes the default is refused.
 

@@ -33,7 +33,7 @@ class CalibrationError(Tally):
     rounding hides it from all but about one pixel in 10^7, which it moves by 4e-9.)
 
     Args:
-        num_classes: C, at least 1.
+        num_classes: C, 1 to 65,536.
         classwise: Whether to average over the classes, each by its own probability.
         per_image: Whether to average over the images instead of pooling their pixels.
         bins: B, 1 to 1000.

@@ -33,6 +33,7 @@ Class = int | str
 
 PIXEL_MAP: Final[Axes] = frozenset[Axis](("image", "class", "pixel"))
 SCALAR: Final[Axes] = frozenset[Axis]()
+LARGEST_RADIUS: Final = 10_000  # pixels: far beyond any tolerance at a boundary
 
 _nodes: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 
@@ -833,11 +834,11 @@ def _class_weights(weights: object) -> tuple[float, ...] | None:
 
 def _radius(name: str, option: str, value: float, least: int = 0) -> float:
     """A length: an int in pixels, or a float below 1 as a share of the image's diagonal."""
-    pixels = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    pixels = isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST_RADIUS
     if not pixels and not (isinstance(value, float) and 0 < value < 1):
         raise InputError(
-            f"{name}: {option} is {shown(value)}; it is a whole number of pixels, {least} or more, "
-            "or a share of the image's diagonal in (0, 1)."
+            f"{name}: {option} is {shown(value)}; it is a whole number of pixels from {least} to "
+            f"{LARGEST_RADIUS}, or a share of the image's diagonal in (0, 1)."
         )
     return value
 

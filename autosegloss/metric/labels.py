@@ -12,6 +12,7 @@ from autosegloss.errors import InputError, InputTypeError, shown
 
 _INT64 = torch.iinfo(torch.int64)
 DEFAULT_IGNORE_INDEX = 255
+LARGEST_CLASSES = 2**16
 SUM_TOLERANCE = 0.02
 """How far the sum of the shares of a pixel may be from 1. Rounding shares to bfloat16 moves it by 2^-8 at most, however
 many classes there are; shares computed in bfloat16 (normalised, smoothed, resized) are rounded several times."""
@@ -25,6 +26,18 @@ def whole(value: object) -> int | None:
         return operator.index(cast("Any", value))
     except TypeError:
         return None
+
+
+def check_num_classes(num_classes: int) -> int:
+    """The number of classes.
+
+    Raises:
+        InputError: It is no integer from 1 to 65,536, the labels of 16 bits: counts take memory by it.
+    """
+    classes = whole(num_classes)
+    if classes is None or not 1 <= classes <= LARGEST_CLASSES:
+        raise InputError(f"num_classes must be an integer from 1 to {LARGEST_CLASSES}, got {shown(num_classes)}.")
+    return classes
 
 
 def check_tensors(prediction: object, target: object) -> None:

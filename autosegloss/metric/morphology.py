@@ -78,12 +78,13 @@ def _maximum(x: Tensor) -> _Pick:
 
 def _ball(x: Tensor, axis: int, squared: int, pick: _Pick) -> Tensor:
     """The maximum over the ball of a squared radius in the spatial axes from `axis` on: of a smaller ball per slice."""
-    reach, length = math.isqrt(squared), x.shape[axis]
+    length = x.shape[axis]
+    reach = min(math.isqrt(squared), max(0, length - 1))  # beyond it no window changes
     if axis == x.ndim - 1:
         return _filter_axis(x, axis, reach, pick)
     slices: dict[int, Tensor] = {}  # by the radius of the slice where that says it all: the last axis
     result = _ball(x, axis + 1, squared, pick)
-    for offset in range(1, min(reach, length - 1) + 1):
+    for offset in range(1, reach + 1):
         left = squared - offset * offset
         key = math.isqrt(left) if axis == x.ndim - 2 else left
         if key not in slices:

@@ -186,7 +186,7 @@ def test_impossible_coordinates(theta: list[float], expected: str) -> None:
 def test_impossible_numbers_of_pieces(pieces: Any) -> None:
     with pytest.raises(InputError) as caught:
         number_of_points("bezier", pieces)
-    assert str(caught.value) == f"pieces must be an integer of at least 1, got {pieces!r}."
+    assert str(caught.value) == f"pieces must be an integer from 1 to 64, got {pieces!r}."
 
 
 def test_coordinates_are_numbers() -> None:

@@ -493,7 +493,7 @@ def test_control_points_that_are_no_lists(points: Any) -> None:
     [
         ([0.5] * 3, {}, "theta has 3 coordinates; 2 bezier curve(s) of 2 piece(s) have 12."),
         ([0.5] * 11 + [2], {}, "theta[5] must be in [0, 1], got 2."),
-        ([0.5] * 12, {"pieces": 0}, "pieces must be an integer of at least 1, got 0."),
+        ([0.5] * 12, {"pieces": 0}, "pieces must be an integer from 1 to 64, got 0."),
         ([0.5] * 12, {"curve": "besier"}, "curve is 'besier'; allowed: identity, bezier, linear."),
     ],
 )

@@ -491,9 +491,9 @@ def test_mistakes_in_a_mask(mask: Any, kind: type[Exception], expected: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("miou", 0), "num_classes must be an integer of at least 1, got 0."),
-        (("miou", 2.0), "num_classes must be an integer of at least 1, got 2.0."),
-        (("miou", True), "num_classes must be an integer of at least 1, got True."),
+        (("miou", 0), "num_classes must be an integer from 1 to 65536, got 0."),
+        (("miou", 2.0), "num_classes must be an integer from 1 to 65536, got 2.0."),
+        (("miou", True), "num_classes must be an integer from 1 to 65536, got True."),
         (("miou", 2, None), "ignore_index must be an integer label, got None. With -1 no pixel is ignored."),
         (("miou", 2, 255.0), "ignore_index must be an integer label, got 255.0. With -1 no pixel is ignored."),
     ],
@@ -559,7 +559,7 @@ def test_what_is_no_mean_over_classes_has_no_class_values(name: str) -> None:
 
 
 def test_a_metric_that_is_not_counted_has_no_class_values() -> None:
-    with pytest.raises(InputError, match="unknown metric `iou`; known: metric"):
+    with pytest.raises(InputError, match="unknown metric `iou`; `autosegloss metrics` lists them"):
         Accumulator("miou", 3).class_values("iou")
 
 

@@ -238,7 +238,7 @@ def test_an_expression_is_neither_true_nor_false() -> None:
 
 # Mistakes: the text is golden
 
-LENGTH = "it is a whole number of pixels, 0 or more, or a share of the image's diagonal in (0, 1)."
+LENGTH = "it is a whole number of pixels from 0 to 10000, or a share of the image's diagonal in (0, 1)."
 LOGIC = "`{}` joins two pixel maps, but\n  {} and {}."
 
 
