@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from autosegloss.errors import MESSAGE, AutoseglossError, InputError, cut
+from autosegloss.errors import MESSAGE, AutoseglossError, ConfigError, InputError, cut
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, loss_names
 from autosegloss.metric import METRICS, metric
@@ -28,7 +28,7 @@ from autosegloss.proxy.data import Dataset
 from autosegloss.report.bench.loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
 from autosegloss.report.bench.proxies import REPEATS, bench_proxies
 from autosegloss.report.data import data_text, warn
-from autosegloss.report.dry_run import dry_run
+from autosegloss.report.dry_run import check_rest, dry_run
 from autosegloss.report.evaluate import (
     LabelFolders,
     evaluate,
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(message: str) -> None:
     with suppress(OSError):  # standard error is closed, or on a full disk
-        print(message, file=sys.stderr)
+        print(cut(message, MESSAGE - 1), file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,7 +132,12 @@ def _add_search(commands: Commands) -> None:
 
 
 def _search(given: argparse.Namespace, console: Console) -> None:
-    config = load_config(given.config, _overrides(given))
+    try:
+        config = load_config(given.config, _overrides(given))
+    except ConfigError as error:
+        if given.dry_run:
+            check_rest(error, given.config)
+        raise
     if given.dry_run:
         forecast = dry_run(config, given.runner, given.address)
         console.print(forecast.to_text(), markup=False)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 MESSAGE = 1000  # characters of a message, whatever it is about: what a terminal shows at once
 GIVEN = 200  # characters of one thing that was given, within a message
 EXAMPLES = 10  # of a long list
+LISTED = 900  # characters of several mistakes in one message, beside a title and the marks of a list
 
 
 def cut(text: str, limit: int = GIVEN) -> str:
@@ -28,22 +30,33 @@ def shown(value: object) -> str:
         return f"an object of type {type(value).__name__}"
 
 
-def listed(lines: Sequence[str], unlisted: int = 0) -> list[str]:
-    """The first ten of a list of lines, fewer if they are long, and how many there are beyond them and `unlisted`."""
-    shown: list[str] = []
-    for line in lines[:EXAMPLES]:
-        if shown and sum(map(len, shown)) + len(line) > MESSAGE - 100:
-            break
-        shown.append(line)
-    rest = len(lines) - len(shown) + unlisted
-    return [*shown, f"... and {rest} more"] if rest else shown
+def listed(mistakes: Sequence[str], unlisted: int = 0) -> list[str]:
+    """The first ten of several mistakes, so short that a message holds them, and the number of the others.
+
+    If they do not fit as they are, each is its first line, and the longest are cut.
+
+    Args:
+        mistakes: The mistakes.
+        unlisted: Number of further ones.
+    """
+    some, rest = list(mistakes[:EXAMPLES]), len(mistakes[EXAMPLES:]) + unlisted
+    if sum(map(len, some)) > LISTED and len(mistakes) > 1:
+        some = [each.partition("\n")[0] for each in some]
+        room = LISTED
+        for done, length in enumerate(sorted(map(len, some))):
+            share = room // (len(some) - done)
+            if length > share:
+                some = [cut(each, share) for each in some]
+                break
+            room -= length
+    return [*some, f"... and {rest} more"] if rest else some
 
 
 def note(text: str) -> None:
     """Print a line on standard error: something to know about a run that goes on."""
     with contextlib.suppress(OSError, ValueError):  # a closed one is no reason to stop
         if sys.stderr is not None:
-            print(cut(text, MESSAGE), file=sys.stderr, flush=True)
+            print(cut(text, MESSAGE - 1), file=sys.stderr, flush=True)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -81,7 +94,13 @@ class InputTypeError(InputError, TypeError):
 
 
 class ConfigError(AutoseglossError, ValueError):
-    """A configuration is invalid; the message lists all errors, each with its file and line."""
+    """A configuration is invalid; the message lists all errors, each with its file and line.
+
+    `mistakes` has them one by one, and `rest` the values that can be used nevertheless; None if nothing could be read.
+    """
+
+    mistakes: Sequence[str] = ()
+    rest: Mapping[str, Any] | None = None
 
 
 class LossFileError(AutoseglossError, ValueError):

@@ -48,6 +48,17 @@ def test_ten_of_a_long_list_are_listed() -> None:
     assert listed([str(i) for i in range(12)]) == [*(str(i) for i in range(10)), "... and 2 more"]
 
 
+def test_of_several_long_mistakes_each_shows_how_it_begins() -> None:
+    lines = [f"{i}: short" for i in range(4)] + [f"{i}: {'x' * 400} end\nmore" for i in range(4, 12)]
+    found = listed(lines)
+    assert sum(map(len, found)) < MESSAGE - 80
+    assert found[:4] == lines[:4]
+    assert [each[:6] for each in found[4:10]] == [f"{i}: xxx" for i in range(4, 10)]
+    assert all(each.endswith("x end") for each in found[4:10]), "the first line of each"
+    assert found[10] == "... and 2 more"
+    assert listed(["a\nb", "c"]) == ["a\nb", "c"], "as they are, where they fit"
+
+
 def test_a_misspelt_name_is_guessed_but_no_long_text() -> None:
     assert did_you_mean("unet", ["FPN", "Unet"]) == did_you_mean("UNETT", ["Unet"]) == " (did you mean `Unet`?)"
     assert did_you_mean("x", ["Unet"]) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from autosegloss.config.section import Keys, Section, is_section, section_of_names
 from autosegloss.config.yaml12 import CONSTRUCT, TAG, compose, pairs, show, syntax_error
-from autosegloss.errors import ConfigError, cut, did_you_mean, listed
+from autosegloss.errors import LISTED, ConfigError, cut, did_you_mean, listed
 
 S = TypeVar("S", bound=Section)
 _TOO_DEEP = "lists or mappings are nested too deeply"
@@ -88,6 +89,7 @@ class _Draft:
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[Keys, _Origin] = field(default_factory=dict)
     mistakes: list[tuple[_Origin, str]] = field(default_factory=list)
+    wrong: set[Keys] = field(default_factory=set)
     overrides: int = 0
     unexplained: int = 0
 
@@ -152,14 +154,28 @@ class _Draft:
         lines = [line for _, line in sorted(self.mistakes)]
         found = len(lines) + self.unexplained
         title = [f"{found} errors in the configuration:"] if found > 1 else []
-        raise ConfigError("\n".join([*title, *listed(lines, self.unexplained)]))
+        short = [line.replace(f"{self.source}:", f"{Path(self.source).name}:", 1) for line in lines]
+        fitting = lines if sum(map(len, lines)) < LISTED else short  # a long path would hide the causes
+        mistakes = ConfigError("\n".join([*title, *listed(fitting, self.unexplained)]))
+        mistakes.mistakes, mistakes.rest = short, self._rest(root)
+        raise mistakes
+
+    def _rest(self, root: type[Section]) -> dict[str, Any]:
+        """The values without those that are wrong, and without those that are wrong then."""
+        rest, wrong = copy.deepcopy(self.data), self.wrong
+        while any([_remove(rest, keys) for keys in sorted(wrong, key=_numbered, reverse=True)]):
+            try:
+                late = list(root.model_validate(rest).late_mistakes())
+            except ValidationError as error:
+                late = [((), error)]
+            wrong = {keys for above, error in late for keys, _ in _located(root, error, above)}
+        return rest
 
     def _refused(self, root: type[BaseModel], error: ValidationError, above: Keys = ()) -> None:
-        errors = error.errors(include_url=False)
-        self.unexplained += len(errors[_EXPLAINED:])
-        for details in errors[:_EXPLAINED]:
-            at = details.get("ctx", {}).get("at", ())
-            keys = _written(root, (*above, *(str(key) for key in (*details["loc"], *at) if key != "[key]")))
+        located = _located(root, error, above)
+        self.unexplained += len(located[_EXPLAINED:])
+        self.wrong.update(keys for keys, _ in located)
+        for keys, details in located[:_EXPLAINED]:
             self._mistake(self._origin(keys), keys, _explain(root, details, keys))
 
     def _at(self, line: int) -> _Origin:
@@ -174,6 +190,7 @@ class _Draft:
         return max(self.origins[at] for at in (keys, *inside))
 
     def _mistake(self, origin: _Origin, keys: Keys, problem: str) -> None:
+        self.wrong.add(keys)
         where = f"{origin.text}: {cut('.'.join(keys))}: " if keys else f"{origin.text}: "
         self.mistakes.append((origin, where + problem.replace("\n", "\n    ")))
 
@@ -209,6 +226,33 @@ class _Draft:
                 return 0
             self._mistake(origin, keys, f"the tag `{node.tag}` is not allowed here; write a plain value")
             return node.value
+
+
+def _located(root: type[BaseModel], error: ValidationError, above: Keys) -> list[tuple[Keys, ErrorDetails]]:
+    """The errors of a validation, each with the keys of the value that is wrong."""
+    found = []
+    for details in error.errors(include_url=False):
+        at = details.get("ctx", {}).get("at", ())
+        inside = (str(key) for key in (*details["loc"], *at) if key != "[key]")
+        found.append((_written(root, (*above, *inside)), details))
+    return found
+
+
+def _numbered(keys: Keys) -> tuple[tuple[int, str], ...]:
+    """By this the items of a list are in the order of their numbers."""
+    return tuple((int(key) if key.isdecimal() else -1, key) for key in keys)
+
+
+def _remove(data: Any, keys: Keys) -> bool:
+    """Remove the value at the keys, or the innermost one around it; False if there is none."""
+    if not keys:
+        return False
+    key: Any = int(keys[0]) if isinstance(data, list) and keys[0].isdecimal() else keys[0]
+    if not (key in data if isinstance(data, dict) else isinstance(data, list) and key in range(len(data))):
+        return False
+    if not _remove(data[key], keys[1:]):
+        del data[key]
+    return True
 
 
 _PROBLEMS = {

@@ -141,10 +141,8 @@ def _single(name: str, ignore_index: int, reduce_over_ranks: bool, counts: Seque
         raise InputError(
             f"`{cut(name)}`: functions of your own are taken by compare and retrain only; in Python, call yours."
         )
-    raise InputError(
-        f"`{cut(name)}` is not a loss{hint}. `autosegloss losses` lists the names; the path of a loss file is a "
-        f"loss, too, and so is a mix such as {_EXAMPLE}."
-    )
+    also = "" if hint else f"; the path of a loss file is a loss, too, and so is a mix such as {_EXAMPLE}"
+    raise InputError(f"`{cut(name)}` is not a loss{hint}. `autosegloss losses` lists the names{also}.")
 
 
 def _exists(name: str) -> bool:

@@ -73,7 +73,7 @@ def _metric(spec: str | e.Expr | Mapping[str, object], options: Mapping[str, obj
     if isinstance(spec, str) and (spec.strip().isidentifier() or options):
         name = spec.strip()
         if name not in _CATALOGUE:
-            hint = _class_hint(name) or did_you_mean(name, _CATALOGUE) or f"; known: {', '.join(sorted(_CATALOGUE))}"
+            hint = _class_hint(name) or did_you_mean(name, _CATALOGUE) or "; `autosegloss metrics` lists them"
             raise InputError(f"unknown metric `{cut(name)}`{hint}.")
         return e.check_scalar(_call(_CATALOGUE[name], name, (), options))
     if options:
@@ -210,7 +210,9 @@ class _Reader:
     def call(self, node: ast.Call, name: str) -> e.Expr:
         build = _FUNCTIONS.get(name)
         if build is None:
-            hint = did_you_mean(name, _FUNCTIONS) or f"; known: {', '.join(_FUNCTIONS)}"
+            hint = did_you_mean(name, _FUNCTIONS) or (
+                f"; known: {', '.join(e.BUILDERS)}, and the metrics, which `autosegloss metrics` lists"
+            )
             raise self.error(node, f"unknown function `{cut(name)}`{hint}.")
         parameters = list(inspect.signature(build).parameters)
         arguments: list[Any] = []

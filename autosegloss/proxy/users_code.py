@@ -56,7 +56,8 @@ def where(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:  # of the user's class of exceptions
         text = ""
-    what = cut(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    ours = isinstance(error, AutoseglossError) and text  # its class says nothing more
+    what = cut(text if ours else f"{type(error).__name__}: {text}" if text else type(error).__name__)
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{_relative(error.filename)}:{error.lineno}: {cut(f'{type(error).__name__}: {error.msg}')}"
     theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]

@@ -7,19 +7,20 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from autosegloss.errors import AutoseglossError, InputError, RefusedError, cut
+from autosegloss.config.reading import read_mapping
+from autosegloss.errors import AutoseglossError, ConfigError, InputError, RefusedError, listed
 from autosegloss.loss import Loss, load_loss
 from autosegloss.metric import metric
 from autosegloss.metric.settings import CALIBRATION
-from autosegloss.proxy.data import Split, load_dataset, reader
+from autosegloss.proxy.data import Dataset, Split, load_dataset, reader
 from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.labels import build_labels
 from autosegloss.proxy.networks import build_network, encoder_prefix
@@ -30,7 +31,7 @@ from autosegloss.proxy.trial import Proxy, device_of
 from autosegloss.proxy.users_code import users_code
 from autosegloss.report.data import classes_text, images_text
 from autosegloss.report.environment import memory, peak_memory_so_far
-from autosegloss.search.api import study_of
+from autosegloss.search.api import algorithm_of, study_of
 from autosegloss.search.comparison import losses_of
 from autosegloss.search.folder import JOURNAL_FILE
 from autosegloss.search.journal import Journal
@@ -110,7 +111,10 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
         RefusedError: The memory does not suffice for the workers.
     """
     chosen = choose_runner(runner, config.resources, address)
-    proxy = _checked(config)
+    checks = _Checks()
+    proxy = checks.proxy(config)
+    if proxy is None:
+        raise checks.error
     with chosen.ready():
         pass  # the workers fit
     workers = 1 if isinstance(chosen, SerialRunner) else config.resources.workers
@@ -142,60 +146,98 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
     return forecast
 
 
-def _checked(config: StudyConfig) -> Proxy:
-    """The proxy of a configuration, after a check of everything that it names, also for `compare` and `retrain`.
+def check_rest(error: ConfigError, path: str) -> None:
+    """Raise an error of the mistakes that reading a configuration found and of all others in what can be used of it.
 
-    Raises:
-        AutoseglossError: The mistake, or all of them if there are more.
+    Args:
+        error: The error of reading it.
+        path: The file.
     """
-    mistakes: list[AutoseglossError] = []
+    if error.rest is None:
+        return
+    checks = _Checks(list(error.mistakes))
+    with suppress(ConfigError):  # what is left can't be used either
+        config = read_mapping(StudyConfig, {"metric": "miou", **error.rest})
+        checks.proxy(config, folder=str(Path(path).resolve().parent))
+    if len(checks.mistakes) > len(error.mistakes):
+        raise checks.error
 
-    def tried(work: Callable[[], T]) -> T | None:
+
+@dataclass
+class _Checks:
+    """Checks of everything that a configuration names, also for `compare` and `retrain`.
+
+    Args:
+        mistakes: The mistakes found so far, each as its text.
+    """
+
+    mistakes: list[str] = field(default_factory=list)
+    first: AutoseglossError | None = None
+
+    @property
+    def error(self) -> AutoseglossError:
+        """The error of all mistakes."""
+        if self.first is not None and len(self.mistakes) == 1:
+            return self.first
+        return InputError("\n- ".join((f"{len(self.mistakes)} mistakes:", *listed(self.mistakes))))
+
+    def tried(self, work: Callable[..., T], *arguments: object, **options: object) -> T | None:
+        """What a function returns; None if it raises, which is noted."""
         try:
-            return work()
+            return work(*arguments, **options)
         except AutoseglossError as error:
-            if str(error) not in map(str, mistakes):
-                mistakes.append(error)
+            text = f"{type(error).__name__}: {error}"
+            if text not in self.mistakes:
+                self.mistakes.append(text)
+            self.first = self.first or error
         return None
 
-    own, data = config.proxy, config.proxy.data
-    use_folder(config.folder)
-    tried(LossFamily.of(config).check)
-    dataset = tried(lambda: load_dataset(data.name, **data.options))
-    proxies = {"": own} | {name: config.in_setting(name).proxy for name in config.compare.settings}
-    for proxy in proxies.values():
-        if proxy.data != data:  # its files are left to `compare`
-            tried(partial(reader, proxy.data.name, proxy.data.options))
-        tried(partial(_check_network, proxy, 2 if dataset is None else len(dataset.classes)))
-        tried(partial(build_labels, proxy.labels.name, **proxy.labels.options))
-    tried(lambda: reader(data.name, data.options | config.retrain.data))
-    for name in config.compare.losses:
+    def proxy(self, config: StudyConfig, folder: str | None = None) -> Proxy | None:
+        """The proxy of a configuration; None if there are mistakes.
+
+        Args:
+            config: The configuration.
+            folder: Where its modules are found too; by default its own folder.
+        """
+        data, tried = config.proxy.data, self.tried
+        use_folder(config.folder if folder is None else folder)
+        tried(_check_search, config)
+        dataset = tried(load_dataset, data.name, **data.options)
+        proxies = [config.proxy, *(config.in_setting(name).proxy for name in config.compare.settings)]
+        for proxy in proxies:
+            if proxy.data != data:
+                tried(reader, proxy.data.name, proxy.data.options)
+            self._check_network(proxy, dataset if proxy.data == data else None)
+            tried(build_labels, proxy.labels.name, **proxy.labels.options)
+        if config.retrain.data:
+            tried(reader, data.name, data.options | config.retrain.data)
+        for name in config.compare.losses:
+            if dataset is not None:
+                tried(losses_of, [name], dataset)
+            elif ":" not in name:  # a user's own loss may need the data
+                tried(load_loss, name, counts=[1, 1])
         if dataset is not None:
-            tried(partial(losses_of, [name], dataset))
-        elif ":" not in name:  # a user's own loss may need the data
-            tried(partial(load_loss, name, counts=[1, 1]))
-    if dataset is not None:
-        tried(partial(config.with_class_numbers, dataset.classes))
-        for spec in config.compare.metrics or ():
-            if spec != CALIBRATION and any(proxy.data == data for proxy in proxies.values()):
-                tried(partial(metric, spec, class_names=dataset.classes))
-    found = None if mistakes else tried(lambda: proxy_of(config, dataset))
-    if found is not None:
-        return found
-    if len(mistakes) == 1:
-        raise mistakes[0]
-    room = 900 // len(mistakes)
-    texts = (cut(f"{type(mistake).__name__}: {mistake}", room) for mistake in mistakes)
-    raise InputError("\n- ".join((f"{len(mistakes)} mistakes:", *texts)))
+            tried(config.with_class_numbers, dataset.classes)
+            for spec in config.compare.metrics or ():
+                if spec != CALIBRATION and any(proxy.data == data for proxy in proxies):
+                    tried(metric, spec, class_names=dataset.classes)
+        return None if self.mistakes else tried(proxy_of, config, dataset)
+
+    def _check_network(self, proxy: ProxyConfig, dataset: Dataset | None) -> None:
+        """Check a network and its weights, and whether they fit if the classes are known."""
+        classes, start = 2 if dataset is None else len(dataset.classes), proxy.start
+        network = self.tried(build_network, proxy.network.name, 3, classes, **proxy.network.options)
+        weights = None if start.weights is None else self.tried(read_weights, start.weights)
+        if network is None:
+            return
+        part = self.tried(encoder_prefix, network) if start.regime == "encoder" else ""
+        if weights is not None and part is not None and dataset is not None:
+            self.tried(matching_weights, weights, network, part, start.weights)
 
 
-def _check_network(proxy: ProxyConfig, classes: int) -> None:
-    """Raise the error of a network that can't be built, or of weights that don't fit."""
-    network = build_network(proxy.network.name, 3, classes, **proxy.network.options)
-    start = proxy.start
-    part = encoder_prefix(network) if start.regime == "encoder" else ""
-    if start.weights is not None:
-        matching_weights(read_weights(start.weights), network, part, start.weights)
+def _check_search(config: StudyConfig) -> None:
+    LossFamily.of(config).check()
+    algorithm_of(config)
 
 
 def _tried(proxy: Proxy, loss: Loss) -> tuple[int, float | None, float, float]:

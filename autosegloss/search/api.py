@@ -16,7 +16,7 @@ from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import guard_shares
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Proxy
-from autosegloss.search.algorithms import ALGORITHMS
+from autosegloss.search.algorithms import ALGORITHMS, Algorithm
 from autosegloss.search.folder import (
     CONFIG_FILE,
     JOURNAL_FILE,
@@ -70,6 +70,7 @@ def search(
     settled = as_config(config)
     folder = _folder(config, out)
     LossFamily.of(settled).check()
+    algorithm_of(settled)  # refuses a searcher that can't be imported
     chosen = choose_runner(runner, settled.resources, address)
     if check_folder(folder, SEARCH_FILES, "search", resume) and not settled.names_classes:
         _refuse_another_configuration(folder, settled)
@@ -195,11 +196,22 @@ def found_loss(folder: str | os.PathLike[str]) -> Loss:
     raise RefusedError(f"{folder}: the search {what}{command}.")
 
 
+def algorithm_of(config: StudyConfig) -> Algorithm[Any]:
+    """The search algorithm of a configuration.
+
+    Raises:
+        InputError: The searcher of the algorithm `tune` can't be imported.
+    """
+    build = ALGORITHMS[config.search.algorithm]
+    algorithm: Algorithm[Any] = build(start=LossFamily.of(config).start, **config.search.options)
+    return algorithm
+
+
 def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None = None) -> Study:
     """The study of a configuration, in the state that its journal records."""
     family = LossFamily.of(config)
     return Study(
-        ALGORITHMS[config.search.algorithm](start=family.start, **config.search.options),
+        algorithm_of(config),
         journal,
         family.content,
         CROSS_ENTROPY,

@@ -68,4 +68,4 @@ def test_an_error_outside_the_users_code_has_no_place() -> None:
     error = caught(import_function, "nothing", "data")
     assert error.__traceback__ is not None
     error.__traceback__ = error.__traceback__.tb_next
-    assert where(error).startswith("InputError: data must be")
+    assert where(error).startswith("data must be"), "the class of an error of the package says nothing"

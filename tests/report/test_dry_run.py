@@ -141,6 +141,55 @@ def test_all_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
+def test_mistakes_of_reading_and_all_others_are_told_in_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = {"name": "folder", "classes": 2, "root": str(tmp_path / "nowhere")}
+    wrong: dict[str, Any] = {
+        "metric": "moiu",
+        "search": {"steps": 0, "algorithm": "tune", "searcher": "nomodule:searcher"},
+        "proxy": {
+            "data": folder,
+            "network": {"name": "nomodule:net"},
+            "start": {"regime": "checkpoint", "weights": "nothing.pt"},
+        },
+        "compare": {
+            "losses": ["jlm"],
+            "metrics": ["dicee", "miou"],
+            "settings": {"other": {"proxy": {"data": {"root": "nosuchroot"}}}, "none": {"proxy": {"daat": 1}}},
+        },
+    }
+    code, _, error = run(tmp_path, capsys, wrong)
+    assert code == 2
+    first, *lines = error.splitlines()
+    assert first == "InputError: 10 mistakes:"
+    for line, part in zip(
+        [*sorted(lines[:4]), *lines[4:]],
+        (
+            "compare.metrics.0: unknown metric `dicee`",
+            "compare.settings.none.proxy.daat: unknown key",
+            "metric: unknown metric `moiu`",
+            "search.steps: must be at least 1",
+            "searcher `nomodule:searcher`: no module",
+            "masks: no such folder",
+            "network `nomodule:net`: no module",
+            "nothing.pt: can't be read",
+            "nosuchroot/masks: no such folder",
+            "`jlm` is not a loss (did you mean `jml`?)",
+        ),
+        strict=True,
+    ):
+        assert part in line, (line, part)
+    assert len(error) <= 1000
+    code, _, error = run(tmp_path, capsys, {"search": {"steps": 0}, "retrain": {"data": {"seed": -1}}})
+    assert code == 2
+    assert [line.partition("(")[0] for line in error.splitlines()][2] == (
+        "- DataError: data set `shapes`: seed must be a non-negative integer, got -1."
+    )
+    code, _, error = run(tmp_path, capsys, {"search": {"steps": 0}})
+    assert error == f"ConfigError: {tmp_path / 'tiny.yaml'}:1: search.steps: must be at least 1, got `0`\n", "as it is"
+
+
 def test_labels_and_start_are_tried_without_their_whole_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

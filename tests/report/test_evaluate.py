@@ -549,7 +549,7 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
         (["--metric", "mIoU"], "InputError: unknown metric `mIoU` (did you mean `miou`?)."),
         (["--metric", "miou,"], "InputError: --metric 'miou,': a metric is missing; "),
         (["--metric", "bf1(radius=1"], "ParseError: "),
-        (["--num-classes", "0"], "InputError: num_classes must be an integer of at least 1, got 0."),
+        (["--num-classes", "0"], "InputError: num_classes must be an integer from 1 to 65536, got 0."),
         (["--num-classes", "x"], "InputError: argument --num-classes: invalid int value: 'x'. See: "),
         (["--worst", "0"], "InputError: --worst must be at least 1, got 0.\n"),
         (["--images", "target"], "InputError: --images: the pictures are shown in the contact sheet; "),

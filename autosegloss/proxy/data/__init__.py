@@ -1,6 +1,7 @@
-"""Data sets for proxies: each is one module with a function `load(**options) -> Dataset`.
+"""Data sets for proxies: each is one module with a function `load(**options) -> Read`.
 
-Those that are read from files decode and resize them once, see `autosegloss.proxy.data.files`.
+It checks the options and the names of files, and returns the function that reads them. Those that are read from files
+decode and resize them once, see `autosegloss.proxy.data.files`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -279,6 +280,10 @@ class Dataset:
         return self.validation.images[number], self.validation.labels[number]
 
 
+Read: TypeAlias = Callable[[], Dataset]
+"""Reads a data set."""
+
+
 def load_dataset(name: str, **options: object) -> Dataset:
     """Load a data set by name.
 
@@ -296,26 +301,27 @@ def load_dataset(name: str, **options: object) -> Dataset:
     return reader(name, options)().check()
 
 
-def reader(name: str, options: Mapping[str, Any]) -> Callable[[], Dataset]:
-    """The function that reads a data set; its name and options are checked, no file is read.
+def reader(name: str, options: Mapping[str, Any]) -> Read:
+    """The function that reads a data set; its name, its options and the names of its files are checked by then.
 
     Raises:
-        DataError: The name or an option is unknown, or an option is missing.
+        DataError: The name or an option is unknown, an option is missing or wrong, or files are missing.
+        InputError: The function `module:function` can't be imported.
     """
     if ":" in name:
-        own: Callable[..., Dataset] = importlib.import_module("autosegloss.proxy.data.custom").load
-        return partial(own, name, options)
+        own: Callable[..., Read] = importlib.import_module("autosegloss.proxy.data.custom").load
+        return own(name, options)
     if name not in READERS:
         raise DataError(
             f"unknown data set `{cut(name)}`{did_you_mean(name, READERS)}; known: {', '.join(READERS)}, and "
             "`module:function` for your own."
         )
-    load: Callable[..., Dataset] = importlib.import_module(READERS[name]).load
+    load: Callable[..., Read] = importlib.import_module(READERS[name]).load
     check_options(f"data set `{name}`", load, options)
     for option, parameter in inspect.signature(load).parameters.items():
         if parameter.default is parameter.empty and option not in options:
             raise DataError(f"data set `{name}`: missing option `{option}`; set proxy.data.{option}.")
-    return partial(load, **options)
+    return load(**options)
 
 
 def _names(names: Sequence[str]) -> str:

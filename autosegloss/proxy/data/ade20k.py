@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset
+from autosegloss.proxy.data import IGNORE_INDEX, Read
 from autosegloss.proxy.data.files import Source, path_of
 from autosegloss.proxy.data.values import ValueMap
 
@@ -20,7 +20,7 @@ def load(
     heldout: int | float = 2000,
     seed: int = 0,
     cache: str | None = None,
-) -> Dataset:
+) -> Read:
     """Read ADE20K: 20,210 training and 2,000 validation images, 150 classes; label 0, "other", is ignored.
 
     Args:
@@ -30,6 +30,9 @@ def load(
         heldout: Number of held-out training images for rewards, or their share below 1; 2,000 as in validation.
         seed: Decides which ones.
         cache: Folder for the decoded images; by default the user's cache folder.
+
+    Returns:
+        A function that decodes the files, whose names are checked.
 
     Raises:
         DataError: Files are missing or can't be used, or an option is wrong.
@@ -42,7 +45,7 @@ def load(
     train, validation = source.pairs(
         [(folder / "images" / part, folder / "annotations" / part) for part in ("training", "validation")], (".jpg",)
     )
-    return source.dataset(train, validation, size=size, heldout=heldout, seed=seed, cache=cache)
+    return source.reader(train, validation, size=size, heldout=heldout, seed=seed, cache=cache)
 
 
 def _names(path: Path) -> tuple[str, ...]:

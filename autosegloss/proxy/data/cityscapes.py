@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset
+from autosegloss.proxy.data import IGNORE_INDEX, Read
 from autosegloss.proxy.data.files import Source, path_of
 from autosegloss.proxy.data.values import ValueMap
 
@@ -26,7 +26,7 @@ def load(
     heldout: int | float = 500,
     seed: int = 0,
     cache: str | None = None,
-) -> Dataset:
+) -> Read:
     """Read Cityscapes with fine annotations: 2,975 training and 500 validation images, 19 classes.
 
     Args:
@@ -36,6 +36,9 @@ def load(
         heldout: Number of held-out training images for rewards, or their share below 1; 500 as published.
         seed: Decides which ones.
         cache: Folder for the decoded images; by default the user's cache folder.
+
+    Returns:
+        A function that decodes the files, whose names are checked.
 
     Raises:
         DataError: Files are missing or can't be used, or an option is wrong.
@@ -49,4 +52,4 @@ def load(
         ("_leftImg8bit.png",),
         ("_gtFine_labelIds.png",),
     )
-    return source.dataset(train, validation, size=size, heldout=heldout, seed=seed, cache=cache)
+    return source.reader(train, validation, size=size, heldout=heldout, seed=seed, cache=cache)

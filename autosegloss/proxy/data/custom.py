@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from autosegloss.errors import DataError, SearchError, cut, shown
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split, check_options, class_names, listing
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Read, Split, check_options, class_names, listing
 from autosegloss.proxy.data.files import random_split
 from autosegloss.proxy.data.pictures import rgb
 from autosegloss.proxy.imports import import_function
@@ -25,11 +25,12 @@ UNUSABLE = "items that can't be used"
 
 REQUIRED = ("classes", "train", "validation")
 OPTIONAL = ("heldout", "ignore_index")
+_DRAWN = 10**7  # items from which some are held out: an order of so many is drawn in a second
 _MOST = 100  # mistakes of a part, after which reading stops: a length may be wrong by any number
 
 
-def load(name: str, options: Mapping[str, Any]) -> Dataset:
-    """Read the data sets that a function returns.
+def load(name: str, options: Mapping[str, Any]) -> Read:
+    """The data sets that a function returns.
 
     The function returns a mapping with the keys
 
@@ -48,11 +49,26 @@ def load(name: str, options: Mapping[str, Any]) -> Dataset:
         name: "module:function".
         options: The function's arguments.
 
+    Returns:
+        A function that calls yours and reads all items. It raises DataError if the function or an item raises an error,
+        returns something else, or items can't be used; the error lists them.
+
     Raises:
         InputError: The function can't be imported.
-        DataError: The function or an item raises an error, returns something else, or items can't be used; the error
-            lists them.
+        DataError: It has no such option.
     """
+    _function(name, options)
+    return partial(_dataset, name, options)
+
+
+def _function(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function, if it takes the options."""
+    function = import_function(name, "data set")
+    check_options(f"data set `{name}`", function, options)
+    return function
+
+
+def _dataset(name: str, options: Mapping[str, Any]) -> Dataset:
     owner = f"data set `{name}`"
     given = _given(name, options)
     classes, ignored = class_names(owner, given["classes"]), given.get("ignore_index")
@@ -61,6 +77,8 @@ def load(name: str, options: Mapping[str, Any]) -> Dataset:
     kept: Sequence[int] = range(reading.length("train", train))
     apart: Split | None
     if isinstance(heldout, int | float):
+        if len(kept) > _DRAWN:
+            raise DataError(f"{owner}: the length (`__len__`) of train is {len(kept)}; at most {_DRAWN} can be read.")
         kept, drawn = random_split(owner, "heldout", len(kept), heldout, seed=0)
         apart = reading.split("train", train, drawn)
         whole = reading.split("train", train, kept)
@@ -87,8 +105,7 @@ def load(name: str, options: Mapping[str, Any]) -> Dataset:
 def _given(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Call the function and check the keys of the mapping that it returns."""
     owner = f"data set `{name}`"
-    function = import_function(name, "data set")
-    check_options(owner, function, options)
+    function = _function(name, options)
     with users_code(f"{owner}: the function fails", DataError, passing=SearchError):
         given: Mapping[str, Any] = function(**options)
     keys = set(given) if isinstance(given, Mapping) else set()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from PIL import Image
 
 from autosegloss.errors import DataError, shown
 from autosegloss.files import locked
-from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Split, listing, open_array
+from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Read, Split, listing, open_array
 from autosegloss.proxy.data.pictures import (
     ColoursError,
     files_by_name,
@@ -41,6 +41,7 @@ Pair = tuple[Path, Path]
 _FORMAT = 4  # of what is in the cache; a new one leaves the old to be deleted
 _IMAGES, _LABELS, _CONTENTS = "images.npy", "labels.npy", "contents.json"
 _DENSE = 2**16  # values below it are counted without sorting
+_LARGEST_SIDE = 2**14  # pixels: a picture of 16,384 x 16,384 takes a gigabyte
 _DECODED = 64  # pairs at a time, which bounds the memory
 _LOCK = re.compile(r"(.+-[0-9a-f]{24})\.lock")
 UNUSABLE = "files that can't be used"
@@ -140,7 +141,7 @@ class Source:
             what += f"; all are paired with `{option}: {shown(*suffixes)[1:-1]}`"
         self.refuse(what, lines)
 
-    def dataset(
+    def reader(
         self,
         train: Sequence[Pair],
         validation: Sequence[Pair],
@@ -151,8 +152,8 @@ class Source:
         cache: object,
         note: str = "",
         remarks: tuple[str, ...] = (),
-    ) -> Dataset:
-        """The data set of a training and a validation list, of which all files are decoded or found in the cache.
+    ) -> Read:
+        """A function that reads a training and a validation list: all files are decoded, or found in the cache.
 
         Args:
             train: The training list, of which a part is held out.
@@ -165,7 +166,8 @@ class Source:
             remarks: See `Dataset`.
 
         Raises:
-            DataError: An option is invalid, or files are missing or can't be used; the error lists all of these.
+            DataError: An option is invalid, or files are missing; the error lists all of these. The function raises it
+                if files can't be used.
         """
         wanted, folder = self._size(size), _cache(cache)
         unusable: dict[str, list[str]] = {}
@@ -181,7 +183,17 @@ class Source:
         if len(real) < len(train):
             counted = Counter(os.path.realpath(image) for image, _ in train)
             self.refuse("images that are given twice", [str(real[each]) for each, n in counted.items() if n > 1])
-        parts = (kept, apart, validation, train)
+        return partial(self._dataset, (kept, apart, validation, train), wanted, folder, note, remarks)
+
+    def _dataset(
+        self,
+        parts: Sequence[Sequence[Pair]],
+        wanted: tuple[int, int] | None,
+        folder: Path,
+        note: str,
+        remarks: tuple[str, ...],
+    ) -> Dataset:
+        *_, validation, train = parts
         shape = wanted or self._one_size(train)
         one, two, unseen, whole = (CachedSplit(self, tuple(pairs), shape, folder) for pairs in parts)
         sweep(folder)
@@ -247,9 +259,13 @@ class Source:
         sides = [size, size] if isinstance(size, int) else size
         if sides is None:
             return None
-        if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int] and min(sides) > 0:
-            return sides[0], sides[1]
-        raise self.error(f"size must be positive integers, one side or [height, width], got {shown(size)}.")
+        if isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int]:
+            height, width = sides
+            if min(sides) > 0 and max(sides) <= _LARGEST_SIDE:
+                return height, width
+        raise self.error(
+            f"size must be integers from 1 to {_LARGEST_SIDE}, one side or [height, width], got {shown(size)}."
+        )
 
     def _one_size(self, pairs: Sequence[Pair]) -> tuple[int, int]:
         """The common size of the pictures; those that can't be opened are reported later."""

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from autosegloss.errors import DataError, shown
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset, class_names
+from autosegloss.proxy.data import IGNORE_INDEX, Read, class_names
 from autosegloss.proxy.data.files import Files, Pair, Source, path_of
 from autosegloss.proxy.data.pictures import LABELS, PICTURES, name_pattern
 from autosegloss.proxy.data.splits import alike_neighbours, pick, read_groups, read_split
@@ -38,7 +38,7 @@ def load(
     heldout: int | float | str | None = None,
     seed: int = 0,
     cache: str | None = None,
-) -> Dataset:
+) -> Read:
     """Read images, and masks whose pixels hold classes.
 
     Args:
@@ -70,6 +70,9 @@ def load(
             `heldout` of `split`, and without it 0.2.
         seed: Seed of the random splits.
         cache: Folder for the decoded images; by default the user's cache folder.
+
+    Returns:
+        A function that decodes the files, whose names are checked.
 
     Raises:
         DataError: Files are missing or can't be used, or an option is wrong.
@@ -128,7 +131,7 @@ def load(
         given = {"held-out": heldout, "validation": validation}
         drawn = {part: list(in_parts[part].values()) for part in in_parts if not isinstance(given.get(part), str)}
         remark = alike_neighbours(drawn)
-    return source.dataset(
+    return source.reader(
         training,
         unseen,
         size=size,

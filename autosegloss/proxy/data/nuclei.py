@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 from PIL import Image
 
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Read, Split
 from autosegloss.proxy.data.package_files import package_file
 
+FILES = ("img2d.tif", "mask2d.tif")
 TILE = 64
 # 480 of the 512 columns, in whole tiles for the two splits that are scored, with 16 columns between any two.
 COLUMNS = {"train": (0, 224), "heldout": (240, 368), "validation": (384, 512)}
 
 
-def load() -> Dataset:
-    """Load the nuclei: background, interior and border of each nucleus.
+def load() -> Read:
+    """The nuclei: background, interior and border of each nucleus.
 
     One image of 512x512 pixels is split by columns with gaps of 16. Tiles of the training part overlap; those of the
     other two do not, so that no pixel is scored twice.
 
     Returns:
-        319 training, 16 held-out and 16 validation tiles of 64x64; the grey image fills all three channels.
+        A function that reads 319 training, 16 held-out and 16 validation tiles of 64x64; the grey image fills
+            all three channels.
 
     Raises:
         DataError: The package that ships the image is not installed.
@@ -30,7 +34,13 @@ def load() -> Dataset:
     Reference: the test image of stardist (BSD-3-Clause), from Caicedo et al., Nucleus segmentation across imaging
     experiments: the 2018 Data Science Bowl, Nature Methods 16, 2019.
     """
-    image, nuclei = _read("img2d.tif"), _read("mask2d.tif")
+    for file in FILES:
+        _path(file)
+    return _dataset
+
+
+def _dataset() -> Dataset:
+    image, nuclei = map(_read, FILES)
     labels = _classes(nuclei)
     train, heldout, validation = (
         _tiles(image[:, start:stop], labels[:, start:stop], stride=TILE // 4 if name == "train" else TILE)
@@ -39,8 +49,12 @@ def load() -> Dataset:
     return Dataset("nuclei", ("background", "interior", "border"), IGNORE_INDEX, train, heldout, validation)
 
 
+def _path(name: str) -> Path:
+    return package_file("nuclei", "stardist", f"data/images/{name}", "the image")
+
+
 def _read(name: str) -> NDArray[np.uint16]:
-    with Image.open(package_file("nuclei", "stardist", f"data/images/{name}", "the image")) as file:
+    with Image.open(_path(name)) as file:
         return np.asarray(file, dtype=np.uint16)
 
 

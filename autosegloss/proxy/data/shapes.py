@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from autosegloss.errors import DataError, shown
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Split
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Read, Split
 
 SIZE = 64
 CLASSES = ("background", "region", "ellipse", "polygon", "curve", "dot")
@@ -22,12 +24,13 @@ NOISE = 10.0
 # How far a simulated annotator moves a boundary: standard deviation along each axis, and length over which it varies,
 # in pixels. Chosen such that a curve of one pixel seldom has the majority of three annotators.
 MOVED, SMOOTH = 1.0, 4.0
+MOST_ANNOTATORS = 255  # each takes a megabyte and part of a second
 
 Maps = NDArray[np.float32]
 Masks = NDArray[np.bool_]
 
 
-def load(seed: int = 0, annotators: int = 0) -> Dataset:
+def load(seed: int = 0, annotators: int = 0) -> Read:
     """Draw the shapes: a blob-like region, ellipses, polygons, a thin curve and tiny dots on a textured background.
 
     On average 75.7% of the pixels are background, 13.9 region, 6.1 ellipse, 3.2 polygon, 0.97 curve and 0.24 dots.
@@ -41,14 +44,20 @@ def load(seed: int = 0, annotators: int = 0) -> Dataset:
             leaves a pixel to the background. Held-out and validation labels stay the true ones.
 
     Returns:
-        256 training, 128 held-out and 256 validation images of 64x64.
+        A function that draws 256 training, 128 held-out and 256 validation images of 64x64.
 
     Raises:
-        DataError: An option is not a non-negative integer.
+        DataError: An option is not a non-negative integer, or there are more than 255 annotators.
     """
     for option, value in (("seed", seed), ("annotators", annotators)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise DataError(f"data set `shapes`: {option} must be a non-negative integer, got {shown(value)}.")
+    if annotators > MOST_ANNOTATORS:
+        raise DataError(f"data set `shapes`: annotators must be at most {MOST_ANNOTATORS}, got {shown(annotators)}.")
+    return partial(_dataset, seed, annotators)
+
+
+def _dataset(seed: int, annotators: int) -> Dataset:
     train, heldout, validation = (
         _draw(np.random.default_rng((seed, number)), count) for number, count in enumerate(IMAGES.values())
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autosegloss.proxy.data import IGNORE_INDEX, Dataset
+from autosegloss.proxy.data import IGNORE_INDEX, Read
 from autosegloss.proxy.data.files import Pair, Source, path_of
 from autosegloss.proxy.data.values import ValueMap
 
@@ -27,7 +27,7 @@ def load(
     heldout: int | float = 1500,
     seed: int = 0,
     cache: str | None = None,
-) -> Dataset:
+) -> Read:
     """Read PASCAL VOC 2012: background and 20 object classes; contours and ambiguous regions are ignored.
 
     The training list is `trainaug` (10,582 images) if present, otherwise `train` (1,464); the validation list is `val`.
@@ -40,6 +40,9 @@ def load(
         seed: Decides which ones.
         cache: Folder for the decoded images; by default the user's cache folder.
 
+    Returns:
+        A function that decodes the files, whose names are checked.
+
     Raises:
         DataError: Files are missing or can't be used, or an option is wrong.
 
@@ -51,7 +54,7 @@ def load(
     name = "trainaug" if (lists / "trainaug.txt").is_file() else "train"
     training, validation = _pairs(source, lists / f"{name}.txt"), _pairs(source, lists / "val.txt")
     note = f"PASCAL VOC 2012, training list `{name}`."
-    return source.dataset(training, validation, size=size, heldout=heldout, seed=seed, cache=cache, note=note)
+    return source.reader(training, validation, size=size, heldout=heldout, seed=seed, cache=cache, note=note)
 
 
 def _pairs(source: Source, path: Path) -> list[Pair]:

@@ -139,6 +139,7 @@ def short(): return data(validation=Items(fails=IndexError("out of range")))
 def no_length(): return data(validation=NoLength())
 def bad_length(): return data(train=BadLength())
 def endless(): return data(train=Items(10**12))
+def endless_to_draw_from(): return data(train=Items(10**18), heldout=0.2)
 def endless_and_raises(): return data(train=Items(10**12, fails=KeyError("x")))
 def nothing(): return data(train=Items(item=[]), heldout=None)
 def a_dict(): return data(validation=Items(item={"image": 1, "mask": 2}))
@@ -181,6 +182,10 @@ def fine(**anything): return data(ignore_index=-100)
         (
             "endless",
             r"train has 1000000000000 images, which take 2.38e\+05 GiB, more than the .* GiB of this machine's",
+        ),
+        (
+            "endless_to_draw_from",
+            "the length (`__len__`) of train is 1000000000000000000; at most 10000000 can be read.",
         ),
         ("endless_and_raises", "items that can't be used (100):\n  train[0]: my_data.py:12: KeyError: 'x'\n"),
         ("nothing", "heldout must be a data set with a length (`__len__`) and items (`__getitem__`), got NoneType"),
