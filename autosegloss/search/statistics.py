@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import t as student
+import scipy
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Score:
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The mean of two or more values, and the ends of its 95% t-interval."""
     mean = statistics.fmean(values)
-    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
     return mean, mean - half, mean + half
 
 
@@ -86,7 +86,7 @@ class Difference:
         mean, low, high = t_interval(gains)
         error = statistics.stdev(gains) / math.sqrt(len(gains))
         # A standard error of 0: the difference is the same on every seed.
-        p = 2 * float(student.sf(abs(mean) / error, len(gains) - 1)) if error > 0 else float(mean == 0)
+        p = 2 * float(scipy.stats.t.sf(abs(mean) / error, len(gains) - 1)) if error > 0 else float(mean == 0)
         return cls(mean, low, high, p)
 
 
