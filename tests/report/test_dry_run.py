@@ -79,7 +79,7 @@ def test_workers_that_have_no_memory_are_refused(monkeypatch: pytest.MonkeyPatch
         ({"proxy": {"start": {"weights": "nowhere.pt"}}}, "InputError: nowhere.pt: can't be read"),
         (
             {"proxy": {"network": {"name": "torch.nn:Conv2d", "kernel_size": 3}, "start": {"regime": "scratch"}}},
-            "InputError: target must have shape (8, 62, 62) or (8, 1, 62, 62), got (8, 64, 64).",
+            "InputError: network `torch.nn:Conv2d` must return logits of shape (1, 6, 64, 64)",
         ),
         (
             {"proxy": {"train": {"precision": "float16"}}},

@@ -212,7 +212,7 @@ def test_options_reach_their_algorithm_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("searcher", "message"),
     [
-        ("no colon", "searcher must be `module:function`, got `no colon`"),
+        ("no colon", "searcher must be `module:function`, got 'no colon'"),
         ("no_such_module:f", "no module named `no_such_module`"),
         ("math:no_such_function", "no_such_function"),
         ("math:pi", "searcher `math:pi` must be a function, got float"),
