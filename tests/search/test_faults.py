@@ -28,7 +28,7 @@ from rich.console import Console
 from torch import nn
 
 import autosegloss
-from autosegloss.errors import RefusedError, SearchError
+from autosegloss.errors import InputError, RefusedError, SearchError
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy import trial
 from autosegloss.proxy.networks import NETWORKS
@@ -345,7 +345,7 @@ def test_a_trial_with_a_gpu_trains_on_it(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     proxy = proxy_of(scratch)
     for train in (proxy_of(settings).prepare, lambda: proxy.trained(CrossEntropy(), seed=0)):
-        with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
+        with pytest.raises((InputError, AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
             train()
 
 
