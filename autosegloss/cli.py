@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT if isinstance(error, ValueError | TypeError) else FAILED
     except BrokenPipeError:  # the reader of standard output has closed it
         return FAILED
+    except OSError as error:  # a name that is too long for the system, or a disk that fails
+        what = "" if error.filename is None else f"{cut(str(error.filename))}: "
+        _say(f"OSError: {what}{error.strerror or error}.")
+        return BAD_INPUT if error.filename is not None else FAILED
     except KeyboardInterrupt:
         _say("Interrupted. The finished trials of a search are in its journal; continue with --resume.")
         return FAILED
@@ -399,7 +403,7 @@ def _export(given: argparse.Namespace, console: Console) -> None:
 
 def _loss_of(source: str) -> Loss:
     """The loss of a finished search in a folder, of a loss file, or of a name."""
-    return found_loss(source) if Path(source).is_dir() else load_loss(source)
+    return found_loss(source) if os.path.isdir(source) else load_loss(source)
 
 
 # Losses and metrics: show, metrics, evaluate --------------------------------------------------------------------------

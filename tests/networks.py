@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from torch import Tensor, nn
 
 
@@ -16,6 +18,14 @@ class Plain(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.encoder(images).relu())
+
+
+class Hanging(Plain):
+    """Never answers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(3600)
+        return super().forward(images)
 
 
 class Drawing(nn.Module):

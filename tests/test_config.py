@@ -398,7 +398,10 @@ def test_a_metric_that_mixes_axes_keeps_the_text_of_its_error(study: Any) -> Non
 
 def test_an_unknown_metric_is_named_with_one_alike_or_where_all_are_listed(study: Any) -> None:
     assert message(study, "metric: mioo") == "study.yaml:1: metric: unknown metric `mioo` (did you mean `miou`?)."
-    unknown = "study.yaml:1: metric: unknown metric `unheard`; `autosegloss metrics` lists them."
+    unknown = (
+        "study.yaml:1: metric: unknown metric `unheard`; `autosegloss metrics` lists them, and the IoU of a class is"
+    )
+    unknown += " `iou(unheard)`."
     assert message(study, "metric: unheard") == unknown
 
 

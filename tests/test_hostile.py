@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from autosegloss.cli import main
 from autosegloss.errors import MESSAGE, ConfigError, RefusedError, SearchError
+from autosegloss.search.objective import proxy_of
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import limited
 from autosegloss.search.settings import as_config, load_config
@@ -55,7 +57,7 @@ def test_a_hostile_configuration_is_refused(content: bytes, tmp_path: Path) -> N
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert len(str(caught.value)) <= MESSAGE
-    assert str(path) in str(caught.value)
+    assert path.name in str(caught.value)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +70,34 @@ def test_what_is_no_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
         "a\0b": "null byte",
     }.items():
         assert why in refused(["search", name], capsys)
+
+
+def test_names_of_any_length_and_pipes_in_place_of_losses_folders_and_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    long, deep = "n" * 300, "/".join(["d" * 200] * 30)
+    for name in ("pipe", long, deep):
+        for command in (["show"], ["export", "--out", "x.json"], ["report"], ["status"]):
+            refused([*command, name], capsys)
+        refused(["evaluate", "--pred", name, "--target", name, "--num-classes", "2", "--metric", "miou"], capsys)
+    refused(
+        ["evaluate", "--pred", ".", "--target", ".", "--num-classes", "2", "--metric", "miou", "--json", long], capsys
+    )
+    refused(["bench", "loss", "--size", "1000000x21x1000x1000"], capsys)
+
+
+def test_a_disk_that_fails_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    (tmp_path / "c.yaml").write_text("metric: miou")
+    assert main(["search", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--runner", "serial"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "OSError: Input/output error."
 
 
 def test_long_overrides_are_refused_in_a_short_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +120,9 @@ def test_the_time_limit_is_for_what_is_done_once_too_and_never_for_serial_runs()
         time.sleep(60)
     with limited(60, "x"), limited(None, "x"):
         pass
+    hanging = {"network": {"name": "tests.networks:Hanging"}}
+    with pytest.raises(SearchError, match=r"the network, on a single image, exceeded resources\.time_limit, 0\.05 s"):
+        proxy_of(as_config({"metric": "miou", "proxy": hanging, "resources": {"time_limit": 0.05}}))
     with pytest.raises(RefusedError, match=r"resources\.time_limit is 5 s, but with the runner serial"):
         choose_runner("serial", as_config({"metric": "miou", "resources": {"time_limit": 5}}).resources)
 

@@ -374,10 +374,16 @@ def class_weights(
     return weights_of_counts(class_counts(labels, num_classes, ignore_index), kind)
 
 
-def weights_of_counts(counts: Sequence[int], kind: Weighting) -> Tensor:
+def weights_of_counts(given: Sequence[float], kind: Weighting) -> Tensor:
     """`class_weights` of pixels that are counted already."""
     if kind not in get_args(Weighting):
         raise InputError(f"kind is {shown(kind)}; allowed: {', '.join(get_args(Weighting))}.")
+    try:
+        counts = [float(count) for count in given]
+    except (TypeError, ValueError, OverflowError):
+        counts = []
+    if not counts or not all(0 <= count < math.inf for count in counts):
+        raise InputError(f"counts must be the pixels of each class, numbers of at least 0, got {shown(given)}.")
     occurs = [count for count in counts if count > 0]
     power = {"inverse": -1.0, "sqrt_inverse": -0.5, "uniform": 0.0}[kind]
     mean = math.fsum(count**power for count in occurs) / max(1, len(occurs))

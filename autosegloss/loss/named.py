@@ -117,6 +117,8 @@ def _single(name: str, ignore_index: int, reduce_over_ranks: bool, counts: Seque
     path, bare = Path(name), name.strip()
     try:
         if _exists(name) and not path.is_dir():
+            if not path.is_file():  # a pipe would be waited for
+                raise LossFileError(f"{cut(name)}: not a regular file.")
             with path.open("rb") as file:
                 return read_loss(file.read(LARGEST + 1), cut(name), ignore_index, reduce_over_ranks)
     except OSError as error:

@@ -73,7 +73,11 @@ def _metric(spec: str | e.Expr | Mapping[str, object], options: Mapping[str, obj
     if isinstance(spec, str) and (spec.strip().isidentifier() or options):
         name = spec.strip()
         if name not in _CATALOGUE:
-            hint = _class_hint(name) or did_you_mean(name, _CATALOGUE) or "; `autosegloss metrics` lists them"
+            hint = (
+                _class_hint(name)
+                or did_you_mean(name, _CATALOGUE)
+                or (f"; `autosegloss metrics` lists them, and the IoU of a class is `iou({cut(name)})`")
+            )
             raise InputError(f"unknown metric `{cut(name)}`{hint}.")
         return e.check_scalar(_call(_CATALOGUE[name], name, (), options))
     if options:

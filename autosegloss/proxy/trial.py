@@ -105,7 +105,7 @@ class Proxy:
         folder: str | None = None,
         guarded: Mapping[str, Expr] = MappingProxyType({}),
     ) -> Proxy:
-        """Load the data, separate the unlabelled images, and check the network and its weights.
+        """Load the data, separate the unlabelled images, and check that the network can be built and its weights fit.
 
         Args:
             settings: See the class.
@@ -130,9 +130,6 @@ class Proxy:
         guarded = {name: with_class_names(expr, dataset.classes) for name, expr in guarded.items()}
         start, named = settings.start, settings.network
         network = build_network(named.name, dataset.train.images.shape[1], len(dataset.classes), **named.options)
-        if not gpus:  # a network may be made for GPUs alone; there the pretraining shows it
-            images = torch.zeros(1, *dataset.train.images.shape[1:])
-            check_network(network, named.name, images, len(dataset.classes))
         part = encoder_prefix(network) if start.regime == "encoder" else ""
         weights = None
         if start.weights is not None:
@@ -140,6 +137,18 @@ class Proxy:
         proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights, folder=folder, guarded=guarded)
         labelled, unlabelled = proxy._labels.divide(proxy._task)
         return replace(proxy, dataset=replace(dataset, train=labelled), unlabelled=unlabelled)
+
+    def check(self) -> None:
+        """Run the network once on an empty image; not where trials have a GPU, as it may be made for one alone.
+
+        Raises:
+            InputError: The network fails, or returns something else than logits.
+        """
+        if self.gpus:
+            return
+        named, images = self.settings.network, self.dataset.train.images
+        network = build_network(named.name, images.shape[1], len(self.dataset.classes), **named.options)
+        check_network(network, named.name, torch.zeros(1, *images.shape[1:]), len(self.dataset.classes))
 
     def prepare(self) -> Proxy:
         """This proxy with what is made once per study: the pretrained weights, then the soft labels."""

@@ -13,17 +13,18 @@ from autosegloss.metric.settings import guard_metrics
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Evaluation, Proxy
 from autosegloss.search.jobs import Job, Outcome
-from autosegloss.search.runners.base import attempt, failed
+from autosegloss.search.runners.base import attempt, failed, limited
 from autosegloss.search.settings import StudyConfig
 
 
 def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
-    """The proxy that a configuration describes, with its data set unless one is given.
+    """The proxy that a configuration describes, with its data set unless one is given; its network has run once.
 
     Raises:
-        DataError, InputError, RefusedError: See `Proxy.load`.
+        DataError, InputError, RefusedError: See `Proxy.load` and `Proxy.check`.
+        SearchError: The network takes longer than a trial may.
     """
-    return Proxy.load(
+    proxy = Proxy.load(
         config.proxy,
         metric(config.metric),
         seed=config.search.seed,
@@ -32,6 +33,9 @@ def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
         guarded=guard_metrics(config.guard),
         folder=config.folder,
     )
+    with limited(config.resources.time_limit, "the network, on a single image,"):
+        proxy.check()
+    return proxy
 
 
 def announce(dataset: Dataset, on_data: Callable[[Dataset], None] | None) -> None:

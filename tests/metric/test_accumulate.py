@@ -559,7 +559,7 @@ def test_what_is_no_mean_over_classes_has_no_class_values(name: str) -> None:
 
 
 def test_a_metric_that_is_not_counted_has_no_class_values() -> None:
-    with pytest.raises(InputError, match="unknown metric `iou`; `autosegloss metrics` lists them"):
+    with pytest.raises(InputError, match="unknown metric `iou`; known: metric"):
         Accumulator("miou", 3).class_values("iou")
 
 

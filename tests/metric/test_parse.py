@@ -519,7 +519,13 @@ def test_ways_to_name_a_metric() -> None:
             InputError,
             "unknown metric `mioo` (did you mean `miou`?).",
         ),
-        ("unheard_of", {}, InputError, "unknown metric `unheard_of`; `autosegloss metrics` lists them."),
+        (
+            "unheard_of",
+            {},
+            InputError,
+            "unknown metric `unheard_of`; `autosegloss metrics` lists them, and the IoU of a class is "
+            "`iou(unheard_of)`.",
+        ),
         ("miou", {"radius": 3}, InputError, "miou: unknown option `radius`; allowed: background, classes, weights."),
         (
             "biou",

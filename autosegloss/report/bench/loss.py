@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from autosegloss.errors import InputError, RefusedError
+from autosegloss.errors import InputError, RefusedError, cut
 from autosegloss.loss import SurrogateLoss
 from autosegloss.loss.named import load_loss
 from autosegloss.loss.relax import slots
@@ -30,6 +30,7 @@ DTYPES: Final = ("float32", "bfloat16", "float16")
 DEVICES: Final = ("cpu", "cuda")
 LOSSES: Final = ("miou", "dice", "biou", "bf1", "soft_dice", "lovasz", "focal")  # unless others are given
 ROUNDS: Final = 10
+LARGEST: Final = 2**31  # logits
 MIN_ROUNDS: Final = 3  # a median with quartiles needs as many
 IGNORED: Final = 255
 VOID: Final = 0.04  # share of the labels that are ignored: about that of PASCAL VOC
@@ -79,6 +80,8 @@ def checked(size: str, dtype: str, device: str, rounds: int) -> tuple[int, ...]:
     images, classes, *sides = map(int, numbers)
     if images < 1 or not 2 <= classes <= 254 or min(sides) < 16:
         raise InputError(f"size {size} must have 1 image or more, 2 to 254 classes and sides of 16 or more.")
+    if math.prod((images, classes, *sides)) >= LARGEST:
+        raise InputError(f"size {cut(size)} has {LARGEST:,} logits or more, which is more than the kernels index.")
     if rounds < MIN_ROUNDS:
         raise InputError(f"repeats must be {MIN_ROUNDS} or more, got {rounds}.")
     if device == "cuda" and not torch.cuda.is_available():
