@@ -360,7 +360,7 @@ def _add_report(commands: Commands) -> None:
 def _report(given: argparse.Namespace, console: Console) -> None:
     folder = Path(given.folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder.")
+        raise InputError(f"{cut(str(folder))}: there is no such folder.")
     out = Path(given.out) if given.out else folder / PAGE_FILE
     _check_writable(out)
     what = "drawing" if given.no_images else "training again for the pictures"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from autosegloss.errors import DataError, shown
+from autosegloss.errors import DataError, cut, shown
 
 LabelMap = NDArray[np.int64]
 
@@ -75,7 +75,7 @@ def files_by_name(
             is not UTF-8 or has control characters.
     """
     if not _is_folder(folder):
-        raise DataError(f"{folder}: no such folder.")
+        raise DataError(f"{cut(str(folder))}: no such folder.")
     before, _, after = pattern.partition("{name}")
     after, endings = after.lower(), tuple(map(str.lower, endings))
     ends = (after,) if after.endswith(endings) else tuple(after + ending for ending in endings)
