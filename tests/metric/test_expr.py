@@ -79,7 +79,7 @@ def test_a_copied_container_keeps_its_expressions() -> None:
 
 
 def test_nodes_are_not_kept_for_ever() -> None:
-    node = total(dilate(pred, 987654))
+    node = total(dilate(pred, 9876))
     gone = weakref.ref(node)
     del node
     gc.collect()
@@ -354,8 +354,8 @@ def test_what_does_not_fit_together(build: Callable[[], Any], expected: str) -> 
         (lambda: dilate(pred, 2, "round"), 'dilate: shape is \'round\'; allowed: "square", "disk".'),
         (lambda: erode(pred, -1), f"erode: radius is -1; {LENGTH}"),
         (lambda: erode(pred, border=1), "erode: border is 1; allowed: True, False."),
-        (lambda: band(pred, 0), f"band: width is 0; {LENGTH.replace('0 or', '1 or')}"),
-        (lambda: band(pred, 2.5), f"band: width is 2.5; {LENGTH.replace('0 or', '1 or')}"),
+        (lambda: band(pred, 0), f"band: width is 0; {LENGTH.replace('from 0', 'from 1')}"),
+        (lambda: band(pred, 2.5), f"band: width is 2.5; {LENGTH.replace('from 0', 'from 1')}"),
         (lambda: any_class(pred, 1), "any_class: background is 1; allowed: True, False."),
         (lambda: class_mean(I, background="no"), "class_mean: background is 'no'; allowed: True, False."),
         (lambda: total(pred, void="drop"), 'total: void is \'drop\'; allowed: "skip", "keep".'),
