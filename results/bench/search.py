@@ -115,7 +115,7 @@ def _run(size: tuple[int, int], objective: Sleeper) -> tuple[list[tuple[float, f
             )
             RayRunner(WORKERS).run(study, objective)
         trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(t["metrics"]["start"], t["metrics"]["end"]) for t in trials if t["stage"] == "search"], recorded
+    return [(t["metrics"]["start"], t["metrics"]["end"]) for t in trials if t.get("stage") == "search"], recorded
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -95,7 +95,9 @@ def test_the_number_of_classes_changes_nothing(ignored: int) -> None:
         "foreground": total(e.any_class(pred, background=False)),
     }
     values = []
-    for num_classes in (5, 254, 255, 300, 50_000):  # a matrix of the last is beyond what int32 counts
+    for num_classes in (5, 254, 255, 300, 50_000)[
+        : 3 if ignored == 255 else 5
+    ]:  # a matrix of the last is beyond what int32 counts
         accumulators = Accumulators(ALL | extra, num_classes, ignored)
         accumulators.update(guess, truth)
         values.append(accumulators.values())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autosegloss.errors import InputError, TrainingDiverged
+from autosegloss.errors import InputError, SearchError, TrainingDiverged
 from autosegloss.proxy.data import Split
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.networks.weights import matching_weights
@@ -64,12 +64,11 @@ def test_trials_comparisons_and_retrainings_fail_where_logits_are_nan(tmp_path: 
     network = proxy.trained(proxy.loss(CROSS_ENTROPY), 0)
     with pytest.raises(TrainingDiverged, match=DIVERGED):
         proxy.calibration_error(network)
-    compared = compare(CONFIG, ["cross_entropy"], tmp_path / "compare", seeds=2, runner="serial")
-    retrained = retrain(CONFIG, ["cross_entropy"], tmp_path / "retrain", seeds=2)
-    for table in (compared, retrained):
-        assert table is not None
-        assert table.rows[0].runs == (None, None)
-        assert all(error.startswith(f"TrainingDiverged: {DIVERGED}") for error in table.rows[0].errors)
+    failed = rf"all 2 runs failed; .*table\.md has the errors\. First: `cross_entropy`: TrainingDiverged: {DIVERGED}"
+    with pytest.raises(SearchError, match=failed):
+        compare(CONFIG, ["cross_entropy"], tmp_path / "compare", seeds=2, runner="serial")
+    with pytest.raises(SearchError, match=failed):
+        retrain(CONFIG, ["cross_entropy"], tmp_path / "retrain", seeds=2)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

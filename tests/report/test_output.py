@@ -73,13 +73,13 @@ def _write(stream: io.TextIOWrapper) -> None:
 
 
 def test_signals_that_end_a_command_interrupt_it_unless_they_are_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before, ended = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
     try:
         with interruptible():
             signal.raise_signal(signal.SIGHUP)
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) == ended
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -103,11 +103,11 @@ def test_a_process_that_is_killed_leaves_a_last_word(end: str, expected: str) ->
 
 
 SIGNALLED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 from autosegloss.startup import end_quietly_at_interrupts
 sys.argv = ["/bin/autosegloss"]
 end_quietly_at_interrupts()
-import signal
 signal.raise_signal(signal.SIGINT)
 """
 

@@ -453,7 +453,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, on damaged metadata
-@settings(deadline=1000, max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(data=damaged())
 def test_damaged_files_are_refused_or_read(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged"
