@@ -1,7 +1,7 @@
 """Data sets for proxies: each is one module with a function `load(**options) -> Read`.
 
 It checks the options and the names of files, and returns the function that reads them. Those that are read from files
-decode and resize them once, see `autosegloss.proxy.data.files`.
+decode and resize them once, see `autosegloss.proxy.data.cache`.
 """
 
 from __future__ import annotations

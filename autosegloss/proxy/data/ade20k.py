@@ -26,7 +26,7 @@ def load(
     Args:
         root: The folder ADEChallengeData2016. Class names come from its objectInfo150.txt; without that file
             they are numbers.
-        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
+        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.cache`.
         heldout: Number of held-out training images for rewards, or their share below 1; 2,000 as in validation.
         seed: Decides which ones.
         cache: Folder for the decoded images; by default the user's cache folder.

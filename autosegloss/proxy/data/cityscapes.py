@@ -31,7 +31,7 @@ def load(
 
     Args:
         root: The folder of leftImg8bit and gtFine.
-        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
+        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.cache`.
             The images are 1024 x 2048: a square is the middle half of each.
         heldout: Number of held-out training images for rewards, or their share below 1; 500 as published.
         seed: Decides which ones.

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from autosegloss.errors import DataError, SearchError, cut, shown
 from autosegloss.proxy.data import IGNORE_INDEX, Dataset, Read, Split, check_options, class_names, listing
-from autosegloss.proxy.data.files import random_split
 from autosegloss.proxy.data.pictures import rgb
+from autosegloss.proxy.data.splits import random_split
 from autosegloss.proxy.imports import import_function
 from autosegloss.proxy.users_code import users_code, where
 

@@ -1,84 +1,27 @@
-"""Data sets in files: pairs of a picture and a label map, decoded and resized once into a cache that workers share."""
+"""Data sets in files: how pictures and label maps are found, paired and drawn into the parts of a data set."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from autosegloss.errors import DataError, listed, shown
+from autosegloss.proxy.data import IGNORE_INDEX, Dataset, MaskValue, Read, listing
+from autosegloss.proxy.data.cache import CachedSplit, sweep
+from autosegloss.proxy.data.description import Description, Pair, Survey, size_text
+from autosegloss.proxy.data.pictures import files_by_name, picture_size, spelled, suffix_between
+from autosegloss.proxy.data.splits import amount_of, draw_groups, random_split
 
-from autosegloss.errors import DataError, shown
-from autosegloss.files import locked
-from autosegloss.proxy.data import IGNORE_INDEX, Contents, Dataset, MaskValue, Read, Split, listing, open_array
-from autosegloss.proxy.data.pictures import (
-    ColoursError,
-    files_by_name,
-    picture_size,
-    read_labels,
-    read_picture,
-    spelled,
-    suffix_between,
-)
-from autosegloss.proxy.data.splits import draw_groups
-from autosegloss.proxy.data.values import ValueMap, spans
-
-Pair = tuple[Path, Path]
-"""A picture and its label map."""
-
-_FORMAT = 4  # of what is in the cache; a new one leaves the old to be deleted
-_IMAGES, _LABELS, _CONTENTS = "images.npy", "labels.npy", "contents.json"
-_DENSE = 2**16  # values below it are counted without sorting
 _LARGEST_SIDE = 2**14  # pixels: a picture of 16,384 x 16,384 takes a gigabyte
-_DECODED = 64  # pairs at a time, which bounds the memory
-_LOCK = re.compile(r"(.+-[0-9a-f]{24})\.lock")
-UNUSABLE = "files that can't be used"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set in files.
-
-    Args:
-        name: The name of the data set.
-        advice: The expected layout of the files and where to get them, for messages.
-        classes: Names of the classes, in label order.
-        labels: The class of each value or colour that the label maps may hold; `IGNORE_INDEX` for ignored ones.
-        stated: Whether the user, or the data set, says what is ignored; else it is a default.
-        hint: What to do about label maps with other values or colours, for messages.
-    """
-
-    name: str
-    advice: str
-    classes: tuple[str, ...]
-    labels: ValueMap
-    stated: bool = True
-    hint: str = ""
-
-    def error(self, what: str) -> DataError:
-        """An error about the data set."""
-        return DataError(f"data set `{self.name}`: {what}")
-
-    def refuse(self, what: str, mistakes: Iterable[str]) -> None:
-        """Raise an error that lists the mistakes, if there are any."""
-        if lines := sorted(mistakes):
-            raise self.error(listing({what: lines}))
-
-    def missing(self, what: str) -> DataError:
-        """An error about a missing file."""
-        return self.error(f"{what}\n{self.advice}")
+class Source(Description):
+    """A data set in files, and how its files are found, paired and drawn."""
 
     def pairs(
         self,
@@ -217,17 +160,6 @@ class Source:
             ignore_stated=self.stated,
         )
 
-    def refuse_files(self, survey: Survey) -> None:
-        """Raise an error that lists the files that can't be used, by cause, if there are any."""
-        causes = {UNUSABLE: sorted(survey.unusable)} if survey.unusable else {}
-        if survey.wrong:
-            held = spans((value, value) for value in survey.values)
-            allowed = self.labels.spelled(IGNORE_INDEX)
-            causes[f"masks hold {held}, but the {len(self.classes)} classes are {allowed}"] = sorted(survey.wrong)
-        if causes:
-            helps = self.hint and (survey.wrong or survey.coloured)
-            raise self.error(listing(causes) + (f"\n{self.hint}" if helps else ""))
-
     def _seen(self, survey: Survey) -> tuple[MaskValue, ...]:
         found = ((value, self.labels.get(value), pixels) for value, pixels in sorted(survey.values.items()))
         return tuple(MaskValue(spelled(value), label, pixels) for value, label, pixels in found if label is not None)
@@ -251,7 +183,7 @@ class Source:
         if groups is None:
             rest, part = random_split(owner, option, len(pairs), amount, seed)
         else:
-            number, checked = _amount(owner, option, len(pairs), amount, seed)
+            number, checked = amount_of(owner, option, len(pairs), amount, seed)
             rest, part = draw_groups(owner, option, [groups[image] for image, _ in pairs], number, checked)
         return [pairs[i] for i in rest], [pairs[i] for i in part]
 
@@ -274,9 +206,10 @@ class Source:
             with suppress(DataError):
                 sizes.setdefault(picture_size(path), path)
         if len(sizes) > 1:
-            examples = "".join(f"\n  {_shape(size)}, e.g. {path}" for size, path in sorted(sizes.items()))
+            examples = listed([f"  {size_text(size)}, e.g. {path}" for size, path in sorted(sizes.items())])
             raise self.error(
-                f"the pictures have {len(sizes)} different sizes; set the option `size` to resize them:{examples}"
+                f"the pictures have {len(sizes)} different sizes; set the option `size` to resize them:\n"
+                + "\n".join(examples)
             )
         return next(iter(sizes), (1, 1))
 
@@ -287,42 +220,6 @@ def _names(paths: Sequence[Path]) -> tuple[str, ...]:
         return ()
     common = Path(os.path.commonpath([path.parent for path in paths]))
     return tuple(str(path.relative_to(common)) for path in paths)
-
-
-def random_split(owner: str, option: str, total: int, amount: object, seed: object) -> tuple[list[int], list[int]]:
-    """Split the numbers below `total` at random into two ascending lists, the second with `amount` of them.
-
-    Args:
-        owner: What the option belongs to, for messages.
-        option: The name of the option that gives the amount, for messages.
-        total: Number of images.
-        amount: The size of the second list, or its share of `total` below 1.
-        seed: Non-negative.
-
-    Raises:
-        DataError: The amount or the seed is invalid, or one of the lists would be empty.
-    """
-    number, seed = _amount(owner, option, total, amount, seed)
-    order = np.random.default_rng(seed).permutation(total)
-    rest, part = np.sort(order[number:]).tolist(), np.sort(order[:number]).tolist()
-    return rest, part
-
-
-def _amount(owner: str, option: str, total: int, amount: object, seed: object) -> tuple[int, int]:
-    """The number of images that an option asks for, and the seed."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise DataError(f"{owner}: seed must be a non-negative integer, got {shown(seed)}.")
-    number = 0
-    if isinstance(amount, float) and 0 < amount < 1:
-        number = round(amount * total)
-    elif isinstance(amount, int) and not isinstance(amount, bool):
-        number = amount
-    if not 0 < number < total:
-        raise DataError(
-            f"{owner}: {option} must leave images on both sides, as a number of the {total} images or a share below 1, "
-            f"got {shown(amount)}."
-        )
-    return number, seed
 
 
 @dataclass(frozen=True)
@@ -338,261 +235,6 @@ class Files:
     pairs: dict[str, Pair]
     alone: dict[str, str]
     suffix: str = ""
-
-
-@dataclass(frozen=True)
-class CachedSplit:
-    """Pictures and label maps in files, decoded into cached arrays.
-
-    A picture and its labels are scaled proportionally to cover `size`, and centre-cropped: pictures bilinearly with
-    antialiasing, labels to the nearest. The arrays are cached in a folder named by a hash of everything that determines
-    them: paths, sizes and modification times of the files, and the settings. The folder is created atomically, by one
-    process if several need it.
-
-    Args:
-        source: The data set.
-        pairs: The files.
-        size: Height and width in pixels.
-        cache: Folder of the cache.
-    """
-
-    source: Source
-    pairs: tuple[Pair, ...]
-    size: tuple[int, int]
-    cache: Path
-
-    @cached_property
-    def folder(self) -> Path:
-        """The folder of the arrays, existing or not."""
-        try:
-            stats = [(str(path), path.stat()) for pair in self.pairs for path in pair]
-        except OSError as error:
-            raise self.source.missing(f"{error.filename}: can't be read: {error.strerror}.") from None
-        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        labels = self.source.labels
-        text = json.dumps([_FORMAT, self.size, labels.ranges, labels.colours, files])
-        return self.cache / f"{self.source.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
-
-    def split(self) -> Split:
-        """The memory-mapped arrays, created if necessary.
-
-        Raises:
-            DataError: Files can't be used; the error lists them. Or the cache can't be written.
-        """
-        survey = Survey()
-        split = self.read(survey)
-        self.source.refuse_files(survey)
-        assert split is not None  # refused above
-        return split
-
-    def read(self, survey: Survey) -> Split | None:
-        """The memory-mapped arrays, created if necessary, and the values of the masks; None if files can't be used.
-
-        Args:
-            survey: Receives the values of the masks and the mistakes.
-
-        Raises:
-            DataError: The cache can't be written.
-        """
-        if (split := self._found(survey)) is not None:
-            return split
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder.with_suffix(".lock")) as alone:
-                if (split := self._found(survey)) is not None:  # another process has created the folder meanwhile
-                    return split
-                if alone:
-                    _delete_unfinished(self.folder)
-                if not self._made(survey):
-                    return None
-                if (split := self._found(survey)) is None:
-                    raise OSError("what was written can't be read back")
-                return split
-        except OSError as error:
-            size = len(self.pairs) * 4 * self.size[0] * self.size[1] / 2**20
-            raise self.source.error(
-                f"the cache {self.cache} can't be written: {error.strerror or error}. Decoded, these {len(self.pairs)} "
-                f"images take {size:.3g} MiB. Choose another folder with the option `cache`."
-            ) from None
-
-    def _found(self, survey: Survey) -> Split | None:
-        """The arrays in the cache; None if there are none, or if they are damaged."""
-        try:
-            known = json.loads((self.folder / _CONTENTS).read_bytes())
-            split = Split(open_array(self.folder / _IMAGES), open_array(self.folder / _LABELS))
-            values = Counter({int(value): int(pixels) for value, pixels in known["values"].items()})
-            if split.contents.digest != known["sha256"]:
-                return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, DataError):
-            return None
-        survey.values += values
-        return split
-
-    def _made(self, survey: Survey) -> bool:
-        """Create the folder, unless files can't be used; whether it is there then."""
-        draft = self.folder.with_suffix(f".{secrets.token_hex(4)}.tmp")
-        draft.mkdir()
-        try:
-            found = self._write(draft)
-            if found.mistakes:
-                survey.add(found)
-                return False
-            try:
-                draft.rename(self.folder)
-            except OSError:
-                if not self.folder.is_dir():
-                    raise
-                if self._found(Survey()) is None:  # else, without locks, another process has been faster
-                    damaged = draft.with_suffix(".old.tmp")
-                    self.folder.rename(damaged)
-                    draft.rename(self.folder)
-                    shutil.rmtree(damaged, ignore_errors=True)
-            return True
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-    def _write(self, folder: Path) -> Survey:
-        """Decode all files into two arrays in a folder.
-
-        The arrays are written plainly, not through a memory map, in which a full disk ends the process.
-        """
-        survey, count = Survey(), len(self.pairs)
-        with (
-            (folder / _IMAGES).open("wb") as images,
-            (folder / _LABELS).open("wb") as labels,
-            ThreadPoolExecutor() as threads,  # Pillow releases the GIL while it decodes and resizes
-        ):
-            for file, channels in ((images, (3,)), (labels, ())):
-                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *channels, *self.size)}
-                np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, count, _DECODED):
-                for picture, classes, found in threads.map(self._decoded, range(start, min(start + _DECODED, count))):
-                    survey.add(found)
-                    if not survey.mistakes:
-                        images.write(picture)
-                        labels.write(classes)
-        if not survey.mistakes:
-            written = Contents.of(Split(open_array(folder / _IMAGES), open_array(folder / _LABELS)))
-            known = {"values": survey.values, "sha256": written.digest}
-            (folder / _CONTENTS).write_text(json.dumps(known), encoding="ascii")
-        return survey
-
-    def _decoded(self, index: int) -> tuple[bytes, bytes, Survey]:
-        """A picture (3, H, W) and its classes (H, W) of the arrays; empty if the files can't be used."""
-        survey = Survey()
-        if (found := self._pair(index, survey)) is None:
-            return b"", b"", survey
-        picture, classes = found
-        resized = np.asarray(_covering(picture, self.size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        return (
-            resized.tobytes(),
-            _covering(Image.fromarray(classes), self.size, Image.Resampling.NEAREST).tobytes(),
-            survey,
-        )
-
-    def full_size(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A picture scaled as in the arrays but not cropped, (3, h, w), and its original labels, (H, W).
-
-        Raises:
-            DataError: The files can't be used.
-        """
-        survey = Survey()
-        found = self._pair(index, survey)
-        self.source.refuse_files(survey)
-        assert found is not None  # refused above
-        picture, labels = found
-        height, width = self.size
-        scale = max(height / picture.height, width / picture.width)
-        size = round(scale * picture.width), round(scale * picture.height)
-        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1), labels
-
-    def _pair(self, index: int, survey: Survey) -> tuple[Image.Image, NDArray[np.uint8]] | None:
-        """A picture and the classes of its pixels, (H, W), at the original size; None if the files can't be used."""
-        image, mask = self.pairs[index]
-        picture = values = None
-        try:
-            picture = read_picture(image)
-        except DataError as error:
-            survey.unusable.append(f"{image}: {error}")
-        try:
-            values = read_labels(mask, self.source.labels.colours)
-        except DataError as error:
-            survey.unusable.append(f"{mask}: {error}")
-            survey.coloured |= isinstance(error, ColoursError)
-        if values is None:
-            return None
-        seen, pixels = _counted(values)
-        survey.values.update(dict(zip(seen.tolist(), pixels.tolist(), strict=True)))
-        if picture is not None and values.shape != picture.size[::-1]:
-            survey.unusable.append(
-                f"{mask}: must be {_shape(picture.size[::-1])}, like its picture, got {_shape(values.shape)}"
-            )
-        found = [self.source.labels.get(value) for value in seen.tolist()]
-        if wrong := [value for value, label in zip(seen.tolist(), found, strict=True) if label is None]:
-            held = spans((value, value) for value in wrong)
-            survey.wrong.append(f"{mask}: {held} at {pixels[np.isin(seen, wrong)].sum()} of {values.size} pixels")
-        if picture is None or survey.mistakes:
-            return None
-        classes = np.array(found, np.uint8)
-        if seen[-1] < _DENSE and seen[0] >= 0:
-            table = np.zeros(seen[-1] + 1, np.uint8)
-            table[seen] = classes
-            return picture, table[values]
-        return picture, classes[np.searchsorted(seen, values)]
-
-
-@dataclass
-class Survey:
-    """What reading files has shown.
-
-    Args:
-        values: Number of pixels of each value of the label maps.
-        unusable: Files that can't be read, or whose sizes differ.
-        coloured: Whether some of these are label maps that hold colours.
-        wrong: Label maps with values that the data set does not have.
-    """
-
-    values: Counter[int] = field(default_factory=Counter)
-    unusable: list[str] = field(default_factory=list)
-    coloured: bool = False
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def mistakes(self) -> bool:
-        """Whether there are files that can't be used."""
-        return bool(self.unusable or self.wrong)
-
-    def add(self, other: Survey) -> None:
-        """Take over what another one has."""
-        self.values += other.values
-        self.unusable += other.unusable
-        self.coloured |= other.coloured
-        self.wrong += other.wrong
-
-
-def _counted(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct values, ascending, and how many pixels have each."""
-    if values.min() < 0 or values.max() >= _DENSE:
-        seen, pixels = np.unique(values, return_counts=True)
-        return seen, pixels
-    pixels = np.bincount(values.ravel())
-    seen = np.flatnonzero(pixels)
-    return seen, pixels[seen]
-
-
-def sweep(cache: Path) -> None:
-    """Delete what killed processes have left in a cache; what another process is making stays."""
-    with suppress(OSError):  # no such folder yet, or one that can't be written
-        for lock in cache.iterdir():
-            if name := _LOCK.fullmatch(lock.name):
-                with suppress(OSError), locked(lock, wait=False) as alone:
-                    if alone:
-                        _delete_unfinished(lock.with_name(name[1]))
-
-
-def _delete_unfinished(folder: Path) -> None:
-    for draft in folder.parent.glob(f"{folder.name}.*.tmp"):
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _cache(folder: object) -> Path:
@@ -611,16 +253,3 @@ def path_of(option: str, value: object) -> Path:
     if not isinstance(value, str | Path):
         raise DataError(f"proxy.data.{option} must be the path of a folder, got {shown(value)}.")
     return Path(value).expanduser().absolute()
-
-
-def _covering(picture: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
-    """A picture scaled to cover (height, width), and centre-cropped."""
-    height, width = size
-    scale = min(picture.height / height, picture.width / width)
-    across, down = min(scale * width, picture.width), min(scale * height, picture.height)  # rounding may exceed them
-    left, top = (picture.width - across) / 2, (picture.height - down) / 2
-    return picture.resize((width, height), how, box=(left, top, left + across, top + down))
-
-
-def _shape(size: tuple[int, ...]) -> str:
-    return f"{size[1]} x {size[0]} (width x height)"

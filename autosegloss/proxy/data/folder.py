@@ -8,7 +8,8 @@ from pathlib import Path
 
 from autosegloss.errors import DataError, shown
 from autosegloss.proxy.data import IGNORE_INDEX, Read, class_names
-from autosegloss.proxy.data.files import Files, Pair, Source, path_of
+from autosegloss.proxy.data.description import Pair
+from autosegloss.proxy.data.files import Files, Source, path_of
 from autosegloss.proxy.data.pictures import LABELS, PICTURES, name_pattern
 from autosegloss.proxy.data.splits import alike_neighbours, pick, read_groups, read_split
 from autosegloss.proxy.data.values import EXAMPLE, ValueMap, read_values
@@ -64,7 +65,7 @@ def load(
             Images of a folder `validation` may be without a group, but not of one of the training images.
         validation: A folder like `root`; a share, or number, of the training images, drawn at random; or a part of
             `split`. None is `val` or else `test` of `split`, and without them 0.2.
-        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
+        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.cache`.
             None keeps their size, which must be the same for all.
         heldout: Number of held-out training images for rewards, or their share below 1; or a part of `split`. None is
             `heldout` of `split`, and without it 0.2.

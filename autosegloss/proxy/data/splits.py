@@ -285,3 +285,39 @@ def _exists(path: Path) -> bool:
 def _same_end(one: str, other: str) -> bool:
     """Whether one path ends with the other."""
     return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
+
+
+def random_split(owner: str, option: str, total: int, amount: object, seed: object) -> tuple[list[int], list[int]]:
+    """Split the numbers below `total` at random into two ascending lists, the second with `amount` of them.
+
+    Args:
+        owner: What the option belongs to, for messages.
+        option: The name of the option that gives the amount, for messages.
+        total: Number of images.
+        amount: The size of the second list, or its share of `total` below 1.
+        seed: Non-negative.
+
+    Raises:
+        DataError: The amount or the seed is invalid, or one of the lists would be empty.
+    """
+    number, seed = amount_of(owner, option, total, amount, seed)
+    order = np.random.default_rng(seed).permutation(total)
+    rest, part = np.sort(order[number:]).tolist(), np.sort(order[:number]).tolist()
+    return rest, part
+
+
+def amount_of(owner: str, option: str, total: int, amount: object, seed: object) -> tuple[int, int]:
+    """The number of images that an option asks for, and the seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise DataError(f"{owner}: seed must be a non-negative integer, got {shown(seed)}.")
+    number = 0
+    if isinstance(amount, float) and 0 < amount < 1:
+        number = round(amount * total)
+    elif isinstance(amount, int) and not isinstance(amount, bool):
+        number = amount
+    if not 0 < number < total:
+        raise DataError(
+            f"{owner}: {option} must leave images on both sides, as a number of the {total} images or a share below 1, "
+            f"got {shown(amount)}."
+        )
+    return number, seed

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from autosegloss.proxy.data import IGNORE_INDEX, Read
-from autosegloss.proxy.data.files import Pair, Source, path_of
+from autosegloss.proxy.data.description import Pair
+from autosegloss.proxy.data.files import Source, path_of
 from autosegloss.proxy.data.values import ValueMap
 
 _NAMES = (
@@ -34,7 +35,7 @@ def load(
 
     Args:
         root: The folder VOC2012.
-        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.files`.
+        size: What images are brought to: the sides of squares, or [height, width]; see `autosegloss.proxy.data.cache`.
         heldout: Number of held-out training images for rewards, or their share below 1; 1,500 as published, which needs
             the larger list.
         seed: Decides which ones.

@@ -192,10 +192,10 @@ def test_two_writers_without_locks_do_not_tear_a_cache(read, tmp_path, monkeypat
 
 PROCESS = """
 import os, sys
-from autosegloss.proxy.data import files, load_dataset
+from autosegloss.proxy.data import cache, load_dataset
 from tests import layouts
 
-read, seen = files.read_labels, []
+read, seen = cache.read_labels, []
 
 def read_or_die(path, *how):
     seen.append(path)
@@ -203,7 +203,7 @@ def read_or_die(path, *how):
         os.kill(os.getpid(), 9)
     return read(path, *how)
 
-files.read_labels = read_or_die
+cache.read_labels = read_or_die
 print("ready", flush=True)
 sys.stdin.readline()
 dataset = load_dataset("folder", root=sys.argv[1], cache=sys.argv[2], classes=3, ignore_index=9)
@@ -273,7 +273,7 @@ def test_a_finished_cache_on_a_read_only_disk_is_used(read, tmp_path, monkeypatc
     def locked_(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("autosegloss.proxy.data.files.locked", locked_)
+    monkeypatch.setattr("autosegloss.proxy.data.cache.locked", locked_)
     (tmp_path / "cache" / f"folder-{'0' * 24}.lock").touch()  # can't be swept
     assert layouts.digest(read().train) == expected
     with pytest.raises(DataError, match=r"the cache .* can't be written: Read-only file system\."):

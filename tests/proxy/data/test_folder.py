@@ -15,9 +15,8 @@ from PIL import Image
 
 from autosegloss.errors import DataError
 from autosegloss.proxy.data import Dataset, load_dataset
-from autosegloss.proxy.data.files import random_split
 from autosegloss.proxy.data.pictures import COLOUR
-from autosegloss.proxy.data.splits import alike_neighbours, draw_groups
+from autosegloss.proxy.data.splits import alike_neighbours, draw_groups, random_split
 from autosegloss.proxy.data.values import read_pairs, read_values
 
 Read = Callable[..., Dataset]

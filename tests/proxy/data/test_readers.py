@@ -20,7 +20,7 @@ from PIL import Image
 
 from autosegloss.errors import DataError
 from autosegloss.proxy.data import Dataset, Split, load_dataset, mni152
-from autosegloss.proxy.data.files import _covering
+from autosegloss.proxy.data.cache import _covering
 from tests import layouts
 
 needs_nilearn = pytest.mark.skipif(
