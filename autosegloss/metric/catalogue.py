@@ -32,9 +32,9 @@ from functools import partial, wraps
 from typing import Any, Final, Literal
 
 from autosegloss.errors import InputError, shown
+from autosegloss.metric.classes import Class
 from autosegloss.metric.expr import (
     BallShape,
-    Class,
     ClassMean,
     ClassSum,
     Expr,

@@ -9,16 +9,15 @@ once.
 from __future__ import annotations
 
 import math
-import operator
 from abc import ABCMeta, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final, Literal, Union, cast, get_args
 from weakref import WeakValueDictionary
 
-from autosegloss.errors import ExprError, InputError, cut, did_you_mean, shown
+from autosegloss.errors import ExprError, InputError, cut, shown
+from autosegloss.metric.classes import Class, class_number, class_weights, quoted, selection
 from autosegloss.metric.text import ATOM, UNARY, Printer, Text, Written, number
 
 Axis = Literal["image", "class", "pixel"]
@@ -28,8 +27,6 @@ ArithmeticOp = Literal["+", "-", "*", "/"]
 Void = Literal["skip", "keep"]
 BallShape = Literal["square", "disk"]
 Operand = Union["Expr", float, int]
-Class = int | str
-"""A class by its number, or by its name where the names of the data are not known yet."""
 
 PIXEL_MAP: Final[Axes] = frozenset[Axis](("image", "class", "pixel"))
 SCALAR: Final[Axes] = frozenset[Axis]()
@@ -361,7 +358,7 @@ class ClassMean(Expr):
         """Raise InputError where a class is still given by name."""
         if self.class_names:
             raise InputError(
-                f"class {_quoted(self.class_names[0])} is given by name, but the names of the classes are not known "
+                f"class {quoted(self.class_names[0])} is given by name, but the names of the classes are not known "
                 "here; give its number, or the names of all classes: metric(..., class_names=[...])."
             )
 
@@ -371,21 +368,8 @@ class ClassMean(Expr):
         Raises:
             InputError: A class is out of range or still a name, or there are not as many weights as classes.
         """
-        if self.classes is None:
-            weights = self.weights if self.weights is not None else (1.0,) * num_classes
-            if len(weights) != num_classes:
-                raise InputError(
-                    f"class_mean: there are {len(weights)} weights for {num_classes} classes; give one weight per "
-                    "class, or name the classes that the weights are for: classes=[...]."
-                )
-            return weights if self.background else (0.0, *weights[1:])
         self.check_names()
-        highest = max(each for each in self.classes if isinstance(each, int))
-        if highest >= num_classes:
-            raise InputError(f"class {highest} does not exist; the data has the classes 0 to {num_classes - 1}.")
-        weights = self.weights if self.weights is not None else (1.0,) * len(self.classes)
-        given = dict(zip(self.classes, weights, strict=True))
-        return tuple(given.get(number, 0.0) for number in range(num_classes))
+        return class_weights(self.classes, self.weights, self.background, num_classes)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -493,27 +477,7 @@ def class_mean(
     expr = _over("class_mean", "class", value)
     where = _where("class_mean", "class", expr, where)
     background = _flag("class_mean", "background", background)
-    names, shares = _selected_classes(classes), _class_weights(weights)
-    if names is not None and shares is not None and len(names) != len(shares):
-        raise InputError(f"class_mean: there are {len(shares)} weights for {len(names)} classes; give one per class.")
-    if names is not None:
-        by_class = sorted(
-            zip(names, shares or names, strict=True), key=lambda pair: (isinstance(pair[0], str), pair[0])
-        )
-        names = tuple(name for name, _ in by_class)
-        shares = None if shares is None else tuple(cast("float", share) for _, share in by_class)
-    if not background and (names is not None or shares is not None):
-        if names is not None and 0 in names:
-            raise InputError(
-                "class_mean: class 0 is in classes, but background=False leaves it out; set background=True, or leave "
-                "0 out of classes."
-            )
-        if names is None and shares is not None and shares[0] > 0:
-            raise InputError(
-                "class_mean: class 0 has a weight, but background=False leaves it out; set background=True, or the "
-                "weight to 0."
-            )
-        background = names is None or not any(isinstance(each, str) for each in names)  # a name may yet be of class 0
+    names, shares, background = selection(classes, weights, background)
     return ClassMean(expr, where, background, names, shares)
 
 
@@ -670,7 +634,7 @@ def with_class_names(expr: Expr, class_names: Sequence[str]) -> Expr:
     def change(node: Expr) -> Expr:
         if isinstance(node, ClassMean) and node.selects:
             if node.classes is not None:
-                numbers = [_class_number(each, class_names) for each in node.classes]
+                numbers = [class_number(each, class_names) for each in node.classes]
                 node = class_mean(node.value, node.where, node.background, numbers, node.weights)
             cast("ClassMean", node).weights_of(len(class_names))
         return node
@@ -767,69 +731,6 @@ def _flag(name: str, option: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{name}: {option} is {shown(value)}; allowed: True, False.")
     return value
-
-
-def _selected_classes(classes: object) -> tuple[Class, ...] | None:
-    """The classes of a mean as a tuple; None for all."""
-    if classes is None:
-        return None
-    several = list(classes) if isinstance(classes, Sequence) and not isinstance(classes, str | bytes) else [classes]
-    found = tuple(map(_class, several))
-    if not found:
-        raise InputError("class_mean: classes is empty; name at least one class.")
-    if twice := [each for each, count in Counter(found).items() if count > 1]:
-        raise InputError(f"class_mean: classes has {_quoted(twice[0])} twice; give each class once.")
-    return found
-
-
-def _class(value: object) -> Class:
-    if isinstance(value, str):
-        if not value.strip() or not value.isprintable():
-            raise InputError(
-                f"class_mean: {shown(value)} can't be the name of a class; it has characters that are not "
-                "printed, or none. Give the number of the class."
-            )
-        return value
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = -1
-    if not 0 <= number < 2**31:
-        given = shown(value) if number < 0 else "a number above 2^31"
-        raise InputError(f"class_mean: {given} is no class; a class is its number, 0 or more, or its name.")
-    return number
-
-
-def _class_number(given: Class, class_names: Sequence[str]) -> int:
-    known = ", ".join(f"{number} {_quoted(name)}" for number, name in enumerate(class_names[:10]))
-    known += f", and {len(class_names) - 10} more" if len(class_names) > 10 else ""
-    if isinstance(given, str):
-        if given in class_names:
-            return class_names.index(given)
-        raise InputError(
-            f"unknown class {_quoted(given)}{did_you_mean(given, class_names)}; the classes of the data are {known}."
-        )
-    if given >= len(class_names):
-        raise InputError(f"class {given} does not exist; the classes of the data are {known}.")
-    return given
-
-
-def _quoted(given: Class) -> str:
-    return str(given) if isinstance(given, int) else f"`{cut(given, 60)}`"
-
-
-def _class_weights(weights: object) -> tuple[float, ...] | None:
-    if weights is None:
-        return None
-    if not isinstance(weights, Sequence) or isinstance(weights, str | bytes) or not weights:
-        raise InputError(f"class_mean: weights is {shown(weights)}; it is a list with a number per class.")
-    for each in weights:
-        number = isinstance(each, int | float) and not isinstance(each, bool)
-        if not number or not (each == 0 or 1e-6 <= each <= 1e6):
-            raise InputError(f"class_mean: {shown(each)} is no weight of a class; a weight is 0, or from 1e-6 to 1e6.")
-    if not any(weights):
-        raise InputError("class_mean: all weights are 0; at least one class must count.")
-    return tuple(float(each) + 0.0 for each in weights)  # -0 and 0 are one weight
 
 
 def _radius(name: str, option: str, value: float, least: int = 0) -> float:

@@ -361,6 +361,8 @@ def _spelling(text: str) -> str | None:
         return f"this is the name of a column; as a metric, write {_of_class('iou', column[1].strip())}"
     if keyword := re.search(r"\b([a-z_0-9]{1,30})\(\s*class\s*=\s*([^,()]{1,100})", text):
         return f"`class` is a word of Python; write {_of_class(keyword[1], keyword[2])}"
+    if hint := _class_hint(text):
+        return f"this is no expression{hint}"
     if re.search(r"\biou\(|\bclasses\s*=", text):
         return 'this can\'t be read; names of classes with spaces or other characters are quoted, as in "grey matter"'
     return None
@@ -374,10 +376,14 @@ def _of_class(name: str, given: str) -> str:
     return f"{name}({text})" if name in OF_CLASSES else f"{name}(classes={text})"
 
 
-def _class_hint(name: str) -> str:
-    """A hint where a name joins a metric and a class, as in `iou_2`."""
-    (metric, _, given), (other, _, last) = name.partition("_"), name.rpartition("_")
-    if last.lower() in _CATALOGUE:
-        metric, given = last, other
-    known = metric.lower() in _CATALOGUE and 0 < len(given) <= 60
-    return f" (did you mean `{_of_class(metric.lower(), given)}`?)" if known else ""
+def _class_hint(text: str) -> str:
+    """A hint where a text joins a metric and a class, as in `iou_2`, `iou2`, `iou symptom` and `symptom_iou`."""
+    if len(text) > _SHOWN:
+        return ""
+    for pattern in (r"([a-z_]+?)(?:[\s_.:]+(\w[\w -]*)|(\d+))", r"(\w[\w -]*?)[\s_]+([a-z]+)"):
+        if found := re.fullmatch(pattern, text.strip(), re.IGNORECASE):
+            one, other = [part for part in found.groups() if part is not None]
+            metric, given = (one, other) if one.lower() in _CATALOGUE else (other, one)
+            if metric.lower() in _CATALOGUE:
+                return f" (did you mean `{_of_class(metric.lower(), given)}`?)"
+    return ""
