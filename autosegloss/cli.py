@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from autosegloss.errors import MESSAGE, AutoseglossError, ConfigError, InputError, cut
+from autosegloss.errors import MESSAGE, AutoseglossError, ConfigError, InputError, brief, cut
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, loss_names
 from autosegloss.metric import METRICS, metric
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.run(given, Console(highlight=False, soft_wrap=True, emoji=False))
             output.flush()
     except AutoseglossError as error:
-        _say(cut(f"{type(error).__name__}: {error}", MESSAGE - 1))  # and a line break
+        _say(f"{type(error).__name__}: {error}")
         return BAD_INPUT if isinstance(error, ValueError | TypeError) else FAILED
     except BrokenPipeError:  # the reader of standard output has closed it
         return FAILED
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(message: str) -> None:
     with suppress(OSError):  # standard error is closed, or on a full disk
-        print(cut(message, MESSAGE - 1), file=sys.stderr)
+        print(brief(message, MESSAGE - 1), file=sys.stderr)  # and a line break
 
 
 class _Parser(argparse.ArgumentParser):

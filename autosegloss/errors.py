@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 MESSAGE = 1000  # characters of a message, whatever it is about: what a terminal shows at once
 GIVEN = 200  # characters of one thing that was given, within a message
 EXAMPLES = 10  # of a long list
+_LONG_WORD = re.compile(rf"\S{{{GIVEN + 1},}}")
 LISTED = 900  # characters of several mistakes in one message, beside a title and the marks of a list
 
 
@@ -28,6 +30,11 @@ def shown(value: object) -> str:
         return cut(repr(value))
     except Exception:  # an integer of thousands of digits, or a class of the user's
         return f"an object of type {type(value).__name__}"
+
+
+def brief(text: str, limit: int = MESSAGE) -> str:
+    """A whole message, cut as a last resort: each of its words, such as a path, to 200 characters, then itself."""
+    return cut(_LONG_WORD.sub(lambda word: cut(word[0]), text), limit)
 
 
 def listed(mistakes: Sequence[str], unlisted: int = 0) -> list[str]:
@@ -56,7 +63,7 @@ def note(text: str) -> None:
     """Print a line on standard error: something to know about a run that goes on."""
     with contextlib.suppress(OSError, ValueError):  # a closed one is no reason to stop
         if sys.stderr is not None:
-            print(cut(text, MESSAGE - 1), file=sys.stderr, flush=True)
+            print(brief(text, MESSAGE - 1), file=sys.stderr, flush=True)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -72,9 +79,9 @@ class AutoseglossError(Exception):
     """Base class of the errors of this package."""
 
     def __str__(self) -> str:
-        """The message, cut to 1,000 characters as a last resort: it may quote a message of another package."""
+        """The message, cut as a last resort: it may quote a message of another package."""
         # Not in __init__: torch.compile(fullgraph=True) can't trace one, and would raise an error of its own instead.
-        return cut(super().__str__(), MESSAGE)
+        return brief(super().__str__())
 
 
 class ExprError(AutoseglossError, TypeError):

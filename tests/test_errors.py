@@ -5,7 +5,7 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autosegloss.errors import MESSAGE, ConfigError, RefusedError, cut, did_you_mean, listed, shown
+from autosegloss.errors import GIVEN, MESSAGE, ConfigError, RefusedError, cut, did_you_mean, listed, shown
 
 
 @given(st.text(st.characters(exclude_characters="."), max_size=500), st.integers(60, 300))
@@ -35,10 +35,11 @@ def test_whatever_is_given_is_shown_in_few_characters() -> None:
 
 def test_a_message_has_at_most_1000_characters_and_can_be_sent_to_another_process() -> None:
     assert str(ConfigError("short")) == "short"
-    error = RefusedError(f"start {'x' * 10**6} end")
+    error = RefusedError(f"start {'x ' * 10**6} end")
     assert len(str(error)) == MESSAGE
-    assert str(error).startswith("start x")
-    assert str(error).endswith("x end")
+    assert str(error).startswith("start x x")
+    assert str(error).endswith("x x  end")
+    assert len(str(RefusedError(f"/{'x' * 10**6}: not\nthere"))) == GIVEN + len(": not\nthere") - 1
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
