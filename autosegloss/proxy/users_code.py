@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ _NOT_THEIRS = tuple(
     folder.rstrip(os.sep) + os.sep
     for folder in {_PACKAGE, *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))}
 )
+
+_OUT_OF_MEMORY = re.compile("OutOfMemoryError|out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+"""What PyTorch and CUDA say of it, which have no class of exceptions in common."""
 
 
 @contextmanager
@@ -50,7 +54,8 @@ def where(error: BaseException) -> str:
     """The place of an error in the user's code, and the error, in one line: `my_data.py:12: ValueError: no such row`.
 
     The place is the last line that is neither of this package nor of Python or an installed package; it is left out
-    where there is no such line. The file is relative to the working folder, if it lies there.
+    where there is no such line. The file is relative to the working folder, if it lies there. Of memory that is used
+    up no place is to blame; what to do about it stands first.
     """
     try:
         text = " ".join(str(error).split())
@@ -58,6 +63,8 @@ def where(error: BaseException) -> str:
         text = ""
     ours = isinstance(error, AutoseglossError) and text  # its class says nothing more
     what = cut(text if ours else f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(what):
+        return f"out of memory; lower batch_size or the size of the images ({what})"
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{_relative(error.filename)}:{error.lineno}: {cut(f'{type(error).__name__}: {error.msg}')}"
     theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from autosegloss.proxy.imports import import_function
 from autosegloss.proxy.users_code import where
@@ -69,3 +70,11 @@ def test_an_error_outside_the_users_code_has_no_place() -> None:
     assert error.__traceback__ is not None
     error.__traceback__ = error.__traceback__.tb_next
     assert where(error).startswith("data must be"), "the class of an error of the package says nothing"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA: tried"), RuntimeError("can't allocate memory")]
+)
+def test_of_used_up_memory_is_said_what_to_do(error: Exception) -> None:
+    assert where(error).startswith("out of memory; lower batch_size or the size of the images (")
+    assert type(error).__name__ in where(error)
