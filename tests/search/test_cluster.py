@@ -166,6 +166,16 @@ def test_a_wrong_address_is_refused_soon(
     assert time.monotonic() - start < 60
 
 
+def test_a_refused_address_leaves_the_callers_connection(ray_address: str) -> None:
+    """It ended it once, and every later search of the process started a Ray of its own."""
+    import ray
+
+    for address, why in [("here", "the address must be host:port"), (ray_address, "this process is connected to Ray")]:
+        with pytest.raises(RefusedError, match=why), RayRunner(1, address=address).ready():
+            pass
+        assert ray.get_runtime_context().gcs_address == ray_address
+
+
 def test_an_address_without_ray_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"address needs the runner ray, got 'serial'\."):
         autosegloss.search(TINY, runner="serial", out=tmp_path / "out", address="10.0.0.1:6379")

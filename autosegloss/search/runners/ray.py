@@ -44,6 +44,7 @@ OBJECT_STORE_BYTES = 256 * 2**20  # holds one copy of the objective with its dat
 TRIES = 2  # attempts at a job whose worker dies: the first death may be bad luck
 NODES = 5  # lost under a job before it counts as failed: losing a node is rarely the fault of the job
 LOOK_SECONDS = 1.0  # between checks that Ray lives, and of the remaining nodes while there is no worker
+SIGNAL_SECONDS = 0.1  # that a signal waits: a group's SIGTERM ends Ray's servers too, and they end this process
 CONNECT_SECONDS = 5.0  # timeout for a cluster to answer; Ray itself tries for minutes
 SOCKET_FOLDER = 42  # bytes of the path that sockets are below; Ray adds 64, and a socket's path has at most 107
 PREFIX = "asl-ray-"  # of our temporary folders
@@ -137,15 +138,15 @@ class RayRunner:
     def _next_event(self, pool: _WorkerPool) -> Any:
         """The next worker to start or run to end, or the first run to exceed the limit; None if nothing happens."""
         oldest = min(pool.running, key=lambda run: pool.running[run].start, default=None)
+        end = math.inf if self.time_limit is None else self.time_limit
+        end = time.monotonic() + LOOK_SECONDS if oldest is None else pool.running[oldest].start + end
         while True:
-            left = LOOK_SECONDS
-            if oldest is not None and self.time_limit is not None:
-                left = min(left, max(0.0, pool.running[oldest].start + self.time_limit - time.monotonic()))
-            ready, _ = ray.wait([*pool.running, *pool.starting], timeout=left)
+            left = end - time.monotonic()
+            ready, _ = ray.wait([*pool.running, *pool.starting], timeout=max(0.0, min(left, SIGNAL_SECONDS)))
             pool.check_ray()
             if ready:
                 return ready[0]
-            if oldest is None or left < LOOK_SECONDS:
+            if left <= SIGNAL_SECONDS:
                 return oldest
 
     def _failure_text(self, error: RayError) -> str:
@@ -364,7 +365,8 @@ def _ray(address: str | None) -> Iterator[None]:
         interrupt = stack.enter_context(_termination_as_interrupt())
         with _quietly():
             if address:
-                stack.callback(ray.shutdown)
+                if not ray.is_initialized():  # else it is the caller's, whom `_join` refuses
+                    stack.callback(ray.shutdown)
                 _join(address)
             else:
                 _start(stack)
@@ -497,6 +499,8 @@ def _join(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from None
+    if ray.is_initialized():
+        raise _unreachable(address, "this process is connected to Ray already")
     try:
         ray.init(address=address, runtime_env=_package_env(), log_to_driver=False, logging_level=logging.ERROR)
     except (ValueError, RuntimeError, OSError) as error:
