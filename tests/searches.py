@@ -1,10 +1,11 @@
-"""The commands that found the losses of `results/`, as `results/searches/searches.md` has them."""
+"""Configurations: the commands that found the losses of `results/`, and a short training of a network of the tests."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 from autosegloss.search.settings import StudyConfig, load_config
 
@@ -29,3 +30,18 @@ def configuration(command: str) -> StudyConfig:
 def found_by(name: str) -> StudyConfig:
     """The configuration of a file of `results/searches`."""
     return configuration(COMMANDS[TABLE.parent / f"{name}.json"])
+
+
+def short(network: str) -> dict[str, Any]:
+    """Trainings of two iterations from scratch on `nuclei`, of a network of `tests.networks`."""
+    return {
+        "metric": "miou",
+        "proxy": {
+            "data": {"name": "nuclei"},
+            "network": {"name": f"tests.networks:{network}"},
+            "start": {"regime": "scratch"},
+            "train": {"iterations": 2, "batch_size": 2},
+        },
+        "compare": {"metrics": ["miou"]},
+        "retrain": {"iterations": 2, "batch_size": 2},
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,18 +15,9 @@ from autosegloss.proxy.own_loss import OwnLoss, any_loss, own_loss
 from autosegloss.report.pages.report import report_page
 from autosegloss.search.compare import compare
 from autosegloss.search.retrain import retrain
+from tests.searches import short
 
-CONFIG: dict[str, Any] = {
-    "metric": "miou",
-    "proxy": {
-        "data": {"name": "nuclei"},
-        "network": {"name": "tests.networks:Plain"},
-        "start": {"regime": "scratch"},
-        "train": {"iterations": 2, "batch_size": 2},
-    },
-    "compare": {"metrics": ["miou"]},
-    "retrain": {"iterations": 2, "batch_size": 2},
-}
+CONFIG = short("Plain")
 
 COUNTS = [30, 20]
 LOGITS, LABELS = torch.randn(2, 2, 3, 3), torch.zeros(2, 3, 3).long()

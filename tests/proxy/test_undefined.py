@@ -19,18 +19,9 @@ from autosegloss.search.objective import proxy_of
 from autosegloss.search.retrain import retrain
 from autosegloss.search.settings import as_config
 from autosegloss.search.space import CROSS_ENTROPY
+from tests.searches import short
 
-CONFIG = {
-    "metric": "miou",
-    "proxy": {
-        "data": {"name": "nuclei"},
-        "network": {"name": "tests.networks:Overflowing"},
-        "start": {"regime": "scratch"},
-        "train": {"iterations": 2, "batch_size": 2},
-    },
-    "compare": {"metrics": ["miou"]},
-    "retrain": {"iterations": 2, "batch_size": 2},
-}
+CONFIG = short("Overflowing")
 DIVERGED = "training diverged: the trained network's logits are not finite at"
 
 

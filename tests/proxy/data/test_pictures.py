@@ -76,6 +76,12 @@ def tiff(
     return path
 
 
+def odd(bits: int, channels: int, photometric: int, **tags: int) -> Callable[[Path], Path]:
+    """A way to write a TIFF of 6 x 9 zeros."""
+    zeros = bytes(6 * -(-9 * channels * bits // 8))
+    return lambda path: tiff(path, zeros, (6, 9), bits, channels, photometric, **tags)
+
+
 # Orientation
 
 
@@ -190,24 +196,24 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "RGB 16 PNG": (lambda path: png(path, 256 * RGB.astype(np.uint16), 16, 2), DEPTH.format(16)),
     "RGBA 16 PNG": (lambda path: png(path, np.stack([DEEP] * 4, 2), 16, 6), DEPTH.format(16)),
     "grey and alpha 16": (lambda path: png(path, np.stack([DEEP] * 2, 2), 16, 4), DEPTH.format(16)),
-    "RGB 16 TIFF": (lambda path: tiff(path, bytes(6 * 9 * 6), (6, 9), 16, 3, 2), DEPTH.format(16)),
-    "12 bits": (lambda path: tiff(path, bytes(6 * 14), (6, 9), 12, 1, 1), DEPTH.format(12)),
-    "signed": (lambda path: tiff(path, bytes(54), (6, 9), 8, 1, 1, t339=2), DEPTH.format("signed values of 8 bits")),
+    "RGB 16 TIFF": (odd(16, 3, 2), DEPTH.format(16)),
+    "12 bits": (odd(12, 1, 1), DEPTH.format(12)),
+    "signed": (odd(8, 1, 1, t339=2), DEPTH.format("signed values of 8 bits")),
     "floats": (lambda path: written(path, GREY.astype(np.float32), "TIFF"), DEPTH.format("floats of 32 bits")),
     "LAB": (
         lambda path: written(path, Image.fromarray(RGB, "LAB"), "TIFF"),
         DEPTH.format("CIE L*a*b* colours"),
     ),
     "5 channels": (
-        lambda path: tiff(path, bytes(54 * 5), (6, 9), 8, 5, 2),
+        odd(8, 5, 2),
         "has 5 channels; a picture has 1 (grey), 3 (RGB) or 4 (RGBA, CMYK)",
     ),
     "5 grey channels": (
-        lambda path: tiff(path, bytes(54 * 5), (6, 9), 8, 5, 1),
+        odd(8, 5, 1),
         "has 5 channels; a picture has 1 (grey), 3 (RGB) or 4 (RGBA, CMYK)",
     ),
     "a fourth channel": (
-        lambda path: tiff(path, bytes(54 * 4), (6, 9), 8, 4, 2, t338=0),
+        odd(8, 4, 2, t338=0),
         "has 4 channels, but those of its kind are 3",
     ),
     "pages": (lambda path: stack(path, "TIFF"), f"holds 3 pages, {PAGES}"),
@@ -218,28 +224,28 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "alpha": (half_transparent, "% of the pixels are transparent, and what is behind them is unknown; "),
     "transparent palette": (transparent_palette, "% of the pixels are transparent"),
     "RGB as greys": (
-        lambda path: tiff(path, bytes(54 * 3), (6, 9), 8, 3, 1),
+        odd(8, 3, 1),
         "a TIFF that can't be read: 3 channels of 8-bit integers, photometric interpretation black is 0; store it as "
         "RGB or grey of 8 bits",
     ),
     "4 float channels": (
-        lambda path: tiff(path, bytes(54 * 16), (6, 9), 32, 4, 1, t339=3),
+        odd(32, 4, 1, t339=3),
         "a TIFF that can't be read: 4 channels of 32-bit floats, photometric interpretation black is 0; ",
     ),
     "RGB of floats": (
-        lambda path: tiff(path, bytes(54 * 12), (6, 9), 32, 3, 2, t339=3),
+        odd(32, 3, 2, t339=3),
         "a TIFF that can't be read: 3 channels of 32-bit floats, photometric interpretation RGB; ",
     ),
     "float64": (
-        lambda path: tiff(path, bytes(54 * 8), (6, 9), 64, 1, 1, t339=3),
+        odd(64, 1, 1, t339=3),
         "a TIFF that can't be read: 1 channel of 64-bit floats, ",
     ),
     "grey and alpha 16 TIFF": (
-        lambda path: tiff(path, bytes(54 * 4), (6, 9), 16, 2, 1, t338=2),
+        odd(16, 2, 1, t338=2),
         "a TIFF that can't be read: 2 channels of 16-bit integers, ",
     ),
     "unknown compression": (
-        lambda path: tiff(path, bytes(54), (6, 9), 8, 1, 1, t259=34887),
+        odd(8, 1, 1, t259=34887),
         "a TIFF that can't be read: 1 channel of 8-bit integers, photometric interpretation black is 0, "
         "compression 34887; store it as RGB or grey of 8 bits",
     ),
@@ -324,12 +330,12 @@ NOT_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "alpha": (lambda path: png(path, np.stack([GREY] * 2, 2), 8, 4), ONE + "L, A"),
     "floats": (lambda path: written(path, GREY.astype(np.float32), "TIFF"), ONE + "floats"),
     "second channel": (
-        lambda path: tiff(path, bytes(108), (6, 9), 8, 2, 1, t338=0),
+        odd(8, 2, 1, t338=0),
         "has 2 channels, but those of its kind are 1",
     ),
     "pages": (lambda path: stack(path, "TIFF"), f"holds 3 pages, {PAGES}"),
     "frames": (lambda path: stack(path, "GIF"), f"holds 3 frames, {PAGES}"),
-    "white is 0": (lambda path: tiff(path, bytes(108), (6, 9), 16, 1, 0), "a TIFF of 16 bits whose white is 0"),
+    "white is 0": (odd(16, 1, 0), "a TIFF of 16 bits whose white is 0"),
     "JPEG": (
         lambda path: written(path, GREY, "JPEG"),
         "not a PNG, TIFF, BMP, GIF or .npy file but a JPEG, which changes values",
