@@ -12,7 +12,7 @@ from typing import Any
 MESSAGE = 1000  # characters of a message, whatever it is about: what a terminal shows at once
 GIVEN = 200  # characters of one thing that was given, within a message
 EXAMPLES = 10  # of a long list
-_LONG_WORD = re.compile(rf"\S{{{GIVEN + 1},}}")
+_LONG_WORD = re.compile(rf"\S{{{GIVEN + 9},}}")  # of what is cut already, quotes and a full stop may be a part
 LISTED = 900  # characters of several mistakes in one message, beside a title and the marks of a list
 
 
