@@ -19,7 +19,7 @@ from rich.console import Console
 
 from autosegloss.errors import MESSAGE, AutoseglossError, ConfigError, InputError, brief, cut
 from autosegloss.files import write_text
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, loss_names
+from autosegloss.loss import Loss, load_loss, loss_names
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.catalogue import OF_CLASSES
 from autosegloss.metric.parse import signature_text
@@ -42,7 +42,7 @@ from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, Scal
 from autosegloss.report.output import Output, interruptible
 from autosegloss.report.pages.contact_sheet import contact_sheet
 from autosegloss.report.pages.report import report_page
-from autosegloss.report.plots import formula, plot_loss, text_plot
+from autosegloss.report.plots import formula, plot_loss, surrogates, text_plot
 from autosegloss.report.progress import ComparisonDisplay, Display, progress_bar, status_text, written_text
 from autosegloss.report.tables import values_table, worst_table
 from autosegloss.search import search
@@ -417,12 +417,13 @@ def _add_show(commands: Commands) -> None:
 
 
 def _show(given: argparse.Namespace, console: Console) -> None:
-    loaded = _loss_of(given.loss)
-    loss = loaded.surrogate if isinstance(loaded, MixedLoss) else loaded
-    console.print(f"loss      {formula(loaded)}", markup=False)
-    if isinstance(loss, SurrogateLoss):
-        console.print(f"logic     {loss.logic}\nclasses   {loss.classes}\ncurve     {loss.curve}")
-        for slot, curve in loss.curves.items():
+    loss = _loss_of(given.loss)
+    console.print(f"loss      {formula(loss)}", markup=False)
+    for surrogate, title in surrogates(loss).items():
+        if title:
+            console.print(f"\n{title}", markup=False)
+        console.print(f"logic     {surrogate.logic}\nclasses   {surrogate.classes}\ncurve     {surrogate.curve}")
+        for slot, curve in surrogate.curves.items():
             points = "  ".join(f"({u:.4g}, {v:.4g})" for u, v in curve.points) or "none (identity)"
             plot = textwrap.indent(text_plot(curve), "  ")
             console.print(f"\n{slot}\ncontrol points: {points}\n{plot}", markup=False)
@@ -434,7 +435,7 @@ def _show(given: argparse.Namespace, console: Console) -> None:
         console.print("\n".join(["\nprovenance", *lines]), markup=False)
     if given.plot:
         refuse_results(Path(given.plot))
-        if not isinstance(loss, SurrogateLoss):
+        if not surrogates(loss):
             raise InputError(f"{given.loss} has no curves to plot; omit --plot.")
         plot_loss(loss, given.plot)
         console.print(f"\nwrote {given.plot}", markup=False)

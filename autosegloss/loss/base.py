@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import nn
 
-from autosegloss.errors import InputTypeError, LossFileError, WriteError, shown
+from autosegloss.errors import InputError, InputTypeError, LossFileError, WriteError, shown
 from autosegloss.files import write_text
 from autosegloss.loss.python import source
 
 FORMAT = "autosegloss-loss"
 LossContent: TypeAlias = dict[str, Any]
 """What the file of a loss holds: all of the loss, as plain JSON values."""
+LARGEST_SCALE = 1e6
 
 
 class Loss(nn.Module, ABC):
@@ -70,8 +72,18 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
+def check_scale(name: str, value: float) -> float:
+    """A finite number above 0 and at most a million, or InputError."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= LARGEST_SCALE:
+        raise InputError(f"{name} must be a number above 0 and at most {LARGEST_SCALE:,.0f}, got {shown(value)}.")
+    return float(value)
+
+
 def _json(value: object, indent: str = "") -> str:
-    """JSON with a line for each key and none for each number of a list."""
+    """JSON with a line for each key and none for each number of a list; the parts of a sum are written like a loss."""
+    if isinstance(value, list) and indent == "  ":  # a list of the loss itself, not of its provenance
+        lines = [f"{indent}  {_json(item, indent + '  ')}" for item in value]
+        return "[\n" + ",\n".join(lines) + f"\n{indent}]"
     if not isinstance(value, dict) or not value:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     if odd := [key for key in value if not isinstance(key, str)]:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from autosegloss.errors import ExprError, InputError, LossFileError, cut, shown
-from autosegloss.loss.base import FORMAT, Loss, check_flag
+from autosegloss.loss.base import FORMAT, Loss, check_flag, check_scale
 from autosegloss.loss.classic import PIXEL_LOSSES
 from autosegloss.loss.curve import CurveKind
-from autosegloss.loss.mixed import MixedLoss
+from autosegloss.loss.mixed import MOST_PARTS, SUM_TOLERANCE, MixedLoss
 from autosegloss.loss.relax import LogicKind, slots
-from autosegloss.loss.surrogate import SurrogateLoss
+from autosegloss.loss.surrogate import NEWER, SurrogateLoss
 from autosegloss.metric import metric
 from autosegloss.metric.interpret import Classes
 from autosegloss.metric.labels import check_ignore_index
 
 VERSION = 3
-"""The newest version that is read. A file is written in the oldest version that can hold its loss: 1 for a surrogate, 2
-for its mix with cross-entropy, 3 for a loss that is not a surrogate."""
-_SURROGATE = {"format", "version", "metric", "logic", "classes", "curve", "slots", "provenance"}
-_KEYS = {
-    1: _SURROGATE,
-    2: _SURROGATE | {"cross_entropy"},
-    3: {"format", "version", "loss", "options", "provenance"},
-}
+"""The newest version that is read. A file is written in the oldest version that can hold its loss: 1 for a surrogate of
+scale 1, 2 for its mix with cross-entropy, 3 for any other surrogate or sum, and for a loss that is no surrogate."""
+_HEAD = {"format", "version", "provenance"}
+_SURROGATE = {"metric", "logic", "classes", "curve", "slots"}
+_PIXEL_LOSS = {"loss", "options"}
+_SUM = {"scale", "parts"}
+_NEWER_OPTIONS = {"class_power", "counts"}  # younger than version 3, whose first files lack them
 LARGEST = 1_000_000
 """Bytes of a loss file: far more than a loss needs, and read in well under a second."""
 _PRESETS = Path(__file__).parent / "presets"
@@ -111,21 +111,70 @@ def build_loss(
         raise LossFileError(
             f"{name}: version {version} is newer than what this package reads ({VERSION}); upgrade autosegloss."
         )
-    keys = _KEYS[version]
-    if missing := sorted(keys - {"provenance"} - content.keys()):
-        raise LossFileError(f"{name}: missing: {', '.join(missing)}.")
-    if unknown := sorted(content.keys() - keys):
-        raise LossFileError(f"{name}: unknown: {cut(', '.join(unknown))}; allowed: {', '.join(sorted(keys))}.")
+    keys = _HEAD | (_SURROGATE, _SURROGATE | {"cross_entropy"}, _keys(content, {"scale"}))[version - 1]
+    _check_keys(content, keys, name)
     provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):
         raise LossFileError(f"{name}: provenance must be a mapping, got {shown(provenance)}.")
-    build = _build_pixel_loss if "loss" in keys else _build_surrogate
+    settings = (ignore_index, reduce_over_ranks)
+    loss: Loss
     try:
-        loss = build(content, name, ignore_index, reduce_over_ranks)
+        if "parts" in keys:
+            loss = _build_sum(content, name, *settings)
+        elif "loss" in keys:
+            loss = _build_pixel_loss(content, name, *settings)
+        else:
+            loss = _build_surrogate(content, name, *settings, version=version)
+            if version == 2:
+                loss = MixedLoss(loss, content["cross_entropy"])
     except InputError as error:
         raise LossFileError(f"{name}: {error}") from None
     loss.provenance = dict(provenance)
     return loss
+
+
+def _keys(content: Mapping[str, Any], of_surrogates: set[str]) -> set[str]:
+    """The keys, beside the head, of a loss of version 3 of this kind."""
+    if "parts" in content:
+        return _SUM
+    return _PIXEL_LOSS if "loss" in content else _SURROGATE | of_surrogates
+
+
+def _check_keys(content: Mapping[str, Any], keys: set[str], name: str) -> None:
+    if missing := sorted(keys - {"provenance"} - content.keys()):
+        raise LossFileError(f"{name}: missing: {', '.join(missing)}.")
+    if unknown := sorted(content.keys() - keys):
+        raise LossFileError(f"{name}: unknown: {cut(', '.join(unknown))}; allowed: {', '.join(sorted(keys))}.")
+
+
+def _build_sum(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
+    scale, parts = check_scale("scale", content["scale"]), content["parts"]
+    if not isinstance(parts, list) or not 1 <= len(parts) <= MOST_PARTS:
+        given = f"{len(parts)}" if isinstance(parts, list) else shown(parts)
+        raise LossFileError(f"{name}: parts must be a list of 1 to {MOST_PARTS} losses, got {given}.")
+    built: list[tuple[float, Loss]] = []
+    for i, part in enumerate(parts):
+        place = f"{name}: part {i}"
+        if not isinstance(part, dict):
+            raise LossFileError(f"{place} must be a mapping, got {shown(part)}.")
+        if "parts" in part or "cross_entropy" in part:
+            raise LossFileError(f"{place} is a sum itself; list its parts in this one, with their shares of the whole.")
+        _check_keys(part, _keys(part, set()) | {"share"}, place)
+        build = _build_pixel_loss if "loss" in part else _build_surrogate
+        try:
+            built.append((_share(part["share"]), build(part, place, ignore_index, reduce_over_ranks)))
+        except InputError as error:
+            raise LossFileError(f"{place}: {error}") from None
+    total = math.fsum(share for share, _ in built)
+    if abs(total - 1) > SUM_TOLERANCE:
+        raise LossFileError(f"{name}: the shares of the parts must sum to 1, got {total:.12g}.")
+    return MixedLoss.of_shares(scale, built)
+
+
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InputError(f"share must be a number above 0 and at most 1, got {shown(value)}.")
+    return float(value)
 
 
 def _build_pixel_loss(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
@@ -137,17 +186,20 @@ def _build_pixel_loss(content: Mapping[str, Any], name: str, ignore_index: int, 
     settings = {"ignore_index": ignore_index, "reduce_over_ranks": reduce_over_ranks}
     parameters = inspect.signature(PIXEL_LOSSES[kind]).parameters
     allowed = [option for option in parameters if option not in settings]
-    if missing := [option for option in allowed if option not in options]:
+    if missing := [option for option in allowed if option not in options and option not in _NEWER_OPTIONS]:
         raise LossFileError(f"{name}: options of {kind}: missing: {', '.join(missing)}.")
     if unknown := [option for option in options if option not in allowed]:
         raise LossFileError(f"{name}: options of {kind}: unknown: {', '.join(unknown)}; allowed: {', '.join(allowed)}.")
     return PIXEL_LOSSES[kind](**options, **{key: value for key, value in settings.items() if key in parameters})
 
 
-def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
+def _build_surrogate(
+    content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool, version: int = VERSION
+) -> SurrogateLoss:
     for key, kind in (("logic", LogicKind), ("classes", Classes), ("curve", CurveKind)):
-        if content[key] not in get_args(kind):
-            raise LossFileError(f"{name}: {key} is {shown(content[key])}; allowed: {', '.join(get_args(kind))}.")
+        allowed = [value for value in get_args(kind) if version >= 3 or value not in NEWER]
+        if content[key] not in allowed:
+            raise LossFileError(f"{name}: {key} is {shown(content[key])}; allowed: {', '.join(allowed)}.")
     if not isinstance(content["metric"], str):
         raise LossFileError(f"{name}: metric must be the text of an expression, got {shown(content['metric'])}.")
     try:
@@ -169,7 +221,7 @@ def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, r
             raise LossFileError(
                 f"{name}: slot `{slot}`: control points must be a list of pairs of numbers [u, v], got {shown(points)}."
             )
-    loss = SurrogateLoss(
+    return SurrogateLoss(
         expr,
         [given[slot] for slot in names],
         logic=content["logic"],
@@ -177,8 +229,8 @@ def _build_surrogate(content: Mapping[str, Any], name: str, ignore_index: int, r
         classes=content["classes"],
         ignore_index=ignore_index,
         reduce_over_ranks=reduce_over_ranks,
+        scale=content.get("scale", 1.0),
     )
-    return MixedLoss(loss, content["cross_entropy"]) if "cross_entropy" in content else loss
 
 
 def _refuse_constant(text: str) -> float:

@@ -50,6 +50,8 @@ def source(content: Mapping[str, Any], ignore_index: int = 255) -> str:
     Raises:
         InputError: The loss is of a kind, or has an option, that is not known here.
     """
+    if "parts" in content:
+        raise InputError("a sum of these parts can't be written as a module.")
     title, functions = _classic(content) if "loss" in content else _surrogate(content)
     head = [
         f'"""{title}\n\nWritten by `autosegloss export --python`; needs PyTorch and nothing else.\n"""',
@@ -76,6 +78,8 @@ def _surrogate(content: Mapping[str, Any]) -> tuple[str, list[str]]:
     about = "1 - metric"
     maps = "target, valid" if writer.uses_valid else "target"
     value = f"1 - _metric(logits.softmax(1), {maps})"
+    if (scale := _finite("scale", content.get("scale", 1))) != 1:
+        about, value = f"{scale:.4g} * (1 - metric)", f"{_number(scale)} * ({value})"
     if "cross_entropy" in content:
         share = _finite("cross_entropy", content["cross_entropy"])
         about = f"{share:.4g} * cross-entropy + {1 - share:.4g} * (1 - metric)"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autosegloss.errors import InputError, InputTypeError, shown
 from autosegloss.loss import fuse
-from autosegloss.loss.base import FORMAT, Loss, check_flag
+from autosegloss.loss.base import FORMAT, Loss, check_flag, check_scale
 from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
 from autosegloss.loss.kernels import blocks
 from autosegloss.loss.ranks import batch_sums
@@ -26,14 +26,17 @@ from autosegloss.metric.labels import (
     is_traced,
 )
 
+NEWER = frozenset({"log", "lovasz"})
+"""The curves and logics that loss files hold from version 3 on."""
+
 
 class SurrogateLoss(Loss):
-    """1 - the relaxed value of a metric over a batch.
+    """`scale` * (1 - the relaxed value of a metric over a batch).
 
     `pred` becomes the softmax of the logits and each AND, OR and XOR a differentiable operator under monotone curves
-    with fixed ends. On one-hot predictions the loss is therefore 1 - the exact metric of the batch, whatever the
-    curves. It has no parameters and no buffers: it follows the logits' device, and computes in float32 (float64 for
-    float64 logits) whatever their precision, also under autocast.
+    with fixed ends. On one-hot predictions the loss is therefore `scale` * (1 - the exact metric of the batch),
+    whatever the curves. It has no parameters and no buffers: it follows the logits' device, and computes in float32
+    (float64 for float64 logits) whatever their precision, also under autocast.
 
     Args:
         expr: The metric: an expression, a name of the catalogue or a text.
@@ -57,6 +60,7 @@ class SurrogateLoss(Loss):
             gradients of the one process. Every rank calls the loss and its `backward`, also one that has no image
             (logits (0, C, *S)). The losses of a step need not be averaged: they are equal. A setting of the training
             run, like `ignore_index`: loss files do not hold it.
+        scale: The factor of the loss, above 0 and at most a million. Under plain SGD it multiplies the step size.
 
     Raises:
         InputError: An argument is out of range, or the metric has a class by name; curves are checked when they are
@@ -86,6 +90,7 @@ class SurrogateLoss(Loss):
         classes: Classes = "metric",
         ignore_index: int = 255,
         reduce_over_ranks: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         check_kind(curve)
@@ -99,6 +104,7 @@ class SurrogateLoss(Loss):
         self.classes: Classes = classes
         self.ignore_index = check_ignore_index(ignore_index)
         self.reduce_over_ranks = check_flag("reduce_over_ranks", reduce_over_ranks)
+        self.scale = check_scale("scale", scale)
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}
         self._means = tuple(node for node in self.expr.walk() if isinstance(node, ClassMean) and node.selects)
@@ -118,6 +124,7 @@ class SurrogateLoss(Loss):
         classes: Classes = "metric",
         ignore_index: int = 255,
         reduce_over_ranks: bool = False,
+        scale: float = 1.0,
     ) -> SurrogateLoss:
         """The loss at a point of the search space.
 
@@ -131,9 +138,10 @@ class SurrogateLoss(Loss):
             classes: As for the class.
             ignore_index: As for the class.
             reduce_over_ranks: As for the class.
+            scale: As for the class.
         """
         points = SearchSpace(metric(expr), curve, pieces, share_curves).control_points(theta)
-        return cls(expr, points, logic, curve, classes, ignore_index, reduce_over_ranks)
+        return cls(expr, points, logic, curve, classes, ignore_index, reduce_over_ranks, scale)
 
     @property
     def control_points(self) -> list[list[Point]]:
@@ -167,7 +175,7 @@ class SurrogateLoss(Loss):
             sums = self._sums(logits, target, mask, dtype)
             if self.reduce_over_ranks:
                 sums = batch_sums(sums, *logits.shape[:2])
-            return 1 - interpret.value(self.expr, sums, self.classes)
+            return self.scale * (1 - interpret.value(self.expr, sums, self.classes))
 
     def _sums(self, logits: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Sums:
         num_classes, valid, hard_target = logits.shape[1], None, True
@@ -191,9 +199,10 @@ class SurrogateLoss(Loss):
         return interpret.sums(self._nodes, maps)
 
     def content(self) -> dict[str, Any]:
+        old = self.scale == 1 and self.curve not in NEWER and self.logic not in NEWER
         return {
             "format": FORMAT,
-            "version": 1,
+            **({"version": 1} if old else {"version": 3, "scale": self.scale}),
             "metric": str(self.expr),
             "logic": self.logic,
             "classes": self.classes,
@@ -204,7 +213,7 @@ class SurrogateLoss(Loss):
 
     def extra_repr(self) -> str:
         """The options, for `print(loss)`."""
-        options = ("logic", "curve", "classes", "ignore_index", "reduce_over_ranks")
+        options = ("logic", "curve", "classes", "ignore_index", "reduce_over_ranks", "scale")
         return f"{self.expr}, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
 
 

@@ -11,8 +11,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from autosegloss.errors import InputError, cut
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss
-from autosegloss.loss.classic import PixelLoss
+from autosegloss.loss import Loss, MixedLoss, Slot, SurrogateLoss
+from autosegloss.loss.classic import CrossEntropy, PixelLoss
 from autosegloss.loss.curve import Curve
 from autosegloss.report.tables import LOSSES, same_metrics
 from autosegloss.search.statistics import Score
@@ -24,12 +24,38 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 def formula(loss: Loss) -> str:
     """A loss in one line."""
+    if isinstance(loss, MixedLoss):
+        return " + ".join(
+            formula(part) if weight == 1 else f"{weight:.4g} * {_factor(part)}"
+            for weight, part in zip(loss.weights, loss.parts, strict=True)
+            if weight
+        )
     if isinstance(loss, PixelLoss):
         return f"{loss.name}({', '.join(f'{option}={value}' for option, value in loss.options.items())})"
-    if isinstance(loss, MixedLoss):
-        weight, surrogate = loss.cross_entropy, formula(loss.surrogate)
-        return f"{weight:.4g} * cross-entropy + {1 - weight:.4g} * ({surrogate})" if weight else surrogate
-    return f"1 - {loss.expr}" if isinstance(loss, SurrogateLoss) else str(loss)
+    if isinstance(loss, SurrogateLoss):
+        return f"1 - {loss.expr}" if loss.scale == 1 else f"{loss.scale:.4g} * (1 - {loss.expr})"
+    return str(loss)
+
+
+def _factor(loss: Loss) -> str:
+    """A part of a sum, beside its weight."""
+    if loss.content() == CrossEntropy().content():
+        return "cross-entropy"
+    return formula(loss) if isinstance(loss, PixelLoss) else f"({formula(loss)})"
+
+
+def surrogates(loss: Loss) -> dict[SurrogateLoss, str]:
+    """The surrogates in a loss, each with what to call it: nothing if it is the only one."""
+    if isinstance(loss, SurrogateLoss):
+        return {loss: ""}
+    pairs = zip(loss.weights, loss.parts, strict=True) if isinstance(loss, MixedLoss) else []
+    found = {part: f"{weight:.4g} * {_factor(part)}" for weight, part in pairs if isinstance(part, SurrogateLoss)}
+    return found if len(found) > 1 else dict.fromkeys(found, "")
+
+
+def curves_of(loss: Loss) -> list[tuple[Slot, Curve]]:
+    """The slots of a loss with their curves; the same slot with the same curve in two surrogates once."""
+    return list(dict.fromkeys(pair for surrogate in surrogates(loss) for pair in surrogate.curves.items()))
 
 
 def text_plot(curve: Curve, width: int = 41, height: int = 13) -> str:
@@ -45,11 +71,11 @@ def text_plot(curve: Curve, width: int = 41, height: int = 13) -> str:
     return "\n".join([*rows, f"  +{'-' * width}", f"   0{' ' * (width - 2)}1"])
 
 
-def plot_loss(loss: SurrogateLoss, path: str | os.PathLike[str]) -> None:
+def plot_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
     """Draw the curves of a loss, and the scores in its provenance if a search found it.
 
     Args:
-        loss: The loss.
+        loss: A surrogate, or a sum with one.
         path: The picture to write; its extension sets the format (.png, .svg, .pdf).
 
     Raises:
@@ -61,13 +87,13 @@ def plot_loss(loss: SurrogateLoss, path: str | os.PathLike[str]) -> None:
     file = Path(path)
     if file.suffix.lower() not in _FORMATS:
         raise InputError(f"{file}: can't draw a `{file.suffix}` file; allowed: {', '.join(_FORMATS)}.")
-    scores = _validation(loss)
-    ratios = [1.0] * len(loss.curves) + ([1.5] if scores else [])
+    scores, curves = _validation(loss), curves_of(loss)
+    ratios = [1.0] * len(curves) + ([1.5] if scores else [])
     height = max(3.4, 1 + 0.23 * len(same_metrics(list(scores["found"])))) if scores else 3.4  # inches
-    figure = Figure(figsize=(3.1 * len(loss.curves) + (5.0 if scores else 0), height), layout="constrained")
+    figure = Figure(figsize=(3.1 * len(curves) + (5.0 if scores else 0), height), layout="constrained")
     axes = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
     grid = torch.linspace(0, 1, 501, dtype=torch.float64)
-    for axis, (slot, curve) in zip(axes, loss.curves.items(), strict=False):
+    for axis, (slot, curve) in zip(axes, curves, strict=False):
         axis.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="identity")
         axis.plot(grid, curve(grid), color=_BLUE, linewidth=2, label="curve")
         points = zip(*curve.points, strict=True) if curve.points else ([], [])
@@ -106,7 +132,7 @@ def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Score]]) -> None:
     axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8, frameon=False)
 
 
-def _validation(loss: SurrogateLoss) -> dict[str, dict[str, Score]]:
+def _validation(loss: Loss) -> dict[str, dict[str, Score]]:
     """The scores that a search has recorded; empty if the provenance has none, or something else."""
     try:
         rows = TypeAdapter(dict[str, dict[str, Score]]).validate_python(loss.provenance.get("validation"))

@@ -351,7 +351,7 @@ def slot(points: Any) -> dict[str, Any]:
             "loss.json: version 4 is newer than what this package reads (3); upgrade autosegloss.",
         ),
         ({"version": 2}, "loss.json: missing: cross_entropy."),
-        ({"version": 3}, "loss.json: missing: loss, options."),
+        ({"version": 3}, "loss.json: missing: scale."),
         (
             {"cross_entropy": 0.25},
             "loss.json: unknown: cross_entropy; allowed: classes, curve, format, logic, metric, provenance, slots, "

@@ -16,6 +16,10 @@ from autosegloss.loss.classic import CLASSICS
 from autosegloss.loss.file import VERSION, build_loss, read_loss
 
 REAL = [load_loss("asl/voc/miou").content(), MixedLoss(SurrogateLoss("biou"), 0.25).content()]
+REAL += [
+    SurrogateLoss("miou", scale=8).content(),
+    MixedLoss([(2, load_loss("jml")), (1, load_loss("focal"))]).content(),
+]
 REAL += [CLASSICS[name](255, [3, 2, 1]).content() for name in ("weighted_cross_entropy", "boundary_cross_entropy")]
 HUGE = [
     "x" * 900_000,
@@ -47,8 +51,9 @@ def test_a_value_of_any_kind_anywhere(content: dict[str, Any], data: st.DataObje
     changed = json.loads(json.dumps(content))
     at = changed
     while True:
-        key = data.draw(st.sampled_from(sorted(at)) if isinstance(at, dict) and at else st.text(max_size=3))
-        if not isinstance(at.get(key), dict) or data.draw(st.booleans()):
+        keys = [*at] if isinstance(at, dict) else range(len(at))
+        key = data.draw(st.sampled_from(keys) if keys else st.text(max_size=3))
+        if key not in keys or not isinstance(at[key], dict | list) or not at[key] or data.draw(st.booleans()):
             break
         at = at[key]
     at[key] = data.draw(values)

@@ -77,7 +77,11 @@ def test_a_mix_can_be_copied_pickled_and_told_from_another() -> None:
             InputError,
             "cross_entropy must be a number from 0 to 1, got '1'.",
         ),
-        (lambda: MixedLoss(CrossEntropy()), InputTypeError, "surrogate must be a SurrogateLoss, got CrossEntropy."),
+        (
+            lambda: MixedLoss(CrossEntropy()),
+            InputTypeError,
+            "a sum must be a list of pairs (weight, loss), or one SurrogateLoss, got CrossEntropy.",
+        ),
     ],
 )
 def test_mistakes_in_the_arguments(build: Any, kind: type[Exception], expected: str) -> None:

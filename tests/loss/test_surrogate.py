@@ -306,7 +306,7 @@ def per_image_accuracy() -> Any:
 def test_text_for_people() -> None:
     assert repr(SurrogateLoss("gacc", curve="linear", ignore_index=0)) == (
         "SurrogateLoss(class_sum(total(pred & target)) / class_sum(total(target)), logic='product', curve='linear', "
-        "classes='metric', ignore_index=0, reduce_over_ranks=False)"
+        "classes='metric', ignore_index=0, reduce_over_ranks=False, scale=1.0)"
     )
 
 

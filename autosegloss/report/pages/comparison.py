@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.own_loss import is_own
@@ -16,6 +15,7 @@ from autosegloss.proxy.trial import TARGET
 from autosegloss.report.pages import sections
 from autosegloss.report.pages.elements import details, table, text_block
 from autosegloss.report.pages.examples import Trained, examples
+from autosegloss.report.plots import surrogates
 from autosegloss.report.tables import same_metrics
 from autosegloss.search.folder import JOURNAL_FILE, PLAN_FILE, TABLE_FILE
 from autosegloss.search.objective import proxy_of
@@ -35,9 +35,7 @@ def comparison_page(folder: Path, images: bool) -> str:
     definitions = next(iter(plan["definitions"].values()))
     losses = {row.loss: build_loss(definitions[row.loss]) for row in found.rows if not is_own(definitions[row.loss])}
     curves = "\n".join(
-        f"<h3>{escape(name)}</h3>\n{sections.curves(loss)}"
-        for name, loss in losses.items()
-        if isinstance(loss, SurrogateLoss | MixedLoss)
+        f"<h3>{escape(name)}</h3>\n{sections.curves(loss)}" for name, loss in losses.items() if surrogates(loss)
     )
     notes = " ".join(filter(None, dict.fromkeys(found.notes.values())))
     facts = {

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from autosegloss.errors import InputError
-from autosegloss.loss import Loss, MixedLoss, SurrogateLoss
+from autosegloss.loss import Loss
 from autosegloss.loss.curve import number_of_points
 from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.trial import TARGET
@@ -45,13 +45,12 @@ def search_page(folder: Path, images: bool) -> str:
     compared = {title: finals[labels[name]] for name, title in LOSSES.items()}
     scores = {title: _scores(final) for title, final in compared.items()}
     target = spec_label(config.metric)
-    curves = sections.curves(loss) if isinstance(loss, SurrogateLoss | MixedLoss) else f"<p>{loss} has no curves.</p>"
     return sections.page(
         f"Search for a loss for {target}",
         _summary(found, findings, compared, scores),
         [
             sections.Section("search", "The search", _course(found, findings)),
-            sections.Section("curves", "The curves found", curves),
+            sections.Section("curves", "The curves found", sections.curves(loss)),
             sections.Section("surfaces", "Loss surfaces", sections.surfaces({"found loss": loss})),
             sections.Section("metrics", "All metrics", _metrics(compared, scores, target, len(findings.seeds))),
             sections.Section(

@@ -13,13 +13,13 @@ from typing import Any, Final
 from torch import nn
 
 from autosegloss.errors import AutoseglossError
-from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss
+from autosegloss.loss import Loss, load_loss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.report.pages import figures
 from autosegloss.report.pages.elements import document, facts_list, text_block
 from autosegloss.report.pages.examples import NUMBER
-from autosegloss.report.plots import formula
+from autosegloss.report.plots import curves_of, formula, surrogates
 from autosegloss.search.head import versions
 from autosegloss.search.statistics import Difference, Estimate
 from autosegloss.search.tables import not_learned
@@ -51,16 +51,19 @@ def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> s
     return document(title, body, "report.css")
 
 
-def curves(loss: SurrogateLoss | MixedLoss) -> str:
+def curves(loss: Loss) -> str:
     """The formula of a loss and the curve of each of its slots."""
-    surrogate = loss.surrogate if isinstance(loss, MixedLoss) else loss
+    shown = f"<code>{escape(formula(loss))}</code>"
+    if not (slots := curves_of(loss)):
+        return f"<p>{shown} has no curves.</p>"
     panels = "".join(
         f"<figure>{figures.curve(str(slot), each)}<figcaption>{escape(str(slot))}</figcaption></figure>"
-        for slot, each in surrogate.curves.items()
+        for slot, each in slots
     )
+    logics = ", ".join(dict.fromkeys(f"<code>{each.logic}</code>" for each in surrogates(loss)))
     note = (
-        f"<code>{escape(formula(loss))}</code><br>Each operand of a searched operator passes through a curve before "
-        f"the logic (<code>{surrogate.logic}</code>). Dashed: the identity; dots: control points."
+        f"{shown}<br>Each operand of a searched operator passes through a curve before the logic ({logics}). Dashed: "
+        "the identity; dots: control points."
     )
     return f'<p class="note">{note}</p>\n<div class="panels curves">{panels}</div>'
 
