@@ -191,13 +191,13 @@ def sums(walks: tuple[Walk, ...], logits: Tensor, labels: Tensor) -> Sums:
     found: Sums = {}
     rows = logits.unsqueeze(-1).flatten(2)
     for walk in walks:
-        counted = labels if walk.mask is None else _within(walk.mask, labels, logits.shape[1])
+        counted = labels if walk.mask is None else within(walk.mask, labels, logits.shape[1])
         found |= walk.sums(moments(rows, counted.unsqueeze(-1).flatten(1), walk.atoms))
     return found
 
 
-def _within(mask: e.Expr, labels: Tensor, classes: int) -> Tensor:
-    """Labels, negative outside a mask of the target too; made image by image."""
+def within(mask: e.Expr, labels: Tensor, classes: int) -> Tensor:
+    """Labels, negative outside a mask of the target without a class axis too; made image by image."""
     small = torch.uint8 if classes < 255 else torch.int32
     numbers = torch.arange(classes, dtype=small, device=labels.device)
     parts = []

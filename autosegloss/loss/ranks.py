@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,7 +10,15 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from autosegloss.errors import InputError
-from autosegloss.metric.interpret import Sums
+
+
+class _OfImages(Protocol):
+    @property
+    def per_image(self) -> bool: ...
+
+
+Statistic = TypeVar("Statistic", bound=_OfImages)
+"""What a statistic is of, such as a `Sum`: it says whether there is one for each image."""
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -29,11 +37,11 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return summed
 
 
-def batch_sums(sums: Sums, images: int, num_classes: int) -> Sums:
+def batch_sums(sums: dict[Statistic, Tensor], images: int, num_classes: int) -> dict[Statistic, Tensor]:
     """The statistics of the batches of all ranks as if they were one batch, the images in the order of the ranks.
 
     Args:
-        sums: The statistics of this rank's batch, see `interpret.sums`.
+        sums: The statistics of this rank's batch, see `interpret.sums`; those of images are (N, 1 or C).
         images: The number of its images; it may differ between ranks, and be 0.
         num_classes: C.
 
@@ -42,7 +50,7 @@ def batch_sums(sums: Sums, images: int, num_classes: int) -> Sums:
     """
     if not _several():
         return sums
-    reduced: Sums = _batch_sums(sums, images, num_classes)
+    reduced: dict[Statistic, Tensor] = _batch_sums(sums, images, num_classes)
     return reduced
 
 
@@ -53,7 +61,7 @@ def _several() -> bool:
 # What the others have is known at run time only. torch.compiler.disable would import PyTorch's compiler here and now, a
 # third of the time that it takes to import this package; this is the form that torch has for its own modules.
 @_disable_dynamo
-def _batch_sums(sums: Sums, images: int, num_classes: int) -> Sums:
+def _batch_sums(sums: dict[Statistic, Tensor], images: int, num_classes: int) -> dict[Statistic, Tensor]:
     rank, some = dist.get_rank(), next(iter(sums.values()))
     header = torch.zeros(dist.get_world_size(), 3, dtype=torch.int64, device=some.device)
     header[rank] = torch.tensor([num_classes, torch.finfo(some.dtype).bits, images])
@@ -71,7 +79,7 @@ def _batch_sums(sums: Sums, images: int, num_classes: int) -> Sums:
     }
     together = sum_over_ranks(torch.cat([x.flatten() for x in placed.values()]))
     pieces = torch.split(together, [x.numel() for x in placed.values()])
-    return {node: piece.view_as(x) for (node, x), piece in zip(placed.items(), pieces, strict=True)}
+    return {node: piece.view_as(x).to(x.dtype) for (node, x), piece in zip(placed.items(), pieces, strict=True)}
 
 
 class _Sum(torch.autograd.Function):

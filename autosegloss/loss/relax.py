@@ -22,7 +22,9 @@ from autosegloss.loss.curve import (
 from autosegloss.metric import expr as e
 from autosegloss.metric.interpret import Maps
 
-LogicKind = Literal["product", "godel"]
+PixelLogic = Literal["product", "godel"]
+"""What reads each pixel by itself."""
+LogicKind = Literal["product", "godel", "lovasz"]
 
 ADVISED_WEIGHT = 0.25
 """The part of cross-entropy that the JDT papers advise in a mix (Wang et al., arXiv 2302.05666)."""
@@ -151,7 +153,7 @@ class RelaxedMaps(Maps):
         target: Tensor,
         valid: Tensor | None,
         curves: Mapping[Slot, Curve],
-        logic: LogicKind,
+        logic: PixelLogic,
         hard_target: bool,
     ) -> None:
         self.valid = valid

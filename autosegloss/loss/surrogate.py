@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from autosegloss.loss import fuse
 from autosegloss.loss.base import FORMAT, Loss, check_flag, check_scale
 from autosegloss.loss.curve import IDENTITY, Curve, CurveKind, Point, check_kind
 from autosegloss.loss.kernels import blocks
+from autosegloss.loss.lovasz import Extension, Statistics
 from autosegloss.loss.ranks import batch_sums
-from autosegloss.loss.relax import LogicKind, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
+from autosegloss.loss.relax import LogicKind, PixelLogic, RelaxedMaps, SearchSpace, Slot, check_logic, one_hot, slots
 from autosegloss.metric import Expr, interpret, metric
 from autosegloss.metric.expr import ClassMean, check_classes
 from autosegloss.metric.interpret import Classes, Sums
@@ -108,7 +109,9 @@ class SurrogateLoss(Loss):
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}
         self._means = tuple(node for node in self.expr.walk() if isinstance(node, ClassMean) and node.selects)
-        self._nodes = interpret.statistics(self.expr, classes)
+        self._extension = Extension(self.expr, classes) if logic == "lovasz" else None
+        self._pixel_logic: PixelLogic = "product" if logic == "lovasz" else logic
+        self._nodes = self._extension.rest if self._extension else interpret.statistics(self.expr, classes)
         self._walks = fuse.plan(self._nodes, self.curves)
 
     @classmethod
@@ -172,14 +175,20 @@ class SurrogateLoss(Loss):
         for mean in self._means:
             mean.weights_of(logits.shape[1])  # raises before any work if the data has no such class
         with torch.autocast(logits.device.type, enabled=False):
-            sums = self._sums(logits, target, mask, dtype)
+            found = self._statistics(logits, target, mask, dtype)
             if self.reduce_over_ranks:
-                sums = batch_sums(sums, *logits.shape[:2])
-            return self.scale * (1 - interpret.value(self.expr, sums, self.classes))
+                found = batch_sums(found, *logits.shape[:2])
+            sums, known = self._extension.resolved(found, dtype) if self._extension else (cast("Sums", found), None)
+            return self.scale * (1 - interpret.value(self.expr, sums, self.classes, known))
 
-    def _sums(self, logits: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Sums:
+    def _statistics(self, logits: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Statistics:
         num_classes, valid, hard_target = logits.shape[1], None, True
         if isinstance(target, Tensor) and target.is_floating_point():
+            if self._extension:
+                raise InputTypeError(
+                    "the logic lovasz is not defined for soft labels: the target must have an integer dtype, got "
+                    f"{target.dtype}. Use the logic godel."
+                )
             truth, valid = check_soft_labels(target, tuple(logits.shape), dtype, mask)
             hard_target = False
         else:
@@ -190,13 +199,15 @@ class SurrogateLoss(Loss):
                 labels = labels.masked_fill(~counted, -1)
                 fused = fuse.sums(self._walks, logits, labels)
                 others = tuple(node for node in self._nodes if node not in fused)
-                found = fused | blocks.sums(others, logits, labels, self.curves, self.logic)
-                return {node: found[node] for node in self._nodes}
+                found = fused | blocks.sums(others, logits, labels, self.curves, self._pixel_logic)
+                extended = self._extension.of_labels(logits, labels, self.curves) if self._extension else {}
+                return {**cast("Statistics", {node: found[node] for node in self._nodes}), **extended}
             valid = counted.unsqueeze(1)
             truth = one_hot(labels, num_classes, dtype) * valid
         probability = logits.to(dtype).softmax(1)
-        maps = RelaxedMaps(probability, truth, valid, self.curves, self.logic, hard_target)
-        return interpret.sums(self._nodes, maps)
+        maps = RelaxedMaps(probability, truth, valid, self.curves, self._pixel_logic, hard_target)
+        extended = self._extension.of_maps(maps, self.curves) if self._extension else {}
+        return {**cast("Statistics", interpret.sums(self._nodes, maps)), **extended}
 
     def content(self) -> dict[str, Any]:
         old = self.scale == 1 and self.curve not in NEWER and self.logic not in NEWER

@@ -8,7 +8,7 @@ statistics to the metric's value, and is the same for both.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Literal, cast
 
@@ -198,7 +198,9 @@ def sums(nodes: tuple[e.Sum, ...], maps: Maps | ExactMaps) -> Sums:
     return {node: reduced(node, rows[node]) for node in nodes}
 
 
-def value(expr: e.Expr, statistics: Sums, classes: Classes = "metric") -> Tensor:
+def value(
+    expr: e.Expr, statistics: Sums, classes: Classes = "metric", known: Mapping[e.Expr, Tensor] | None = None
+) -> Tensor:
     """The value of an expression from its sums, a tensor without axes.
 
     Args:
@@ -206,8 +208,9 @@ def value(expr: e.Expr, statistics: Sums, classes: Classes = "metric") -> Tensor
         statistics: Its sums, all of one floating dtype.
         classes: Which classes a class mean counts: those of its `where=` ("metric"), all, or those in the target
             ("present").
+        known: Values of sub-expressions that are known already; of what they alone are made of, no sum is needed.
     """
-    return _value(expr, statistics, classes, {}).reshape(())
+    return _value(expr, statistics, classes, dict(known or {})).reshape(())
 
 
 def class_values(expr: e.Expr, statistics: Sums) -> Tensor:

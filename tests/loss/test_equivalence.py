@@ -29,7 +29,7 @@ from torch import Tensor
 
 from autosegloss.loss import SearchSpace, SurrogateLoss, fuse, slots
 from autosegloss.loss.curve import Curve, points_from_theta
-from autosegloss.loss.kernels import blocks, moments_cpu
+from autosegloss.loss.kernels import blocks, pixels
 from autosegloss.loss.kernels.atoms import Atoms
 from autosegloss.loss.kernels.curves import FastCurve
 from autosegloss.metric import (
@@ -82,7 +82,7 @@ def fused(loss: SurrogateLoss, given: Batch) -> Found:
     """Moments where sums fuse, blocks elsewhere; blocks so small that a batch has many."""
     loss.fused = True
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moments_cpu, "_BLOCK", 100)
+        patch.setattr(pixels, "_BLOCK", 100)
         patch.setattr(blocks, "_BLOCK", 40)
         return value_and_gradient(loss, *given)
 
@@ -350,7 +350,7 @@ def rounding_decides(loss: SurrogateLoss, given: Batch) -> bool:
     """Whether a mean counts what is 0 but for rounding, as 1 - (p + 1 - p)."""
     logits, truth, mask = given
     loss.fused = False
-    sums = loss._sums(logits.double(), truth, mask, DOUBLE)
+    sums = loss._statistics(logits.double(), truth, mask, DOUBLE)
     wheres = [where for node in loss.expr.walk() if (where := getattr(node, "where", None)) is not None]
     values = [interpret._value(where, sums, loss.classes, {}) for where in wheres]
     return any(bool(((x != 0) & (x.abs() < 1e-9)).any()) for x in values)

@@ -363,7 +363,7 @@ def test_wrong_shapes_are_refused() -> None:
 
 def rounding_decides(loss: SurrogateLoss, logits: Tensor, truth: Tensor) -> bool:
     """Whether what counts in a mean hangs on a number that is 0 but for rounding, as 1 - (p + 1 - p)."""
-    sums = loss._sums(logits, truth, None, torch.float64)
+    sums = loss._statistics(logits, truth, None, torch.float64)
     wheres = [where for node in loss.expr.walk() if (where := getattr(node, "where", None)) is not None]
     values = [interpret._value(where, sums, loss.classes, {}) for where in wheres]
     return any(bool(((x != 0) & (x.abs() < 1e-9)).any()) for x in values)

@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 from autosegloss.loss.curve import Curve
 from autosegloss.loss.kernels.bits import BitMaps
 from autosegloss.loss.kernels.curves import FastCurve
-from autosegloss.loss.relax import LogicKind, RelaxedMaps, Slot
+from autosegloss.loss.relax import PixelLogic, RelaxedMaps, Slot
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
 from autosegloss.metric.interpret import Sums
@@ -39,7 +39,7 @@ _BLOCK_OF_A_DEVICE = 2**25  # where starting a step costs more than its memory
 
 
 def sums(
-    nodes: tuple[e.Sum, ...], logits: Tensor, labels: Tensor, curves: Mapping[Slot, Curve], logic: LogicKind
+    nodes: tuple[e.Sum, ...], logits: Tensor, labels: Tensor, curves: Mapping[Slot, Curve], logic: PixelLogic
 ) -> Sums:
     """The relaxed sums of a batch with hard labels; differentiable once by the logits.
 
@@ -66,7 +66,7 @@ class _Work:
 
     nodes: tuple[e.Sum, ...]
     curves: Mapping[Slot, Curve]
-    logic: LogicKind
+    logic: PixelLogic
     like: Tensor
     """On the device of the maps, and in float64 if they are."""
 
@@ -142,7 +142,7 @@ class _Operator(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, left: Tensor, right: Tensor, op: e.LogicOp, logic: LogicKind, ands: _Pair, ors: _Pair
+        ctx: Any, left: Tensor, right: Tensor, op: e.LogicOp, logic: PixelLogic, ands: _Pair, ors: _Pair
     ) -> Tensor:
         dtype = torch.promote_types(left.dtype, right.dtype)
         left, right = left.to(dtype), right.to(dtype)
@@ -198,8 +198,8 @@ def _godel_or(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.maximum(a, b), 0.5 + lean, 0.5 - lean
 
 
-_and: Mapping[LogicKind, _Rule] = {"product": lambda a, b: (a * b, b, a), "godel": _godel_and}
-_or: Mapping[LogicKind, _Rule] = {"product": _product_or, "godel": _godel_or}
+_and: Mapping[PixelLogic, _Rule] = {"product": lambda a, b: (a * b, b, a), "godel": _godel_and}
+_or: Mapping[PixelLogic, _Rule] = {"product": _product_or, "godel": _godel_or}
 
 
 class _Rows(torch.autograd.Function):

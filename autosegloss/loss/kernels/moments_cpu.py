@@ -11,8 +11,7 @@ last bits. `autosegloss bench loss` measures the whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,13 +20,12 @@ from torch.autograd.function import once_differentiable
 
 from autosegloss.loss.kernels.atoms import Atom, Atoms
 from autosegloss.loss.kernels.curves import FastCurve
-
-_BLOCK = 2**15  # logits: what torch does in one thread, and a few times that stays in the cache of a core
+from autosegloss.loss.kernels.pixels import class_sums, in_threads, pixel_blocks, working_dtype
 
 
 def moments(logits: Tensor, labels: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor, Tensor]:
     """See `fuse.moments`."""
-    pixels = _class_sums(torch.ones_like(labels), labels, logits.shape[1]).to(_dtype(logits))
+    pixels = class_sums(torch.ones_like(labels), labels, logits.shape[1]).to(working_dtype(logits))
     if not atoms.inside and not atoms.outside:
         return pixels.unsqueeze(2)[..., :0], pixels.unsqueeze(2)[..., :0], pixels
     inside, outside = _Moments.apply(logits, labels, atoms)  # type: ignore[no-untyped-call]
@@ -38,7 +36,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor]:
         images, classes, _ = logits.shape
-        dtype = _dtype(logits)
+        dtype = working_dtype(logits)
         inside, outside = _functions(atoms.inside, logits), _functions(atoms.outside, logits)
         label, valid = labels.clamp(min=0).unsqueeze(1), (labels >= 0).to(dtype).unsqueeze(1)
         own = torch.empty_like(valid)  # the probability of the label
@@ -54,14 +52,14 @@ class _Moments(torch.autograd.Function):
             return torch.stack([_values(function, p).sum(2) for function in outside], 2)
 
         outside_sums = logits.new_zeros(images, classes, len(outside), dtype=torch.float64)
-        blocks = _blocks(logits)
-        for (image, _), found in zip(blocks, _in_threads(sums, blocks), strict=True):
+        blocks = pixel_blocks(logits)
+        for (image, _), found in zip(blocks, in_threads(sums, blocks), strict=True):
             if outside:
                 outside_sums[image] += found
         if not outside:
             own.exp_()
         own = own.squeeze(1)
-        inside_sums = [_class_sums(_values(function, own).double(), labels, classes) for function in inside]
+        inside_sums = [class_sums(_values(function, own).double(), labels, classes) for function in inside]
         ctx.save_for_backward(logits, labels, own)
         ctx.atoms = atoms
         own_sums = torch.stack(inside_sums, 2) if inside_sums else outside_sums[..., :0]
@@ -71,7 +69,7 @@ class _Moments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_inside: Tensor, by_outside: Tensor) -> tuple[Tensor, None, None]:
         logits, labels, own = ctx.saved_tensors
-        dtype = _dtype(logits)
+        dtype = working_dtype(logits)
         inside, outside = _functions(ctx.atoms.inside, logits), _functions(ctx.atoms.outside, logits)
         label, valid = labels.clamp(min=0), (labels >= 0).to(dtype).unsqueeze(1)
         by_own = torch.zeros_like(own)
@@ -89,44 +87,8 @@ class _Moments(torch.autograd.Function):
             h.scatter_(1, label[image, :, pixel], by_own[image, :, pixel]).mul_(p)
             torch.addcmul(h, p, h.sum(1, keepdim=True), value=-1, out=gradient[image, :, pixel])
 
-        _in_threads(write, _blocks(logits))
+        in_threads(write, pixel_blocks(logits))
         return gradient, None, None
-
-
-def _dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def _class_sums(x: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Sums over the pixels of each class: (N, P) -> (N, C)."""
-    sums = x.new_zeros(len(x), classes + 1)
-    return sums.scatter_add_(1, labels.where(labels >= 0, classes), x)[:, :classes]
-
-
-def _blocks(logits: Tensor) -> list[tuple[slice, slice]]:
-    """Some pixels of an image at a time, or some small images; on a GPU, which has no such cache, all at once."""
-    images, classes, pixels = logits.shape
-    if logits.device.type != "cpu":
-        return [(slice(None), slice(None))]
-    some = max(1, _BLOCK // max(1, classes))
-    together = max(1, some // max(1, pixels))
-    return [
-        (slice(image, image + together), slice(pixel, pixel + some))
-        for image in range(0, images, together)
-        for pixel in range(0, pixels, some)
-    ]
-
-
-def _in_threads(task: Callable[[slice, slice], Any], blocks: list[tuple[slice, slice]]) -> list[Any]:
-    """The results in order, in as many threads as torch may use, each with whole blocks of its own."""
-    threads = torch.get_num_threads()
-    if min(threads, len(blocks)) < 2:
-        return [task(*block) for block in blocks]
-    try:
-        with ThreadPoolExecutor(min(threads, len(blocks)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(torch.no_grad()(task), *zip(*blocks, strict=True)))
-    finally:
-        torch.set_num_threads(threads)
 
 
 _Function = Sequence[FastCurve]

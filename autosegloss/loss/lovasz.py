@@ -1,0 +1,346 @@
+"""The logic "lovasz": parts of a metric become their Lovász extensions.
+
+A class's score f(I, U, T), of its intersection, union and target pixels, is a function of which pixels are wrong: f
+wrong ones of the class leave I = T - f, and o wrong ones of other classes make U = T + o. The Lovász extension carries
+f(no error) - f(errors) over from sets of wrong pixels to errors in [0, 1], here 1 - g_and(p) on the class and g_or(p)
+off it. It sorts the pixels by their errors, largest first, and adds up error times what the pixel takes from the score.
+
+Sorting is avoided: pixels whose errors lie in one of some thousand bins count as equal. What a bin takes from the score
+follows from the counts of the bins above it, and is split between its pixels by the partial derivatives of the score at
+the middle of the bin, which is the mean over their orders. Counts and sums of errors add up over blocks and processes.
+
+Source: Berman et al., The Lovász-Softmax loss, CVPR 2018, for the IoU; the extension of other functions is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor
+
+from autosegloss.errors import InputError, cut
+from autosegloss.loss import fuse
+from autosegloss.loss.curve import IDENTITY, Curve
+from autosegloss.loss.kernels import histograms
+from autosegloss.loss.kernels.pixels import working_dtype
+from autosegloss.loss.relax import RelaxedMaps, Slot, one_hot
+from autosegloss.metric import expr as e
+from autosegloss.metric import interpret
+from autosegloss.metric.interpret import Classes, Sums
+
+_GRID: Final = (0, 1, 2, 3, 10, 100)  # pixels, on which a score is checked to fall with errors
+_ROUNDING: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Which pixels and which operators the errors of a class are of.
+
+    Args:
+        both: The AND of prediction and target that I sums; None if the score has no I.
+        either: The OR that U sums, likewise.
+        within: The mask that all sums have.
+        per_image: Whether the sums are of each image.
+    """
+
+    both: e.Logic | None
+    either: e.Logic | None
+    within: e.Expr | None
+    per_image: bool
+
+    def sums(self, counted: Tensor) -> Sums:
+        """T, and I and U under the logic "product", which are linear in the errors: (rows, C).
+
+        Args:
+            counted: Of `histograms.of`.
+        """
+        size, found = counted[:, :, 0].sum(-1), cast("Sums", {})
+        for node, x in ((self.both, -counted[:, :, 2].sum(-1)), (self.either, counted[:, :, 3].sum(-1))):
+            if node is not None:
+                found[_sum(node, self)] = size + x
+        return found | {_sum(e.target, self): size}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sub-expression that is extended."""
+
+    node: e.Expr
+    errors: Errors
+
+    @property
+    def per_image(self) -> bool:
+        """Whether its value has an image axis."""
+        return self.errors.per_image
+
+    def value(self, counted: Tensor) -> Tensor:
+        """The score at no error less its extension, (rows, C).
+
+        Args:
+            counted: Of `histograms.of`, (rows, C, 4, bins) float64: pixels of the class and of other classes in each
+                bin, and the sums of their errors.
+        """
+        own, others = counted[:, :, 0].detach(), counted[:, :, 1].detach()
+        size = own.sum(-1, keepdim=True)
+        upto_own, upto_others = (x.flip(-1).cumsum(-1).flip(-1) for x in (own, others))  # in this bin or above it
+        above_own, above_others = upto_own - own, upto_others - others
+        nothing = torch.zeros_like(size)
+        best, _, _ = self._score(size, nothing, nothing)
+        after, _, _ = self._score(size, upto_own, upto_others)
+        before, _, _ = self._score(size, above_own, above_others)
+        _, by_own, by_others = self._score(size, (upto_own + above_own) / 2, (upto_others + above_others) / 2)
+        by_own, by_others = (-by_own).clamp(min=0), (-by_others).clamp(min=0)
+        split = own * by_own + others * by_others
+        # A score without a slope there falls by a jump, as where the last pixel of a class is lost: shared alike.
+        flat = split < 1e-300
+        share = (before - after) / torch.where(flat, (own + others).clamp(min=1), split)
+        weight_own, weight_others = share * torch.where(flat, 1.0, by_own), share * torch.where(flat, 1.0, by_others)
+        fall = (weight_own * counted[:, :, 2] + weight_others * counted[:, :, 3]).sum(-1)
+        return best.squeeze(-1) - fall
+
+    def _score(self, size: Tensor, own: Tensor, others: Tensor) -> _Dual:
+        """The score and its derivatives where so many pixels of the class and of other classes are wrong."""
+        one, zero = torch.ones_like(own), torch.zeros_like(own)
+        given: dict[e.Expr, _Dual] = {_sum(e.target, self.errors): (size + zero, zero, zero)}
+        if self.errors.both is not None:
+            given[_sum(self.errors.both, self.errors)] = (size - own, -one, zero)
+        if self.errors.either is not None:
+            given[_sum(self.errors.either, self.errors)] = (size + others, zero, one)
+        return _dual(self.node, given, own)
+
+
+Statistics = dict[e.Sum | Errors | Part, Tensor]
+"""Sums (rows, 1 or C), counts of errors (rows, C, 4, bins), and values of parts of each image (N, C)."""
+_Dual = tuple[Tensor, Tensor, Tensor]
+"""A value and its derivatives by the wrong pixels of the class and of the others."""
+
+
+class Extension:
+    """What the logic "lovasz" makes of a metric.
+
+    Args:
+        expr: The metric.
+        classes: Which classes a class mean of the loss counts.
+
+    Raises:
+        InputError: No part of the metric can be extended; with the reason.
+    """
+
+    def __init__(self, expr: e.Expr, classes: Classes = "metric") -> None:
+        self.parts: list[Part] = []
+        """The maximal sub-expressions that are extended."""
+        self.left: dict[e.Expr, str] = {}
+        """The parts that depend on the prediction and keep the logic "product", each with the reason."""
+        seen: set[e.Expr] = set()
+        self._find(expr, seen)
+        if not self.parts:
+            reason = next(iter(self.left.values()), "it does not depend on the prediction")
+            raise InputError(
+                f"the logic lovasz has nothing to extend in the metric `{cut(str(expr))}`: {reason}. Use the logic "
+                "product."
+            )
+        derived = {node for errors in self.errors for node in errors.sums(torch.zeros(1, 1, 4, 1))}
+        self.rest = tuple(node for node in self._sums_outside(expr, classes) if node not in derived)
+        """The sums that the value is made of besides, which the errors do not give."""
+
+    @cached_property
+    def errors(self) -> tuple[Errors, ...]:
+        """The errors that are counted."""
+        return tuple(dict.fromkeys(part.errors for part in self.parts))
+
+    def of_labels(self, logits: Tensor, labels: Tensor, curves: Mapping[Slot, Curve]) -> Statistics:
+        """The statistics of a batch, without its maps.
+
+        Args:
+            logits: Scores before the softmax, (N, C, *S) floating.
+            labels: (N, *S) int64, 0..C-1, or negative where a pixel is ignored.
+            curves: The curve of each slot.
+        """
+        rows, dtype = logits.unsqueeze(-1).flatten(2), working_dtype(logits)
+        found: Statistics = {}
+        for errors in self.errors:
+            own = curves_of(errors, curves)
+            if errors.within is not None and "class" in errors.within.axes:  # a class has pixels of its own
+                truth = one_hot(labels, logits.shape[1], dtype)
+                maps = RelaxedMaps(
+                    logits.softmax(1, dtype), truth, (labels >= 0).unsqueeze(1), curves, "product", hard_target=True
+                )
+                found |= self.of_maps(maps, curves, (errors,))
+                continue
+            seen = labels if errors.within is None else fuse.within(errors.within, labels, logits.shape[1])
+            asked = errors.both is not None, errors.either is not None
+            counted = histograms.of(rows, seen.unsqueeze(-1).flatten(1), own, errors.per_image, *asked)
+            found |= self._statistics(errors, counted, dtype)
+        return found
+
+    def of_maps(
+        self, maps: RelaxedMaps, curves: Mapping[Slot, Curve], some: Sequence[Errors] | None = None
+    ) -> Statistics:
+        """The same from maps, by plain autograd.
+
+        Args:
+            maps: The maps of the batch.
+            curves: The curve of each slot.
+            some: The errors to count; all by default.
+        """
+        pred, truth = maps.leaf(e.pred), maps.leaf(e.target)
+        found: Statistics = {}
+        for errors in self.errors if some is None else some:
+            valid = maps.valid
+            if errors.within is not None:
+                inside = interpret.pixel_map(errors.within, maps, {}) > 0
+                valid = inside if valid is None else inside & valid
+            counted = histograms.of_maps(pred, truth, valid, curves_of(errors, curves), errors.per_image)
+            found |= self._statistics(errors, counted, pred.dtype)
+        return found
+
+    def _statistics(self, errors: Errors, counted: Tensor, dtype: torch.dtype) -> Statistics:
+        """What of some errors adds up over processes: their counts; of images, what follows from each alone."""
+        if not errors.per_image:
+            return {errors: counted}
+        sums: Statistics = {node: x.to(dtype) for node, x in errors.sums(counted).items()}
+        return sums | {part: part.value(counted).to(dtype) for part in self.parts if part.errors == errors}
+
+    def resolved(self, statistics: Statistics, dtype: torch.dtype) -> tuple[Sums, dict[e.Expr, Tensor]]:
+        """The sums of a batch, and the values of the parts, from its statistics."""
+        sums: Sums = {}
+        known: dict[e.Expr, Tensor] = {}
+        for key, x in statistics.items():
+            if isinstance(key, Part):
+                known[key.node] = x
+            elif isinstance(key, Errors):
+                sums |= {node: each.to(dtype) for node, each in key.sums(x).items()}
+                known |= {part.node: part.value(x).to(dtype) for part in self.parts if part.errors == key}
+            else:
+                sums[key] = x
+        return sums, known
+
+    def _find(self, node: e.Expr, seen: set[e.Expr]) -> None:
+        if not node.soft or node in seen:
+            return
+        seen.add(node)
+        counts = _counts(node)
+        if isinstance(counts, Errors):
+            part = Part(node, counts)
+            if _rises(part):
+                self.left[node] = f"`{cut(str(node), 100)}` rises with an error"
+            else:
+                self.parts.append(part)
+            return
+        if isinstance(node, e.Sum):
+            self.left[node] = cast("str", counts)
+            return
+        for operand in (node.value,) if isinstance(node, _MEANS) else node.operands:
+            self._find(operand, seen)
+
+    def _sums_outside(self, expr: e.Expr, classes: Classes) -> list[e.Sum]:
+        """The sums of the expression outside its parts, in the order in which they are written."""
+        known, found = {part.node for part in self.parts}, dict[e.Sum, None]()
+        stack, seen = [expr], set[e.Expr]()
+        while stack:
+            node = stack.pop()
+            if node in known or node in seen:
+                continue
+            seen.add(node)
+            if isinstance(node, e.Sum):
+                found[node] = None
+            elif isinstance(node, e.ClassMean) and classes != "metric":
+                stack.append(node.value)
+            else:
+                stack.extend(reversed(node.operands))
+        if classes == "present":
+            found |= dict.fromkeys(interpret.PRESENT.values())
+        return list(found)
+
+
+_MEANS = (e.ClassMean, e.ImageMean, e.ImageWorst)
+
+
+def _counts(node: e.Expr) -> Errors | str | None:
+    """The errors that an expression is a function of: None if of no sum, a reason if not of the sums of one class."""
+    match node:
+        case e.Number():
+            return None
+        case e.Sum(map=a_map, per_image=per_image, within=within, void=void):
+            if void != "skip":
+                return f"`{cut(str(node), 100)}` counts ignored pixels"
+            if within is not None and within.soft:
+                return f"the mask of `{cut(str(node), 100)}` depends on pred"
+            if a_map is e.target:
+                return Errors(None, None, within, per_image)
+            if isinstance(a_map, e.Logic) and set(a_map.operands) == {e.pred, e.target} and a_map.op != "^":
+                return Errors(a_map if a_map.op == "&" else None, a_map if a_map.op == "|" else None, within, per_image)
+            return f"`{cut(str(node), 100)}` sees pred outside `pred & target` and `pred | target`"
+        case e.Arithmetic():
+            left, right = _counts(node.left), _counts(node.right)
+            if isinstance(left, str) or isinstance(right, str):
+                return left if isinstance(left, str) else right
+            if left is None or right is None:
+                return left or right
+            return _merged(left, right) or f"`{cut(str(node), 100)}` joins sums of different pixels"
+        case _:
+            return "it is no function of the sums of one class"
+
+
+def _merged(a: Errors, b: Errors) -> Errors | None:
+    if (a.within, a.per_image) != (b.within, b.per_image):
+        return None
+    if any(x is not None and y is not None and x is not y for x, y in ((a.both, b.both), (a.either, b.either))):
+        return None
+    both, either = (
+        next((node for node in nodes if node is not None), None) for nodes in ((a.both, b.both), (a.either, b.either))
+    )
+    return Errors(both, either, a.within, a.per_image)
+
+
+def _rises(part: Part) -> bool:
+    """Whether a score is higher somewhere with one more wrong pixel, on a grid of counts."""
+    grid = torch.tensor(_GRID, dtype=torch.float64)
+    size, own, others = (x.flatten() for x in torch.meshgrid(grid, grid, grid, indexing="ij"))
+    possible = own < size
+    here, _, _ = part._score(size, own.minimum(size), others)
+    more_own, _, _ = part._score(size, (own + 1).minimum(size), others)
+    more_others, _, _ = part._score(size, own.minimum(size), others + 1)
+    slack = _ROUNDING * (1 + here.abs())
+    return bool(((more_own > here + slack) & possible).any() or (more_others > here + slack).any())
+
+
+def _dual(node: e.Expr, given: Mapping[e.Expr, _Dual], like: Tensor) -> _Dual:
+    match node:
+        case e.Sum():
+            return given[node]
+        case e.Number():
+            zero = torch.zeros_like(like)
+            return zero + node.value, zero, zero
+        case e.Arithmetic():
+            (a, *by_a), (b, *by_b) = _dual(node.left, given, like), _dual(node.right, given, like)
+            if node.op == "/":
+                x = interpret.divide(a, b)
+                slopes = [interpret.divide(da - x * db, b) for da, db in zip(by_a, by_b, strict=True)]
+            elif node.op == "*":
+                x, slopes = a * b, [da * b + a * db for da, db in zip(by_a, by_b, strict=True)]
+            else:
+                sign = 1 if node.op == "+" else -1
+                x, slopes = a + sign * b, [da + sign * db for da, db in zip(by_a, by_b, strict=True)]
+            return x, slopes[0], slopes[1]
+        case _:
+            raise AssertionError("no function of sums")  # unreachable: `_counts` refuses it
+
+
+def _sum(a_map: e.Expr, errors: Errors) -> e.Sum:
+    return cast("e.Sum", (e.per_image if errors.per_image else e.total)(a_map, within=errors.within))
+
+
+def curves_of(errors: Errors, curves: Mapping[Slot, Curve]) -> tuple[Curve, Curve]:
+    """The curve on the prediction of the AND and of the OR."""
+    return _curve("and", errors.both, curves), _curve("or", errors.either, curves)
+
+
+def _curve(operator: Literal["and", "or"], node: e.Logic | None, curves: Mapping[Slot, Curve]) -> Curve:
+    if node is None:
+        return IDENTITY
+    return curves[Slot(operator, node.operands.index(e.pred), node)]
