@@ -28,7 +28,7 @@ TINY = {
     "search": {"steps": 2, "samples": 4},
     "finalists": {"candidates": 1, "seeds": 2},
 }
-TRIALS = 2 * 4 + 3 * 2
+TRIALS = 2 * 5 + 3 * 2
 
 
 def in_a_process(work: Callable[..., None], *arguments: object) -> None:

@@ -53,7 +53,7 @@ def test_a_search_in_a_process_of_its_own_writes_a_loss_and_prints_every_metric(
     assert "target: miou" in done.stdout
     assert {path.name for path in out.iterdir()} == {"loss.json", "trials.jsonl", "config.yaml"}
     loss = load_loss(out / "loss.json")
-    assert set(loss.provenance["validation"]) == {"cross-entropy", "identity", "found"}
+    assert set(loss.provenance["validation"]) == {"cross-entropy", "start", "found"}
     lines = trials_of(out / "trials.jsonl")
     assert len(lines) == 2 * 2 + 3 * 2  # steps x samples, (candidate and two baselines) x seeds
     assert all(set(METRICS) <= line["metrics"].keys() for line in lines)

@@ -138,7 +138,7 @@ TOY_LOSSES = (toy_loss, CROSS_ENTROPY)
 
 
 def toy_study(journal: Journal, observer: Callable[[Study], None] | None = None, lag: int = 0) -> Study:
-    """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 32 trials in all."""
+    """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 35 trials in all."""
     algorithm = PPO2(start=(0.5,) * 3, samples=8, updates=5)
     return Study(
         algorithm,

@@ -72,7 +72,7 @@ class JsonLog(_JsonLines):
     - `start`: `config` (name), `folder`, `data` (a list of one, see `autosegloss.report.data.data_record`), and the
       counts, which are those of the journal if the search is resumed;
     - `trial`, after each: `stage`, `step`, `index`, `reward` or `error` (the other is null), `seconds`, the counts;
-    - `step`, after each of the search: `step`, `seed`, `mu` and `std` (or null), `mean`, `best`, `failed`;
+    - `step`, after each of the search: `step`, `seed`, `mu` and `std` (or null), `mean`, `best`, `failed`, `start`;
     - `end`: `found`, `scores` (by loss and metric on the validation set, `mean` and `sd`), `guards` (what
       became of them, or null), `not_learned` (the classes that no loss has learned, or null), `loss` (path of the
       file).
@@ -144,8 +144,9 @@ class ComparisonLog(_JsonLines):
 class ScalarLog:
     """A search as scalars for TensorBoard, one point per step.
 
-    `reward/mean`, `reward/best`, `reward/best_so_far`, `failed`, and `mu/0`, `mu/1`, ... where the algorithm has a
-    centre. A resumed search writes all its steps again, and TensorBoard drops the points of earlier files.
+    `reward/mean`, `reward/best`, `reward/best_so_far`, `reward/start`, `failed`, and `mu/0`, `mu/1`, ... where the
+    algorithm has a centre. A resumed search writes all its steps again, and TensorBoard drops the points of earlier
+    files.
 
     Args:
         folder: Where to write; created with the first point.
@@ -197,6 +198,7 @@ class ScalarLog:
                 "reward/mean": step.mean,
                 "reward/best": step.best,
                 "reward/best_so_far": self._best,
+                **({} if step.start is None else {"reward/start": step.start}),
                 "failed": step.failed,
                 **{f"mu/{i}": x for i, x in enumerate(step.mu or ())},
             }

@@ -138,5 +138,6 @@ def _validation(loss: Loss) -> dict[str, dict[str, Score]]:
         rows = TypeAdapter(dict[str, dict[str, Score]]).validate_python(loss.provenance.get("validation"))
     except ValidationError:
         return {}
+    rows = {"start" if name == "identity" else name: row for name, row in rows.items()}  # its name in earlier files
     complete = rows.keys() == LOSSES.keys() and all(row.keys() == rows["found"].keys() for row in rows.values())
     return rows if complete else {}

@@ -88,7 +88,7 @@ class Display:
         guards = result.findings.about_guards
         about = f"guards, on held-out images: {guards}\n" if guards else ""
         self._console.print(
-            f"{target}: cross-entropy {score['cross-entropy']}, before the search {score['identity']}, "
+            f"{target}: cross-entropy {score['cross-entropy']}, before the search {score['start']}, "
             f"found loss {score['found']} ({result.findings.label}).\n"
             f"{about}"
             f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
@@ -182,7 +182,8 @@ def stage_text(study: Study) -> str:
 
 def step_text(step: Step) -> str:
     """A finished step in one line."""
-    return f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, {step.failed} failed"
+    start = "failed" if step.start is None else f"{step.start:.4f}"
+    return f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, start {start}, {step.failed} failed"
 
 
 def best_text(study: Study, config: StudyConfig) -> str:

@@ -14,12 +14,12 @@ from autosegloss.search.api import Result
 from autosegloss.search.statistics import Score
 from autosegloss.search.tables import VALIDATION
 
-LOSSES: Final = {"cross-entropy": "cross-entropy", "identity": "before the search", "found": "found loss"}
+LOSSES: Final = {"cross-entropy": "cross-entropy", "start": "before the search", "found": "found loss"}
 """The titles of the losses that a search compares, by their names in its result."""
 
 
 def search_table(result: Result, target: str) -> Table:
-    """Every metric on the validation set, for cross-entropy, the surrogate before the search, and the found loss.
+    """Every metric on the validation set, for cross-entropy, the start of the search, and the found loss.
 
     Args:
         result: A finished search.

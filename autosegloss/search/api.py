@@ -46,7 +46,7 @@ class Result:
     Args:
         loss: The loss found, as in `folder/loss.json`.
         folder: The folder of the loss, the journal and the configuration.
-        scores: Validation scores over the seeds of the finals, by loss ("cross-entropy", "identity", "found") and by
+        scores: Validation scores over the seeds of the finals, by loss ("cross-entropy", "start", "found") and by
             metric ("target" is the metric of the search).
         findings: The steps and finals of the search.
     """
@@ -247,7 +247,7 @@ def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Jour
 
 def scores_of(findings: Findings) -> dict[str, dict[str, Score]]:
     """The `scores` of a `Result`."""
-    labels = {"cross-entropy": "cross-entropy", "identity": "identity", "found": findings.label}
+    labels = {"cross-entropy": "cross-entropy", "start": "start", "found": findings.label}
     finals = {final.label: final for final in findings.finals}
     return {name: _scores(finals[label]) for name, label in labels.items()}
 

@@ -27,7 +27,8 @@ from autosegloss.search.head import Head, joined, other_data, other_environment
 from autosegloss.search.jobs import Job, Outcome, Stage
 
 FORMAT = "autosegloss-journal"
-VERSION = 1
+VERSION = 2
+"""Steps of a search in version 1 had no trial of the start; the trials of comparisons are the same."""
 BEGINNING = f'{{"format": "{FORMAT}", '.encode()  # of every head
 
 _SEAL = len(b', "checksum": "00000000"}')
@@ -246,6 +247,7 @@ def _read(data: bytes, path: str) -> _Contents:
     numbers: list[int] = []
     size = end = 0
     following: Head | None = None
+    version = VERSION
     for number, line in enumerate(lines, start=1):
         record = _record(line)
         end += len(line)
@@ -256,10 +258,16 @@ def _read(data: bytes, path: str) -> _Contents:
                     f"{cut(str(record['versions'].get('autosegloss')), 40)}, a newer version. Continue it with that "
                     "version, or choose another folder."
                 )
-            following = Head(record["versions"], record["processor"], record["data"])
+            following, version = Head(record["versions"], record["processor"], record["data"]), record["version"]
         elif number == 1:
             raise _refused_beginning(line, path)
         elif record is not None and _is_trial(record):
+            if version < VERSION and record["stage"] != "compare":
+                raise RefusedError(
+                    f"{path}:{number}: this search was run by an earlier version of autosegloss, whose steps had no "
+                    "trial of the start. Continue it with that version, or choose another folder. A loss.json beside "
+                    "it can be used as before."
+                )
             if following is not None:
                 heads.append(following)
                 following = None

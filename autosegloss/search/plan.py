@@ -35,6 +35,7 @@ class Step:
         mean: Mean reward; failed trials count as the lowest reward.
         best: Highest reward.
         failed: Number of trials without a reward.
+        start: Reward of the loss at the start of the search, with the seed of the step; None if it failed.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Step:
     mean: float
     best: float
     failed: int
+    start: float | None
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Final:
     """The result of one member of the finals.
 
     Args:
-        label: "cross-entropy", "identity", "mu of step 7" or "sample 3 of step 7".
+        label: "cross-entropy", "start", "mu of step 7" or "sample 3 of step 7".
         loss: The content of its loss file.
         theta: Its coordinates; None for cross-entropy.
         reward: Mean reward over the seeds; a failed run counts as the lowest reward. None if all runs failed.
@@ -87,7 +89,7 @@ class Findings:
         reward: The winner's mean reward over the seeds of the finals.
         seeds: The seeds of the finals, which no step has used.
         steps: The steps of the search.
-        finals: Cross-entropy, the identity curves, then the candidates.
+        finals: Cross-entropy, the start of the search, then the candidates.
     """
 
     label: str
@@ -132,12 +134,15 @@ class Findings:
 class Plan:
     """The steps of a search, in the order of the paper, then the finals.
 
+    Every step also trains with the loss at the start, of which the algorithm is not told: it shows what the search has
+    gained so far, with the same seed.
+
     Args:
         algorithm: The optimiser.
         loss_at: The loss at a point, as the content of its file.
         baseline: The loss to compare with, cross-entropy, likewise.
         steps: Number of steps.
-        candidates: Number of distinct thetas in the finals, besides the identity curves.
+        candidates: Number of distinct thetas in the finals, besides the start.
         finalist_seeds: Number of runs of each member of the finals.
         seed: Seed of the study, from which `seeds` derives those of the trials.
         guard: Shares of the baseline's metrics that a winner keeps on the mean over the finals; every step then trains
@@ -173,8 +178,10 @@ class Plan:
         """Number of steps of the search."""
         self.steps: list[Step] = []
         """The finished steps."""
-        step_size = len(algorithm.ask(algorithm.init())) + self._extra
-        self.total = steps * step_size + (2 + candidates) * finalist_seeds
+        self.asked = len(algorithm.ask(algorithm.init()))
+        """Number of points for which the algorithm asks in a step. Jobs of a step with this index or a higher one are
+        beside them: the start, and the baseline if there is a guard."""
+        self.total = steps * (self.asked + 1 + self._extra) + (2 + candidates) * finalist_seeds
         """Number of trials; reduced when thetas coincide or there are fewer candidates."""
 
     def course(self) -> Generator[list[list[Job]], list[Outcome], Findings]:
@@ -195,14 +202,15 @@ class Plan:
                     asking = algorithm.skip(asking)
                 points = algorithm.ask(asking)
                 jobs = self._jobs(begun, points)
-                self.total -= len(points) + self._extra - len(jobs)
+                self.total -= len(points) + 1 + self._extra - len(jobs)
                 asked.append((asking, points, jobs))
                 new.append(jobs)
                 begun += 1
             outcomes = yield new
             asked_state, points, jobs = asked.popleft()
-            tried = list(zip(jobs, outcomes, strict=True))[: len(jobs) - self._extra]
-            rewards = _rewards(points, {job.theta: outcome for job, outcome in tried})
+            tried = [(job, each) for job, each in zip(jobs, outcomes, strict=True) if job.index < len(points)]
+            by_theta = {job.theta: each for job, each in zip(jobs, outcomes, strict=True)}
+            rewards = _failed_as_lowest([by_theta[theta] for theta in points])
             self.steps.append(
                 Step(
                     step=step,
@@ -212,6 +220,7 @@ class Plan:
                     mean=fmean(rewards),
                     best=max(rewards),
                     failed=sum(outcome.reward is None for _, outcome in tried),
+                    start=by_theta[algorithm.start].reward,
                 )
             )
             trials += tried
@@ -221,7 +230,7 @@ class Plan:
             _Member("cross-entropy", self._baseline, None),
             *(
                 _Member(label, self._loss_at(theta), theta)
-                for label, theta in [("identity", algorithm.start), *self._choose_candidates(trials)]
+                for label, theta in [("start", algorithm.start), *self._choose_candidates(trials)]
             ),
         ]
         self.total -= (2 + self._candidates - len(members)) * self._finalist_seeds
@@ -236,15 +245,16 @@ class Plan:
         return self._decide(members, seeds, outcomes)
 
     def _jobs(self, step: int, points: Sequence[Theta]) -> list[Job]:
-        """A job for each distinct point, then one for the baseline if every step trains it."""
+        """A job for each distinct point, the start among them, then one for the baseline if every step trains it."""
         seed = step_seed(self._seed, step)
-        first = {theta: index for index, theta in reversed(list(enumerate(points)))}
+        all_points = [*points, self._algorithm.start]
+        first = {theta: index for index, theta in reversed(list(enumerate(all_points)))}
         jobs = [
             Job("search", step, index, self._loss_at(theta), seed, theta)
-            for index, theta in enumerate(points)
+            for index, theta in enumerate(all_points)
             if first[theta] == index
         ]
-        return [*jobs, Job("search", step, len(points), self._baseline, seed)] if self._extra else jobs
+        return [*jobs, Job("search", step, len(all_points), self._baseline, seed)] if self._extra else jobs
 
     def _choose_candidates(self, trials: Sequence[Trial]) -> list[tuple[str, Theta]]:
         """The best centres and the best samples in turn, distinct from each other and from the start.
@@ -264,7 +274,7 @@ class Plan:
         return in_turn[: self._candidates]
 
     def _decide(self, members: Sequence[_Member], seeds: Sequence[int], outcomes: Sequence[Outcome]) -> Findings:
-        """The findings: of the identity and the candidates that keep the guards, the best by mean reward.
+        """The findings: of the start and the candidates that keep the guards, the best by mean reward.
 
         If none keeps them, cross-entropy wins, which does by definition.
         """
@@ -287,7 +297,7 @@ class Plan:
                     ),
                 )
             )
-        # `max` keeps the first of equals: the identity wins a tie.
+        # `max` keeps the first of equals: the start wins a tie.
         rated = [(final.reward, final) for final in finals if final.reward is not None]
         keeping = [entry for entry in rated if entry[1].theta is not None and not entry[1].broken]
         reward, winner = max(keeping or rated[:1], key=lambda entry: entry[0])
@@ -305,11 +315,6 @@ class _Member:
 
 def _sentence(checks: Sequence[Check]) -> str:
     return ", ".join(map(str, checks))
-
-
-def _rewards(points: Iterable[Theta], outcomes: Mapping[Theta | None, Outcome]) -> list[float]:
-    """A reward for each point, also for points that coincide."""
-    return _failed_as_lowest([outcomes[theta] for theta in points])
 
 
 def _failed_as_lowest(outcomes: Sequence[Outcome]) -> list[float]:

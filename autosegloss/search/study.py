@@ -65,7 +65,7 @@ class Study:
         self.failed = 0
         """Number of failed trials."""
         self.best: Trial | None = None
-        """The trial of the search with the highest reward so far; with a guard, among the finished steps."""
+        """The sample of the search with the highest reward so far; with a guard, among the finished steps."""
         self.last: Trial | None = None
         """The trial recorded last; None if there is none since the study began or was resumed."""
         self.seconds = 0.0
@@ -92,6 +92,11 @@ class Study:
     def total(self) -> int:
         """Number of trials of the study; see `Plan.total`."""
         return self._plan.total
+
+    @property
+    def asked(self) -> int:
+        """Number of points for which the algorithm asks in a step; see `Plan.asked`."""
+        return self._plan.asked
 
     @property
     def running(self) -> int:
@@ -194,7 +199,7 @@ class Study:
             self._notice(job, outcome)
         while self._batches and self._batches[0].complete:
             oldest = self._batches[0]
-            refusal = oldest.refusal(self._baseline, bool(self._guard))
+            refusal = oldest.refusal(self.asked, self._baseline, bool(self._guard))
             if refusal is not None:
                 dropped = oldest.retry_failed()
                 self.done -= dropped
@@ -213,8 +218,8 @@ class Study:
             self._findings = stop.value
 
     def _notice(self, job: Job, outcome: Outcome) -> None:
-        """Update the best trial of the search."""
-        sampled = job.stage == "search" and job.theta is not None
+        """Update the best sample of the search."""
+        sampled = job.stage == "search" and job.index < self.asked
         if sampled and outcome.reward is not None and outcome.reward > self._best_reward:
             self.best, self._best_reward = (job, outcome), outcome.reward
 
@@ -242,15 +247,17 @@ class _Batch:
             del self.outcomes[place]
         return len(self.waiting)
 
-    def refusal(self, baseline: LossContent, guarded: bool) -> str | None:
-        """Why a complete batch can't be used, or None."""
+    def refusal(self, asked: int, baseline: LossContent, guarded: bool) -> str | None:
+        """Why a complete batch can't be used, or None; `asked` is the number of points of a step."""
         failed = [trial for trial in self.pairs() if trial[1].reward is None]
         if not failed:
             return None
         first, outcome = failed[0]
-        if first.stage == "search" and 2 * len(failed) > len(self.jobs):
+        samples = sum(job.index < asked for job in self.jobs.values())
+        lost = sum(job.index < asked for job, _ in failed)
+        if first.stage == "search" and 2 * lost > samples:
             return (
-                f"step {first.step}: {len(failed)} of {len(self.jobs)} trials failed; the policy was not updated. "
+                f"step {first.step}: {lost} of {samples} trials failed; the policy was not updated. "
                 f"First: trial {first.index} (seed {first.seed}): {_reason(outcome)}."
             )
         compared = next(((job, outcome) for job, outcome in failed if job.loss == baseline and guarded), None)
@@ -262,8 +269,8 @@ class _Batch:
         in_contest = [outcome for job, outcome in self.pairs() if job.loss != baseline]
         if first.stage == "final" and all(outcome.reward is None for outcome in in_contest):
             return (
-                f"finals: all {len(in_contest)} trials of the candidates and of the identity curves failed; nothing "
-                f"can be chosen. First: trial {first.index} (seed {first.seed}): {_reason(outcome)}."
+                f"finals: all {len(in_contest)} trials of the candidates and of the start failed; nothing can be "
+                f"chosen. First: trial {first.index} (seed {first.seed}): {_reason(outcome)}."
             )
         return None
 

@@ -54,7 +54,7 @@ def test_it_tells_data_network_and_cost(tmp_path: Path, capsys: pytest.CaptureFi
     assert lines["ignored"].split() == ["0%"] * 3
     assert lines["network"] == "unet_small: 0.06 million parameters"
     assert lines["iteration"].endswith(" ms")
-    assert lines["search"].startswith("14 trials, 1 in parallel: about ")  # 2 steps of 4, 3 finals of 2
+    assert lines["search"].startswith("16 trials, 1 in parallel: about ")  # 2 steps of 4 and the start, 3 finals of 2
 
 
 @pytest.mark.usefixtures("ray_address")

@@ -52,6 +52,7 @@ def expected(study: Study) -> dict[str, list[tuple[int, float]]]:
         "reward/mean": [step.mean for step in steps],
         "reward/best": [step.best for step in steps],
         "reward/best_so_far": best,
+        "reward/start": [step.start for step in steps if step.start is not None],
         "failed": [step.failed for step in steps],
     }
     series |= {f"mu/{i}": [step.mu[i] for step in steps if step.mu is not None] for i in range(3)}
@@ -68,15 +69,15 @@ def test_a_search_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert captured.err == ""
     every = events(captured.out)
     kinds = [event["event"] for event in every]
-    assert kinds == ["start", *["trial", "trial", "step"] * 2, *["trial"] * 6, "end"]
+    assert kinds == ["start", *["trial", "trial", "trial", "step"] * 2, *["trial"] * 6, "end"]
     assert every[0] == {
-        "event": "start", "config": "tiny", "folder": str(out), "done": 0, "running": 0, "failed": 0, "total": 10,
+        "event": "start", "config": "tiny", "folder": str(out), "done": 0, "running": 0, "failed": 0, "total": 12,
         "data": [data_record(load_dataset(TINY["proxy"]["data"]["name"]))],
     }  # fmt: skip
     trials = [event for event in every if event["event"] == "trial"]
     lines = trials_of(out / "trials.jsonl")
     for number, (trial, line) in enumerate(zip(trials, lines, strict=True), start=1):
-        counts = {"done": number, "running": 0, "failed": 0, "total": 10}
+        counts = {"done": number, "running": 0, "failed": 0, "total": 12}
         shared = ("stage", "step", "index", "reward", "error", "seconds")
         assert trial == {"event": "trial", **{key: line[key] for key in shared}, **counts}
     end = every[-1]
@@ -90,12 +91,13 @@ def test_a_search_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     steps = [event for event in every if event["event"] == "step"]
     assert [{"event": "step", **step} for step in status["steps"]] == steps
     assert (status["metric"], status["state"], status["step_count"]) == ("miou", "finished", 2)
-    assert (status["done"], status["failed"], status["total"]) == (10, 0, 10)
-    best = max(lines[:4], key=lambda line: line["reward"])
+    assert (status["done"], status["failed"], status["total"]) == (12, 0, 12)
+    best = max((line for line in lines[:6] if line["index"] < 2), key=lambda line: line["reward"])
     assert status["best"] == {key: best[key] for key in ("step", "index", "theta", "reward", "metrics")}
     assert status["found"]["theta"] == loss["provenance"]["theta"]
     scalars = points(out / SCALARS_FOLDER)
     assert scalars["reward/mean"] == [(i, pytest.approx(step["mean"])) for i, step in enumerate(steps)]
+    assert scalars["reward/start"] == [(i, pytest.approx(lines[3 * i + 2]["reward"])) for i in range(2)]
     assert sum(tag.startswith("mu/") for tag in scalars) == len(steps[0]["mu"])
 
     # A finished search is told from its journal, and nothing is run.
@@ -111,7 +113,7 @@ def test_a_resumed_search_goes_on_where_it_was_stopped(tmp_path: Path, capsys: p
     whole = events(capsys.readouterr().out)
 
     path, scalars = tmp_path / "trials.jsonl", tmp_path / SCALARS_FOLDER
-    for trials in (20, 12):  # in the middle of the third step
+    for trials in (22, 13):  # in the middle of the third step
         with Journal(path, resume=True) as journal, JsonLog("toy", tmp_path) as log, ScalarLog(scalars) as points_log:
 
             def observe(study: Study, log: JsonLog = log, points_log: ScalarLog = points_log) -> None:
@@ -121,14 +123,14 @@ def test_a_resumed_search_goes_on_where_it_was_stopped(tmp_path: Path, capsys: p
             study = toy_study(journal, observe)
             observe(study)
             drive(study, trials)
-        if trials == 20:
+        if trials == 22:
             assert points(scalars) == {tag: values[:2] for tag, values in expected(study).items()}
             time.sleep(1.1)  # a file of TensorBoard's has its second in its name
     assert study.finished
     told = events(capsys.readouterr().out)
     assert told[0] == whole[0]
     resumed = next(number for number, event in enumerate(told) if number and event["event"] == "start")
-    assert told[resumed] == {**whole[0], "done": 20}
+    assert told[resumed] == {**whole[0], "done": 22}
     assert told[:resumed] + told[resumed + 1 :] == whole
     assert len(list(scalars.iterdir())) == 2
     assert points(scalars) == expected(study)
@@ -139,9 +141,9 @@ def test_what_else_is_printed_is_kept_out_of_the_lines(tmp_path: Path, capsys: p
         study = toy_study(journal, log.update)
         log.update(study)
         print("a network that talks")
-        drive(study, 8)
+        drive(study, 9)
     captured = capsys.readouterr()
-    assert [event["event"] for event in events(captured.out)] == ["start", *["trial"] * 8, "step"]
+    assert [event["event"] for event in events(captured.out)] == ["start", *["trial"] * 9, "step"]
     assert events(captured.out)[-1] == {"event": "step", **json.loads(json.dumps(asdict(study.steps[0])))}
     assert captured.err == "a network that talks\n"
 

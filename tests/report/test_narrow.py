@@ -36,9 +36,9 @@ def test_an_evaluation_keeps_its_numbers(
 
 @pytest.mark.parametrize("columns", [20, 400])
 def test_the_table_of_a_search_keeps_its_numbers(columns: int) -> None:
-    rows = {"cross-entropy": 0.123, "identity": 0.456, "found": 0.789}
+    rows = {"cross-entropy": 0.123, "start": 0.456, "found": 0.789}
     scores = {name: {"target": Score(mean, 0.0214)} for name, mean in rows.items()}
-    result = Result(CrossEntropy(), Path(), scores, Findings("identity", {}, (0.5,), 0.5, (1, 2), (), ()))
+    result = Result(CrossEntropy(), Path(), scores, Findings("start", {}, (0.5,), 0.5, (1, 2), (), ()))
     screen = io.StringIO()
     Console(file=screen, width=columns, soft_wrap=True).print(search_table(result, "miou"))
     for number in ("12.3", "45.6", "78.9", "2.1", "+66.6"):

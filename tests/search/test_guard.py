@@ -105,7 +105,7 @@ def tempted(folder: Path, guard: dict[str, float], objective: Objective, *, resu
     with Journal(folder / "trials.jsonl", resume=resume) as journal:
         algorithm = PPO2(start=(0.5,), samples=8)
         study = Study(algorithm, journal, *TOY_LOSSES, steps=4, candidates=4, finalist_seeds=2, seed=1, guard=guard)
-        assert study.total == 4 * (8 + bool(guard)) + 2 * 6
+        assert study.total == 4 * (9 + bool(guard)) + 2 * 6
         SerialRunner().run(study, objective)
         assert study.done == study.total
         return study.findings()
@@ -124,6 +124,7 @@ def test_without_a_guard_the_search_falls_for_it_and_with_one_it_does_not(tmp_pa
     )
     assert [step.failed for step in found.steps] == [0] * 4
     assert max(step.best for step in found.steps) < 0.6, "what is reported has the guard in it"
+    assert [step.start for step in found.steps] == [0.5] * 4
 
 
 def test_without_its_baseline_a_step_is_refused_and_can_be_resumed(tmp_path: Path) -> None:
@@ -218,10 +219,10 @@ def test_a_broken_guard_and_a_class_not_learned_are_said_wherever_the_result_is(
         "kept: miou is 69.20 where at least 62.28 was asked (0.9 of cross-entropy's 69.20). But not on the validation "
         f"set, which decides nothing: {broken}."
         if later
-        else "no loss keeps its guards, so cross-entropy is returned instead; the best of them, identity (reward "
+        else "no loss keeps its guards, so cross-entropy is returned instead; the best of them, start (reward "
         f"{result.findings.finals[1].reward:.4f}): {broken}."
     )
-    found = "identity" if later else "cross-entropy"
+    found = "start" if later else "cross-entropy"
     written = load_loss(out / "loss.json")
     assert isinstance(written, SurrogateLoss if later else CrossEntropy)
     assert (written.provenance["found"], written.provenance["guards"]) == (found, about)
@@ -253,7 +254,7 @@ def test_a_broken_guard_and_a_class_not_learned_are_said_wherever_the_result_is(
     asked = ["miou", "62.28 (0.9 of 69.20)"]
     assert [[cell for cell in row if cell] for row in cells] == [
         ["cross-entropy", *asked, "69.20", " kept"],
-        ["identity", *asked, *of_loss],
+        ["start", *asked, *of_loss],
         [result.findings.finals[2].label, *asked, *of_loss],
     ]
 

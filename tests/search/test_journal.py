@@ -42,7 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The journal of a study that stopped after 11 trials."""
+    """The journal of a study that stopped after 12 trials."""
     folder = tmp_path_factory.mktemp("half")
     with pytest.raises(KeyboardInterrupt):
         run_toy(folder, SerialRunner(), replace(TOY, break_at={("search", 1, 3): "interrupt"}))
@@ -64,12 +64,12 @@ def read(path: Path, **options: Any) -> list[Any]:
 def test_a_head_then_a_line_per_trial_each_with_its_checksum(halfway: Path) -> None:
     head, *trials = records_of(halfway / JOURNAL)  # which checks the checksums
     assert list(head) == ["format", "version", "versions", "processor", "data"]
-    assert (head["format"], head["version"]) == ("autosegloss-journal", 1)
+    assert (head["format"], head["version"]) == ("autosegloss-journal", 2)
     assert head["versions"] == versions()
     assert list(head["versions"]) == ["autosegloss", "torch", "numpy", "python"]
     assert list(head["processor"]) == ["architecture", "vendor", "instructions"]
     keys = ["stage", "step", "index", "loss", "seed", "theta", "reward", "metrics", "validation", "error", "seconds"]
-    assert [list(trial) for trial in trials] == [keys] * 11
+    assert [list(trial) for trial in trials] == [keys] * 12
 
 
 # Interrupted writes.
@@ -81,7 +81,7 @@ def test_a_torn_last_line_is_cut_off(halfway: Path, keep: int, undisturbed: str)
     *whole, last = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(whole) + last[:keep])
     assert run_toy(halfway, SerialRunner(), resume=True) == undisturbed
-    assert len(trials_of(path)) == 32
+    assert len(trials_of(path)) == 35
 
 
 def test_a_last_line_of_rubbish_is_cut_off_with_a_word(halfway: Path, undisturbed: str, capsys: Any) -> None:
@@ -89,7 +89,7 @@ def test_a_last_line_of_rubbish_is_cut_off_with_a_word(halfway: Path, undisturbe
     with path.open("ab") as file:
         file.write(b"\0\0\0\0\n")
     assert run_toy(halfway, SerialRunner(), resume=True) == undisturbed
-    assert capsys.readouterr().err == f"{path}:13: the last line is damaged and is removed; its trial runs again.\n"
+    assert capsys.readouterr().err == f"{path}:14: the last line is damaged and is removed; its trial runs again.\n"
 
 
 @pytest.mark.parametrize("lines", [0, 1])
@@ -276,7 +276,7 @@ def test_a_journal_of_a_newer_version_names_it(halfway: Path) -> None:
     path = halfway / JOURNAL
     head, *_ = records_of(path)
     lines = path.read_bytes().splitlines(keepends=True)
-    lines[0] = damage(head, version=2, versions={"autosegloss": "0.9.1"}, more=1)
+    lines[0] = damage(head, version=3, versions={"autosegloss": "0.9.1"}, more=1)
     path.write_bytes(b"".join(lines))
     with pytest.raises(RefusedError) as caught:
         run_toy(halfway, SerialRunner(), resume=True)
@@ -284,6 +284,22 @@ def test_a_journal_of_a_newer_version_names_it(halfway: Path) -> None:
         f"{path}:1: this journal was written by autosegloss 0.9.1, a newer version. Continue it with that version, or "
         "choose another folder."
     )
+
+
+def test_a_search_whose_steps_had_no_trial_of_the_start_is_refused_and_a_comparison_of_its_time_is_not(
+    halfway: Path,
+) -> None:
+    path = halfway / JOURNAL
+    head, first, *_ = records_of(path)
+    path.write_bytes(damage(head, version=1) + sealed(first))
+    with pytest.raises(RefusedError) as caught:
+        run_toy(halfway, SerialRunner(), resume=True)
+    assert str(caught.value) == (
+        f"{path}:2: this search was run by an earlier version of autosegloss, whose steps had no trial of the start. "
+        "Continue it with that version, or choose another folder. A loss.json beside it can be used as before."
+    )
+    path.write_bytes(damage(head, version=1) + sealed(first | {"stage": "compare"}))
+    assert len(read(path)) == 1
 
 
 # Other environments and other data.
@@ -316,7 +332,7 @@ def test_another_environment_is_told_and_recorded(tmp_path: Path, capsys: pytest
     )
     written(path, other, 0)  # without a trial, it leaves no trace but the warning
     assert "instructions was AVX2 and is AVX512, gpu was none and is NVIDIA H200." in capsys.readouterr().err
-    written(path, other, 25)
+    written(path, other, 28)
     assert [number for number, record in enumerate(records_of(path)) if "format" in record] == [0, 6, 9]
     with Journal(path, resume=True, head=HEAD) as journal:
         assert toy_study(journal).finished
@@ -329,7 +345,7 @@ def test_another_environment_is_told_and_recorded(tmp_path: Path, capsys: pytest
     path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
     with (
         Journal(path, resume=True, head=HEAD) as journal,
-        pytest.raises(RefusedError, match=r":11: trial 0 of search step 1 .* in another environment: torch was 2\.14"),
+        pytest.raises(RefusedError, match=r":12: trial 0 of search step 1 .* in another environment: torch was 2\.14"),
     ):
         toy_study(journal)
 
@@ -356,7 +372,7 @@ def test_without_resume_a_journal_is_not_touched(halfway: Path) -> None:
     path = halfway / JOURNAL
     path.write_bytes(path.read_bytes() + b"torn")
     before = path.read_bytes()
-    with pytest.raises(RefusedError, match=f"{re.escape(str(halfway))} already holds a search with 11 finished trials"):
+    with pytest.raises(RefusedError, match=f"{re.escape(str(halfway))} already holds a search with 12 finished trials"):
         run_toy(halfway, SerialRunner())
     assert path.read_bytes() == before
 

@@ -54,7 +54,7 @@ def test_the_jobs_are_those_of_the_plan(tmp_path: Path) -> None:
     keys = ["stage", "step", "index", "loss", "seed", "theta", "reward", "metrics", "validation", "error", "seconds"]
     assert all(list(trial) == keys for trial in trials)
     places = [(trial["stage"], trial["step"], trial["index"]) for trial in trials]
-    assert places == [("search", s, i) for s in range(3) for i in range(8)] + [
+    assert places == [("search", s, i) for s in range(3) for i in range(9)] + [
         ("final", s, i) for s in range(2) for i in range(4)
     ]
 
@@ -65,25 +65,26 @@ def test_the_jobs_are_those_of_the_plan(tmp_path: Path) -> None:
     assert all(len(members) == 1 for members in seeds.values())
     assert len(set.union(*seeds.values())) == 5
 
-    # Only the finals look at the validation set; cross-entropy and the identity curves run beside the candidates.
+    # Only the finals look at the validation set; cross-entropy and the start run beside the candidates.
     assert [bool(trial["validation"]) for trial in trials] == [trial["stage"] == "final" for trial in trials]
-    assert trials[24]["theta"] is None
-    assert trials[25]["theta"] == [0.5, 0.5, 0.5]
+    assert trials[27]["theta"] is None
+    assert [trials[i]["theta"] for i in (8, 17, 26, 28)] == [[0.5, 0.5, 0.5]] * 4
 
 
 def test_the_result_says_what_won_and_why(tmp_path: Path) -> None:
     result = json.loads(run_toy(tmp_path, SerialRunner()))
     trials = lines_of(tmp_path)
-    assert [final["label"] for final in result["finals"]][:2] == ["cross-entropy", "identity"]
+    assert [final["label"] for final in result["finals"]][:2] == ["cross-entropy", "start"]
     assert TOY.regret(tuple(result["theta"])) < 0.5 * TOY.regret((0.5,) * 3)
 
     # One candidate of each kind: the centre of the best step, and the best sample.
     centre, sample = result["finals"][2:]
-    means = [sum(trial["reward"] for trial in trials[8 * s : 8 * s + 8]) / 8 for s in range(3)]
+    means = [sum(trial["reward"] for trial in trials[9 * s : 9 * s + 8]) / 8 for s in range(3)]
+    assert [step["start"] for step in result["steps"]] == [trials[9 * s + 8]["reward"] for s in range(3)]
     assert [step["mean"] for step in result["steps"]] == pytest.approx(means)
     assert centre["label"] == f"mu of step {means.index(max(means))}"
     assert centre["theta"] == result["steps"][means.index(max(means))]["mu"]
-    best = max(trials[:24], key=lambda trial: trial["reward"])
+    best = max((trial for trial in trials[:27] if trial["index"] < 8), key=lambda trial: trial["reward"])
     assert sample["label"] == f"sample {best['index']} of step {best['step']}"
     assert sample["theta"] == best["theta"]
 
@@ -98,7 +99,7 @@ def test_the_result_says_what_won_and_why(tmp_path: Path) -> None:
 
 def test_a_search_that_finds_nothing_ends_where_it_began(tmp_path: Path) -> None:
     result = json.loads(run_toy(tmp_path, SerialRunner(), Quadratic((0.5,) * 3, (1.0,) * 3)))
-    assert result["label"] == "identity"
+    assert result["label"] == "start"
     assert result["theta"] == [0.5] * 3
     assert result["reward"] == 0
 
@@ -115,14 +116,16 @@ def test_cross_entropy_does_not_compete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("candidates", "labels"), [(1, 1), (5, 5)])
 def test_candidates_are_distinct_and_of_both_kinds(tmp_path: Path, candidates: int, labels: int) -> None:
-    # With baseline mu, mu is one of the samples too; in the first step it is the start.
+    # With baseline mu, mu is one of the samples too; in the first step it is the start, which is not run again.
     algorithm = PPO2(start=(0.5,) * 3, samples=4, updates=5, baseline="mu")
     with Journal(tmp_path / JOURNAL) as journal:
         study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=candidates, finalist_seeds=1, seed=0)
         announced = study.total
         SerialRunner().run(study, TOY)
         finals = study.findings().finals
-    assert announced == study.total == study.done == 3 * 5 + 2 + candidates
+    assert announced == study.total == study.done == 3 * 6 - 1 + 2 + candidates
+    trials = lines_of(tmp_path)
+    assert [step.start for step in study.steps] == [trials[i]["reward"] for i in (0, 10, 16)]
     thetas = [final.theta for final in finals]
     assert len(set(thetas)) == len(thetas) == 2 + candidates
     kinds = [final.label.split()[0] for final in finals[2:]]
@@ -145,9 +148,9 @@ def test_progress_is_told_after_each_trial(tmp_path: Path) -> None:
     with Journal(tmp_path / JOURNAL) as journal:
         study = toy_study(journal, observer)
         SerialRunner().run(study, replace(TOY, break_at={("search", 0, 3): "raise"}))
-    assert seen == [(n, 32, int(n >= 4), min(n // 8, 3)) for n in range(1, 33)]
+    assert seen == [(n, 35, int(n >= 4), min(n // 9, 3)) for n in range(1, 36)]
     assert study.best is not None
-    assert study.best[1].reward == max(t["reward"] for t in lines_of(tmp_path)[:24] if t["reward"] is not None)
+    assert study.best[1].reward == max(t["reward"] for t in lines_of(tmp_path)[:27] if t["reward"] is not None)
 
 
 # Failures.
@@ -191,7 +194,7 @@ def test_what_is_not_finite_is_a_failure(tmp_path: Path, how: str) -> None:
         return replace(outcome, reward=float(how))
 
     run_toy(tmp_path, SerialRunner(), objective)
-    line = lines_of(tmp_path)[8 + 5]
+    line = lines_of(tmp_path)[9 + 5]
     assert line["reward"] is None
     expected = {"raise": "RuntimeError: no luck", "nan metric": "not finite: toy is nan"}
     assert line["error"].endswith(expected.get(how, f"not finite: reward is {how}"))
@@ -217,7 +220,7 @@ def test_a_trial_that_ends_the_process_in_python_is_a_failed_one(tmp_path: Path)
     assert found[0] == found[1]
     errors = [": SystemExit: 3", ": GeneratorExit", ": CancelledError: late"]
     for trials in (1, 4):
-        for line, error in zip(lines_of(tmp_path / str(trials))[8:11], errors, strict=True):
+        for line, error in zip(lines_of(tmp_path / str(trials))[9:12], errors, strict=True):
             assert line["error"].endswith(error)
 
 
@@ -229,7 +232,7 @@ def test_half_a_step_may_fail_and_more_may_not(tmp_path: Path, undisturbed: str)
     five = {("search", 1, index): "raise" for index in range(1, 6)}
     with pytest.raises(SearchError) as caught:
         run_toy(folder, SerialRunner(), replace(TOY, break_at=five))
-    seed = lines_of(folder)[8]["seed"]
+    seed = lines_of(folder)[9]["seed"]
     assert str(caught.value) == (
         "step 1: 5 of 8 trials failed; the policy was not updated. "
         f"First: trial 1 (seed {seed}): out of memory; lower batch_size or the size of the images (RuntimeError: CUDA "
@@ -248,6 +251,33 @@ def test_half_a_step_may_fail_and_more_may_not(tmp_path: Path, undisturbed: str)
     assert run_toy(folder, SerialRunner(), counting, resume=True) == undisturbed
     assert [place for place in again if place[:2] == ("search", 1)] == list(five)
     assert not any(place[:2] == ("search", 0) for place in again)
+
+
+def test_a_start_that_fails_is_noted_and_decides_nothing(tmp_path: Path, undisturbed: str) -> None:
+    result = json.loads(run_toy(tmp_path, SerialRunner(), replace(TOY, break_at={("search", 1, 8): "raise"})))
+    expected = json.loads(undisturbed)
+    assert expected["steps"][1].pop("start") is not None
+    assert result["steps"][1].pop("start") is None
+    assert result == expected
+
+    # Nor does a start that ends well make up for samples that fail.
+    both = {("search", 0, index): "raise" for index in range(2)}
+    with Journal(tmp_path / "few") as journal:
+        algorithm = PPO2(start=(0.5,) * 3, samples=2)
+        study = Study(algorithm, journal, *TOY_LOSSES, steps=1, candidates=1, finalist_seeds=2, seed=0)
+        with pytest.raises(SearchError, match="step 0: 2 of 2 trials failed"):
+            SerialRunner().run(study, replace(TOY, break_at=both))
+
+
+def test_the_algorithm_is_not_told_of_the_start(tmp_path: Path, undisturbed: str) -> None:
+    def better_at_the_start(job: Job) -> Outcome:
+        outcome = TOY(job)
+        return replace(outcome, reward=9.0) if (job.stage, job.index) == ("search", 8) else outcome
+
+    result, expected = json.loads(run_toy(tmp_path, SerialRunner(), better_at_the_start)), json.loads(undisturbed)
+    assert [step.pop("start") for step in result["steps"]] == [9.0] * 3
+    assert all(step.pop("start") < 0 for step in expected["steps"])
+    assert result == expected
 
 
 def test_a_refused_step_retries_all_its_failures_even_if_killed_meanwhile(tmp_path: Path, undisturbed: str) -> None:
@@ -286,7 +316,7 @@ def test_a_final_with_a_failed_seed_is_not_judged_by_its_good_ones(tmp_path: Pat
 
 def test_nothing_to_choose_from_is_an_error_that_resume_mends(tmp_path: Path, undisturbed: str) -> None:
     broken = {("final", seed, index): "raise" for seed in range(2) for index in range(1, 4)}
-    with pytest.raises(SearchError, match="finals: all 6 trials of the candidates and of the identity curves failed"):
+    with pytest.raises(SearchError, match="finals: all 6 trials of the candidates and of the start failed"):
         run_toy(tmp_path, SerialRunner(), replace(TOY, break_at=broken))
     assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
 
@@ -294,7 +324,7 @@ def test_nothing_to_choose_from_is_an_error_that_resume_mends(tmp_path: Path, un
 def test_an_interrupt_is_no_outcome(tmp_path: Path, undisturbed: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_toy(tmp_path, SerialRunner(), replace(TOY, break_at={("search", 1, 3): "interrupt"}))
-    assert len(lines_of(tmp_path)) == 8 + 3
+    assert len(lines_of(tmp_path)) == 9 + 3
     assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
 
 
@@ -319,7 +349,7 @@ def test_neither_order_nor_kills_change_the_result(lag: int, data: st.DataObject
         finished, resume = False, False
         while not finished:
             with opened(folder, resume=resume, lag=lag) as study:
-                budget = data.draw(st.integers(1, 40), label="trials until the kill")
+                budget = data.draw(st.integers(1, 44), label="trials until the kill")
                 running: list[Job] = []
                 while not study.finished and budget:
                     while len(running) < 4 and (job := study.next_job()) is not None:
@@ -338,24 +368,24 @@ def test_neither_order_nor_kills_change_the_result(lag: int, data: st.DataObject
 
 def test_a_step_begins_when_all_but_the_lag_before_it_are_done(tmp_path: Path) -> None:
     with opened(tmp_path, lag=1) as study:
-        first, second = ([study.next_job() for _ in range(8)] for _ in range(2))
+        first, second = ([study.next_job() for _ in range(9)] for _ in range(2))
         assert [{job.step for job in step if job is not None} for step in (first, second)] == [{0}, {1}]
         assert study.next_job() is None
-        assert (study.running, study.done) == (16, 0)
+        assert (study.running, study.done) == (18, 0)
         for job in [*second, *first[:-1]]:
             assert job is not None
             study.record(job, TOY(job))
             assert study.next_job() is None, "step 2 needs all of step 0"
         assert first[-1] is not None
         study.record(first[-1], TOY(first[-1]))
-        assert (study.running, study.done, len(study.steps)) == (0, 16, 2)
+        assert (study.running, study.done, len(study.steps)) == (0, 18, 2)
         third = study.next_job()
         assert third is not None
         assert (third.step, study.running) == (2, 1)
 
     # What is asked ahead of the rewards is drawn from the same policy, but is not the same.
     thetas = [[job.theta for job in step if job is not None] for step in (first, second)]
-    assert not set(thetas[0]) & set(thetas[1])
+    assert set(thetas[0]) & set(thetas[1]) == {(0.5,) * 3}
     assert study.steps[0].mu == study.steps[1].mu == (0.5,) * 3
 
 
@@ -406,7 +436,7 @@ def test_points_that_coincide_are_run_once(tmp_path: Path) -> None:
         study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7)
         SerialRunner().run(study, counting)
         assert set(runs.values()) == {1}
-        assert study.done == study.total == 32
+        assert study.done == study.total == 35
     trials = lines_of(tmp_path)
     assert [trial["index"] for trial in trials[:8]] == [0, 1, 4, 5, 6, 7, 8, 9]
     rewards = [trial["reward"] for trial in trials[:8]]
@@ -421,7 +451,7 @@ def test_a_job_that_is_not_due_is_refused(tmp_path: Path) -> None:
         for wrong in (job, replace(job, index=5), replace(job, step=2)):
             with pytest.raises(InputError, match="is not due"):
                 study.record(wrong, TOY(wrong))
-        with pytest.raises(SearchError, match="not finished: 1 of 32 trials are done"):
+        with pytest.raises(SearchError, match="not finished: 1 of 35 trials are done"):
             study.findings()
 
 
@@ -437,4 +467,4 @@ def test_a_trial_is_on_disk_before_the_algorithm_is_told(tmp_path: Path) -> None
         algorithm = Watched((0.5,) * 3, samples=8)
         study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7)
         SerialRunner().run(study, TOY)
-    assert written == [8, 16, 24]
+    assert written == [9, 18, 27]

@@ -100,6 +100,7 @@ def rewards(
     trials: Sequence[Sequence[float | None]],
     mean: Sequence[float],
     sd: Sequence[float],
+    start: Sequence[float | None],
     lines: Mapping[str, float],
 ) -> str:
     """Rewards over the steps of a search.
@@ -108,12 +109,16 @@ def rewards(
         trials: The rewards of each step; None for a failed trial, shown as a cross at the bottom.
         mean: The mean of each step.
         sd: The standard deviation of each step, shown as a band.
+        start: The reward of the start in each step; None if it failed, which its line passes over.
         lines: Rewards to compare with, by the class of the line; each is a horizontal line.
     """
     highest = (max((value for value in step if value is not None), default=-math.inf) for step in trials)
     best = list(accumulate(highest, max))
     known = [value for step in trials for value in step if value is not None]
-    low, high = _range([*known, *lines.values(), *(m - s for m, s in zip(mean, sd, strict=True))])
+    begun = [(step, value) for step, value in enumerate(start) if value is not None]
+    low, high = _range(
+        [*known, *lines.values(), *(value for _, value in begun), *(m - s for m, s in zip(mean, sd, strict=True))]
+    )
     steps = len(trials)
     frame = _Frame(420, 260, (-0.5, steps - 0.5), (low, high), left=52, bottom=34)
     parts = [frame.axes(_step_ticks(steps, 10), _ticks(low, high), "step", "reward"), frame.band(mean, sd)]
@@ -131,6 +136,8 @@ def rewards(
     stairs = [point for s, top in enumerate(best) if top > -math.inf for point in ((s - 0.5, top), (s + 0.5, top))]
     if stairs:
         parts.append(f'<path class="line best" d="{frame.path(stairs)}"/>')
+    if begun:
+        parts.append(f'<path class="line start" d="{frame.path(begun)}"/>')
     parts.append(f'<path class="line mean" d="{frame.path(list(enumerate(mean)))}"/>')
     label = f"Rewards of {sum(map(len, trials))} trials over {steps} steps, with the mean of each step"
     return frame.svg(label, parts)

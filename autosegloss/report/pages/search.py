@@ -41,7 +41,7 @@ def search_page(folder: Path, images: bool) -> str:
         )
     loss, findings = found.loss, study.findings()
     finals = {final.label: final for final in findings.finals}
-    labels = {"cross-entropy": "cross-entropy", "identity": "identity", "found": findings.label}
+    labels = {"cross-entropy": "cross-entropy", "start": "start", "found": findings.label}
     compared = {title: finals[labels[name]] for name, title in LOSSES.items()}
     scores = {title: _scores(final) for title, final in compared.items()}
     target = spec_label(config.metric)
@@ -96,6 +96,7 @@ def _course(found: Status, findings: Findings) -> str:
         rewards,
         [step.mean for step in findings.steps],
         [_spread(step) for step in rewards],
+        [step.start for step in findings.steps],
         {name: value for name, value in lines.items() if value is not None},
     )
     legend = {
@@ -103,6 +104,7 @@ def _course(found: Status, findings: Findings) -> str:
         **({"failed": "a failed trial"} if any(None in step for step in rewards) else {}),
         "line mean": "mean of the step, ± standard deviation of its trials",
         "line best": "best so far",
+        "line start": "the start of the search, with the seed of each step",
         "line cross-entropy": "cross-entropy in the finals",
         "line winner": "found loss in the finals",
     }
@@ -196,13 +198,13 @@ def _coordinates(found: Status, findings: Findings, steps: Sequence[Sequence[tup
 
 
 def _steps(found: Status) -> list[list[tuple[Job, Outcome]]]:
-    """The trials of each step in their order, with the rewards that the search used."""
+    """The samples of each step in their order, with the rewards that the search used."""
     places = {job.place: (job, outcome) for job, outcome in found.trials if job.stage == "search"}
     steps: list[list[tuple[Job, Outcome]]] = [[] for _ in found.study.steps]
     for _, (job, outcome) in sorted(places.items()):
         steps[job.step].append((job, outcome))
     decided = [guarded(dict(step), guard_shares(found.config.guard), CROSS_ENTROPY) for step in steps]
-    return [[(job, outcome) for job, outcome in step.items() if job.theta is not None] for step in decided]
+    return [[(job, outcome) for job, outcome in step.items() if job.index < found.study.asked] for step in decided]
 
 
 def _spread(rewards: Sequence[float | None]) -> float:
