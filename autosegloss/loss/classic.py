@@ -14,7 +14,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
-from typing import Any, ClassVar, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -108,14 +108,23 @@ class CrossEntropy(PixelLoss):
     labels. A soft label weighs the sum of its shares, each times the weight of its class: a one-hot soft label is the
     same as an integer one. (torch divides by the number of pixels there, which is the same without class weights.)
 
+    With a `class_power` p, a pixel of class c weighs n_c^-p, where n_c is the number of pixels of this class in the
+    batch (of all ranks with `reduce_over_ranks`), at least 1; of soft labels, the sum of its shares. The weights are
+    normalised to mean 1 over the pixels, so p moves nothing but the balance of the classes: 0 is plain cross-entropy, 1
+    the mean over the classes present of the mean over each class's pixels. With label smoothing, a pixel still weighs
+    as much as its label; with `weight`, torch lets each class that it is smoothed to weigh for itself.
+
     Args:
         weight: The weight of each class, (C,), 0 or more; None weighs all alike.
         label_smoothing: Share of each label that is spread evenly over all classes, in [0, 1].
         ignore_index: The label of ignored pixels in integer targets.
         reduce_over_ranks: Whether the mean is that over the pixels of all ranks of torch.distributed.
+        class_power: How much less a pixel of a frequent class weighs, from -2 to 2; without `weight`.
+        counts: The pixels of each class, (C,), 0 or more, or shares of them, in place of those of the batch; with a
+            `class_power` other than 0 only. A class of 0 pixels weighs the mean of the others.
 
     Raises:
-        InputError: An argument is out of range.
+        InputError: An argument is out of range, or two exclude each other.
 
     Example:
         >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]])  # (N, C, pixels)
@@ -125,6 +134,7 @@ class CrossEntropy(PixelLoss):
 
     name = "cross_entropy"
     weight: Tensor | None
+    _balance: Tensor | None
 
     def __init__(
         self,
@@ -132,17 +142,38 @@ class CrossEntropy(PixelLoss):
         label_smoothing: float = 0.0,
         ignore_index: int = 255,
         reduce_over_ranks: bool = False,
+        class_power: float = 0.0,
+        counts: Sequence[float] | None = None,
     ) -> None:
         super().__init__(ignore_index)
         self.register_buffer("weight", _weights(weight), persistent=False)
         self.label_smoothing = check_number("label_smoothing", label_smoothing, 1)
         self.reduce_over_ranks = check_flag("reduce_over_ranks", reduce_over_ranks)
+        self.class_power = check_number("class_power", class_power, 2, lowest=-2)
+        self.counts = None if counts is None else _counts(counts)
+        if weight is not None and (self.class_power or counts is not None):
+            raise InputError("weight excludes class_power and counts, which make weights of their own.")
+        if counts is not None and not self.class_power:
+            raise InputError("counts are for a class_power other than 0; give both, or neither.")
+        balance = None if self.counts is None else _balance(self.counts, self.class_power)
+        self.register_buffer("_balance", balance, persistent=False)
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"weight": _numbers(self.weight), "label_smoothing": self.label_smoothing}
+        options = {"weight": _numbers(self.weight), "label_smoothing": self.label_smoothing}
+        if self.class_power:
+            options |= {"class_power": self.class_power, "counts": self.counts}
+        return options
 
     def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        if self.class_power:
+            values = functional.cross_entropy(
+                scores, labels, ignore_index=self.ignore_index, reduction="none", label_smoothing=self.label_smoothing
+            )
+            pixels = torch.zeros(scores.shape[1], dtype=torch.int64, device=labels.device)
+            pixels = pixels.scatter_add(0, torch.where(valid, labels, 0).flatten(), valid.flatten().to(torch.int64))
+            weights = _of_labels(self._class_weights(pixels, scores), labels, valid, scores)
+            return self._mean((values * weights).sum(), weights.sum())
         weight = _for_classes(self.weight, scores)
         summed = functional.cross_entropy(
             scores,
@@ -155,11 +186,22 @@ class CrossEntropy(PixelLoss):
         return self._mean(summed, _of_labels(weight, labels, valid, scores).sum())
 
     def _soft(self, scores: Tensor, target: Tensor) -> Tensor:
+        if self.class_power:
+            pixels = target.detach().movedim(1, -1).flatten(0, -2).sum(0)
+            target = (target.movedim(1, -1) * self._class_weights(pixels, scores)).movedim(-1, 1)
         weight = _for_classes(self.weight, scores)
         mass = target.sum(1, keepdim=True)
         smooth = (1 - self.label_smoothing) * target + self.label_smoothing / target.shape[1] * mass
         summed = functional.cross_entropy(scores, smooth, weight, reduction="sum")
         return self._mean(summed, (mass if weight is None else target.movedim(1, -1) @ weight).sum())
+
+    def _class_weights(self, pixels: Tensor, scores: Tensor) -> Tensor:
+        """The weight of each class by `class_power`: of the counts given, else of the pixels of this batch."""
+        if self._balance is not None:
+            return _for_classes(self._balance, scores, "counts")
+        pixels = sum_over_ranks(pixels) if self.reduce_over_ranks else pixels
+        shares = pixels.clamp(min=1).to(scores.dtype) / pixels.sum().clamp(min=1).to(scores.dtype)
+        return shares**-self.class_power
 
     def _mean(self, summed: Tensor, weight: Tensor) -> Tensor:
         """The mean of what has this sum and this weight: 0 where the weight is."""
@@ -378,16 +420,36 @@ def weights_of_counts(given: Sequence[float], kind: Weighting) -> Tensor:
     """`class_weights` of pixels that are counted already."""
     if kind not in get_args(Weighting):
         raise InputError(f"kind is {shown(kind)}; allowed: {', '.join(get_args(Weighting))}.")
-    try:
-        counts = [float(count) for count in given]
-    except (TypeError, ValueError, OverflowError):
-        counts = []
-    if not counts or not all(0 <= count < math.inf for count in counts):
-        raise InputError(f"counts must be the pixels of each class, numbers of at least 0, got {shown(given)}.")
+    counts = _counts(given)
     occurs = [count for count in counts if count > 0]
     power = {"inverse": -1.0, "sqrt_inverse": -0.5, "uniform": 0.0}[kind]
     mean = math.fsum(count**power for count in occurs) / max(1, len(occurs))
     return torch.tensor([count**power / mean if count > 0 else 1.0 for count in counts], dtype=torch.float32)
+
+
+def _counts(given: Sequence[float]) -> list[float]:
+    """The pixels of each class, checked."""
+    try:
+        some = [*given]
+        odd = any(isinstance(count, bool | str) for count in some)
+        counts = [] if odd else [float(count) for count in some]
+    except (TypeError, ValueError, OverflowError):
+        counts = []
+    if not counts or not all(0 <= count < math.inf for count in counts):
+        raise InputError(f"counts must be the pixels of each class, numbers of at least 0, got {shown(given)}.")
+    return counts
+
+
+def _balance(counts: list[float], power: float) -> Tensor:
+    """The weights count^-power of the classes, normalised to mean 1 over the pixels that were counted."""
+    shares = torch.tensor(counts, dtype=torch.float64) / (max(counts) or 1)
+    occurs = shares > 0
+    weights = torch.where(occurs, shares**-power, 0)
+    weights = torch.where(occurs, weights, weights.sum() / occurs.sum())
+    weights = weights * (shares.sum() / (weights * shares).sum())
+    if not bool(weights.isfinite().all()):
+        raise InputError(f"counts must have a class with pixels, and be of a reasonable range, got {shown(counts)}.")
+    return weights
 
 
 def _weighted(kind: Weighting) -> Builder:
@@ -434,11 +496,15 @@ def _numbers(weight: Tensor | None) -> list[float] | None:
     return None if weight is None else weight.tolist()
 
 
-def _for_classes(weight: Tensor | None, scores: Tensor) -> Tensor | None:
+@overload
+def _for_classes(weight: Tensor, scores: Tensor, name: str = ...) -> Tensor: ...
+@overload
+def _for_classes(weight: Tensor | None, scores: Tensor, name: str = ...) -> Tensor | None: ...
+def _for_classes(weight: Tensor | None, scores: Tensor, name: str = "weight") -> Tensor | None:
     if weight is None:
         return None
     if len(weight) != scores.shape[1]:
-        raise InputError(f"weight has {len(weight)} numbers; the logits have {scores.shape[1]} classes.")
+        raise InputError(f"{name} has {len(weight)} numbers; the logits have {scores.shape[1]} classes.")
     return weight.to(scores)
 
 
@@ -453,10 +519,10 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return divide((values * weights).sum(), weights.sum())
 
 
-def check_number(name: str, value: float, highest: float = math.inf) -> float:
-    """A finite number from 0 to `highest`, or InputError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= highest or value == math.inf:
-        allowed = f"from 0 to {highest:g}" if highest < math.inf else "of at least 0"
+def check_number(name: str, value: float, highest: float = math.inf, lowest: float = 0) -> float:
+    """A finite number from `lowest` to `highest`, or InputError."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not lowest <= value <= highest or value == math.inf:
+        allowed = f"from {lowest:g} to {highest:g}" if highest < math.inf else f"of at least {lowest:g}"
         raise InputError(f"{name} must be a number {allowed}, got {shown(value)}.")
     try:
         return float(value)

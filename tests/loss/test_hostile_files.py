@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from autosegloss.errors import LossFileError
 from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss
-from autosegloss.loss.classic import CLASSICS
+from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.loss.file import VERSION, build_loss, read_loss
 
 REAL = [load_loss("asl/voc/miou").content(), MixedLoss(SurrogateLoss("biou"), 0.25).content()]
@@ -20,6 +20,7 @@ REAL += [
     SurrogateLoss("miou", scale=8).content(),
     MixedLoss([(2, load_loss("jml")), (1, load_loss("focal"))]).content(),
 ]
+REAL += [CrossEntropy(class_power=0.5, counts=[1, 2]).content()]
 REAL += [CLASSICS[name](255, [3, 2, 1]).content() for name in ("weighted_cross_entropy", "boundary_cross_entropy")]
 HUGE = [
     "x" * 900_000,

@@ -119,7 +119,22 @@ def one_rank(rank: int, shares: tuple[slice, ...]) -> dict[str, Tensor]:
     # The mixed loss asks its cross-entropy for the same.
     mixed = MixedLoss(SurrogateLoss("miou", curve="identity", reduce_over_ranks=True), 1)
     plain = mixed(parallel(images[shares[rank]]), labels[shares[rank]]).detach()
-    return {"loss": value.detach(), "mixed": plain} | gradients
+    # The pixels of the classes are those of all ranks; so are those of a sum's parts.
+    power = {str(soft): of_class_power(shares[rank], soft) for soft in (False, True)}
+    return {"loss": value.detach(), "mixed": plain} | gradients | power
+
+
+def of_class_power(images: slice, soft: bool) -> Tensor:
+    """The gradient by some logits of a sum of losses, followed by its value; it is of all ranks."""
+    _, labels = images_and_labels()
+    logits = batch(IMAGES)[0][images].requires_grad_()
+    target = torch.rand(IMAGES, 3, 5, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64).softmax(1)
+    balanced = CrossEntropy(label_smoothing=0.1, class_power=0.7, reduce_over_ranks=True)
+    loss = MixedLoss([(0.5, balanced), (2, SurrogateLoss("miou", curve="identity", reduce_over_ranks=True))])
+    value = loss(logits, (target if soft else labels)[images])
+    value.backward()
+    assert logits.grad is not None
+    return torch.cat([logits.grad.flatten(), value.detach().view(1)])
 
 
 @pytest.mark.slow
@@ -133,6 +148,11 @@ def test_two_ranks_have_the_loss_and_the_gradients_of_one_process(tmp_path: Path
     expected = {"loss": value.detach(), "mixed": plain} | {
         name: weight.grad for name, weight in alone.named_parameters()
     }
+    for soft in (False, True):
+        *gradient, summed = of_class_power(slice(IMAGES), soft)
+        of_ranks = [of_rank.pop(str(soft)) for of_rank in seen]
+        torch.testing.assert_close(torch.cat([each[:-1] for each in of_ranks]), 2 * torch.stack(gradient))
+        torch.testing.assert_close(torch.stack([each[-1] for each in of_ranks]), summed.repeat(2))
     for of_rank in seen:
         assert of_rank.keys() == expected.keys()
         for name, wanted in expected.items():
