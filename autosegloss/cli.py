@@ -20,6 +20,7 @@ from rich.console import Console
 from autosegloss.errors import MESSAGE, AutoseglossError, ConfigError, InputError, brief, cut
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, load_loss, loss_names
+from autosegloss.loss.named import FORMS
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.catalogue import OF_CLASSES
 from autosegloss.metric.parse import signature_text
@@ -451,8 +452,8 @@ def _losses(given: argparse.Namespace, console: Console) -> None:
     for name, about in names.items():
         console.print(f"{name:{width}}  {about}", markup=False)
     console.print(
-        "The path of a loss file is a loss, too, and so is a mix such as 0.25*cross_entropy + 0.75*jml; compare and "
-        "retrain also take a function of yours, as module:function.",
+        f"The path of a loss file is a loss, too, and so are {FORMS}; compare and retrain also take a function of "
+        "yours, as module:function.",
         markup=False,
     )
 

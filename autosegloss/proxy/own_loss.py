@@ -16,8 +16,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from autosegloss.errors import InputError
-from autosegloss.loss import Loss, load_loss
+from autosegloss.loss import Loss
 from autosegloss.loss.base import LossContent
+from autosegloss.loss.named import loss_for_data
 from autosegloss.proxy.imports import import_function
 from autosegloss.proxy.users_code import parameters_of, users_code
 
@@ -112,7 +113,7 @@ def any_loss(name: str, *, counts: Sequence[int], ignore_index: int = 255, reduc
     """The loss of a name of `load_loss`, or a user's own, named as `module:function`."""
     if _NAME.fullmatch(name) and not Path(name).exists():
         return OwnLoss(name, counts, ignore_index)
-    return load_loss(name, ignore_index, reduce_over_ranks, counts=counts)
+    return loss_for_data(name, counts, ignore_index, reduce_over_ranks)
 
 
 def _source(function: object) -> str:

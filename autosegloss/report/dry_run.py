@@ -17,7 +17,8 @@ import torch
 
 from autosegloss.config.reading import read_mapping
 from autosegloss.errors import AutoseglossError, ConfigError, InputError, RefusedError, listed
-from autosegloss.loss import Loss, load_loss
+from autosegloss.loss import Loss
+from autosegloss.loss.named import loss_for_data
 from autosegloss.metric import metric
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.data import Dataset, Split, load_dataset, reader
@@ -215,7 +216,7 @@ class _Checks:
             if dataset is not None:
                 tried(losses_of, [name], dataset)
             elif ":" not in name:  # a user's own loss may need the data
-                tried(load_loss, name, counts=[1, 1])
+                tried(loss_for_data, name, [1, 1])
         if dataset is not None:
             tried(config.with_class_numbers, dataset.classes)
             for spec in config.compare.metrics or ():

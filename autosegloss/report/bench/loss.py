@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from autosegloss.errors import InputError, RefusedError, cut
 from autosegloss.loss import SurrogateLoss
-from autosegloss.loss.named import load_loss
+from autosegloss.loss.named import loss_for_data
 from autosegloss.loss.relax import slots
 from autosegloss.metric import METRICS, metric
 from autosegloss.proxy.train import one_thread
@@ -61,7 +61,7 @@ def bench_loss(
     counts = [1] * classes  # what is counted does not change the cost
     losses: dict[str, Loss] = {}
     for name in names or LOSSES:
-        loss = surrogate(name) if name in METRICS else load_loss(name, ignore_index=IGNORED, counts=counts)
+        loss = surrogate(name) if name in METRICS else loss_for_data(name, counts, IGNORED)
         losses[name] = loss.to(device)
     return (
         f"{to_markdown(*measure(losses, size, dtype, device, rounds))}\n\n"
