@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import sys
-import textwrap
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
@@ -43,8 +42,9 @@ from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, Scal
 from autosegloss.report.output import Output, interruptible
 from autosegloss.report.pages.contact_sheet import contact_sheet
 from autosegloss.report.pages.report import report_page
-from autosegloss.report.plots import formula, plot_loss, surrogates, text_plot
+from autosegloss.report.plots import plot_loss, surrogates
 from autosegloss.report.progress import ComparisonDisplay, Display, progress_bar, status_text, written_text
+from autosegloss.report.shown import loss_text
 from autosegloss.report.tables import values_table, worst_table
 from autosegloss.search import search
 from autosegloss.search.api import found_loss, status
@@ -411,7 +411,9 @@ def _loss_of(source: str) -> Loss:
 
 
 def _add_show(commands: Commands) -> None:
-    command = commands.add_parser("show", help="print a loss: formula, slots, control points, curves")
+    command = commands.add_parser(
+        "show", help="print a loss: formula, logic, curves, scale, parts; and what it is called"
+    )
     command.add_argument("loss", metavar="DIR|LOSS", help=LOSS_HELP)
     command.add_argument("--plot", metavar="FILE", help="also draw the curves (.png, .svg, .pdf)")
     command.set_defaults(run=_show)
@@ -419,15 +421,7 @@ def _add_show(commands: Commands) -> None:
 
 def _show(given: argparse.Namespace, console: Console) -> None:
     loss = _loss_of(given.loss)
-    console.print(f"loss      {formula(loss)}", markup=False)
-    for surrogate, title in surrogates(loss).items():
-        if title:
-            console.print(f"\n{title}", markup=False)
-        console.print(f"logic     {surrogate.logic}\nclasses   {surrogate.classes}\ncurve     {surrogate.curve}")
-        for slot, curve in surrogate.curves.items():
-            points = "  ".join(f"({u:.4g}, {v:.4g})" for u, v in curve.points) or "none (identity)"
-            plot = textwrap.indent(text_plot(curve), "  ")
-            console.print(f"\n{slot}\ncontrol points: {points}\n{plot}", markup=False)
+    console.print(loss_text(loss), markup=False)
     if loss.provenance:
         lines = (
             f"  {key}: {value if isinstance(value, str) else json.dumps(value)}"

@@ -289,7 +289,7 @@ def test_a_loss_without_curves_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
     CrossEntropy([1.0, 2.0]).save(path)
     assert run("show", path, capsys=capsys) == (
         0,
-        "loss      cross_entropy(weight=[1.0, 2.0], label_smoothing=0.0)\n",
+        "loss      cross_entropy(weight=[1.0, 2.0])\n",
         "",
     )
     status, _, error = run("show", path, "--plot", str(tmp_path / "curves.png"), capsys=capsys)

@@ -151,6 +151,11 @@ class SurrogateLoss(Loss):
         """The inner control points of each slot, in order."""
         return [list(curve.points) for curve in self.curves.values()]
 
+    @property
+    def extension(self) -> Extension | None:
+        """Which parts of the metric the logic "lovasz" extends, and which stay "product"; None for other logics."""
+        return self._extension
+
     def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from autosegloss.errors import InputError, cut
 from autosegloss.loss import Loss, MixedLoss, Slot, SurrogateLoss
 from autosegloss.loss.classic import CrossEntropy, PixelLoss
 from autosegloss.loss.curve import Curve
+from autosegloss.metric.expr import Arithmetic
 from autosegloss.report.tables import LOSSES, same_metrics
 from autosegloss.search.statistics import Score
 
@@ -31,9 +33,17 @@ def formula(loss: Loss) -> str:
             if weight
         )
     if isinstance(loss, PixelLoss):
-        return f"{loss.name}({', '.join(f'{option}={value}' for option, value in loss.options.items())})"
+        defaults = inspect.signature(type(loss)).parameters
+        chosen = {option: value for option, value in loss.options.items() if value != defaults[option].default}
+        return (
+            f"{loss.name}({', '.join(f'{option}={value}' for option, value in chosen.items())})"
+            if chosen
+            else loss.name
+        )
     if isinstance(loss, SurrogateLoss):
-        return f"1 - {loss.expr}" if loss.scale == 1 else f"{loss.scale:.4g} * (1 - {loss.expr})"
+        is_sum = isinstance(loss.expr, Arithmetic) and loss.expr.op in ("+", "-")
+        text = f"1 - ({loss.expr})" if is_sum else f"1 - {loss.expr}"
+        return text if loss.scale == 1 else f"{loss.scale:.4g} * ({text})"
     return str(loss)
 
 
@@ -44,13 +54,10 @@ def _factor(loss: Loss) -> str:
     return formula(loss) if isinstance(loss, PixelLoss) else f"({formula(loss)})"
 
 
-def surrogates(loss: Loss) -> dict[SurrogateLoss, str]:
-    """The surrogates in a loss, each with what to call it: nothing if it is the only one."""
-    if isinstance(loss, SurrogateLoss):
-        return {loss: ""}
-    pairs = zip(loss.weights, loss.parts, strict=True) if isinstance(loss, MixedLoss) else []
-    found = {part: f"{weight:.4g} * {_factor(part)}" for weight, part in pairs if isinstance(part, SurrogateLoss)}
-    return found if len(found) > 1 else dict.fromkeys(found, "")
+def surrogates(loss: Loss) -> tuple[SurrogateLoss, ...]:
+    """The surrogates in a loss."""
+    parts = loss.parts if isinstance(loss, MixedLoss) else (loss,)
+    return tuple(part for part in parts if isinstance(part, SurrogateLoss))
 
 
 def curves_of(loss: Loss) -> list[tuple[Slot, Curve]]:

@@ -1,0 +1,59 @@
+"""A loss as text: its row in the map of losses, and the curve of each of its slots."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from autosegloss.loss import Loss, MixedLoss, Slot, SurrogateLoss
+from autosegloss.loss.curve import Curve
+from autosegloss.loss.known import known_as
+from autosegloss.report.plots import formula, text_plot
+
+
+def loss_text(loss: Loss) -> str:
+    """What a loss is made of; of a sum the scale, and each part with its share.
+
+    Identity curves are not drawn, and a curve that two parts have on the same slot is drawn once.
+    """
+    drawn: dict[Slot, Curve] = {}
+    lines = [*_head(loss)]
+    if isinstance(loss, MixedLoss | SurrogateLoss):
+        lines.append(_line("scale", f"{loss.scale:.4g}"))
+    lines += _body(loss, drawn)
+    if isinstance(loss, MixedLoss):
+        for share, part in zip(loss.shares, loss.parts, strict=True):
+            if share:
+                lines += ["", _line("share", f"{share:.4g}"), *_head(part), *_body(part, drawn)]
+    return "\n".join(lines)
+
+
+def _head(loss: Loss) -> Iterator[str]:
+    yield _line("loss", formula(loss))
+    if (called := known_as(loss)) is not None:
+        yield _line("known as", called)
+
+
+def _body(loss: Loss, drawn: dict[Slot, Curve]) -> Iterator[str]:
+    """The lines of a surrogate; other losses have no more than their formula."""
+    if not isinstance(loss, SurrogateLoss):
+        return
+    yield _line("logic", loss.logic)
+    if loss.extension is not None:
+        for part in loss.extension.parts:
+            yield _line("extended", str(part.node))
+        for reason in loss.extension.left.values():
+            yield _line("product", f"{reason[0].upper()}{reason[1:]}.")
+    yield _line("classes", loss.classes)
+    yield _line("curve", loss.curve)
+    for slot, curve in loss.curves.items():
+        if curve.is_identity or drawn.get(slot) == curve:
+            yield f"\n{slot}: {'identity' if curve.is_identity else 'as above'}"
+            continue
+        drawn[slot] = curve
+        points = "  ".join(f"({u:.4g}, {v:.4g})" for u, v in curve.points)
+        yield f"\n{slot}\ncontrol points: {points}\n{textwrap.indent(text_plot(curve), '  ')}"
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name:10}{value}"
