@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autosegloss.errors import ExprError, InputError
 from autosegloss.loss import Loss, SearchSpace, SurrogateLoss
-from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal, LovaszSoftmax
+from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal
 from autosegloss.metric import (
     Expr,
     any_class,
@@ -350,7 +350,6 @@ def pixel_losses() -> st.SearchStrategy[Loss]:
     return st.one_of(
         st.builds(CrossEntropy, weights, st.floats(0, 1), ignore_index=ignored),
         st.builds(Focal, st.floats(0, 5), weights, ignore_index=ignored),
-        st.builds(LovaszSoftmax, st.booleans(), ignore_index=ignored),
         st.builds(BoundaryCrossEntropy, st.floats(0, 100), st.integers(0, 3), ignore_index=ignored),
     )
 

@@ -1,4 +1,4 @@
-"""The losses people compare with: cross-entropy and its variants, focal, Lovász-softmax and generalised Dice.
+"""The losses people compare with: cross-entropy and its variants, focal and generalised Dice.
 
 Each is called like `SurrogateLoss`: `loss(logits, target, mask=None)`. What they share:
 
@@ -250,52 +250,6 @@ class Focal(PixelLoss):
         return _weighted_mean(easiness * values, weights)
 
 
-class LovaszSoftmax(PixelLoss):
-    """Lovász-softmax: the convex extension of 1 - IoU to errors |target - probability|, over the classes in the target.
-
-    A class that is absent from the target does not count, whatever is predicted. Integer labels only.
-
-    Args:
-        per_image: Whether the loss is that of each image, then the mean over the images that have a pixel that counts;
-            else the batch is one image.
-        ignore_index: The label of ignored pixels.
-
-    Source: Berman et al., The Lovász-Softmax loss, CVPR 2018, equations 8, 9 and 11.
-    """
-
-    name = "lovasz"
-
-    def __init__(self, per_image: bool = False, ignore_index: int = 255) -> None:
-        super().__init__(ignore_index)
-        self.per_image = check_flag("per_image", per_image)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"per_image": self.per_image}
-
-    def _hard(self, scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        probability = scores.softmax(1).movedim(1, -1)
-        images = (
-            list(zip(probability, labels, valid, strict=True)) if self.per_image else [(probability, labels, valid)]
-        )
-        losses = [_lovasz(p[v], t[v]) for p, t, v in images if bool(v.any())]
-        return torch.stack(losses).mean() if losses else scores[:0].sum()
-
-
-def _lovasz(probability: Tensor, labels: Tensor) -> Tensor:
-    """The mean over the classes present; probabilities (P, C), labels (P,)."""
-    losses = []
-    for label in torch.unique(labels).tolist():
-        true = (labels == label).to(probability.dtype)
-        errors, order = (true - probability[:, label]).abs().sort(descending=True)
-        mine = labels[order] == label
-        # If the first i pixels were wrong, the IoU would be inner / outer. What each pixel takes from it is written so
-        # that nothing cancels: the difference of two IoUs of a million pixels has two digits left in float32.
-        inner, outer = mine.sum() - mine.cumsum(0), (mine.sum() + (~mine).cumsum(0)).to(errors.dtype)
-        losses.append((errors * torch.where(mine, 1 / outer, inner / (outer * (outer - 1)))).sum())
-    return torch.stack(losses).mean()
-
-
 class BoundaryCrossEntropy(PixelLoss):
     """Cross-entropy in which pixels near a boundary of the target weigh more.
 
@@ -340,7 +294,7 @@ class BoundaryCrossEntropy(PixelLoss):
 
 
 PIXEL_LOSSES: Final[dict[str, type[PixelLoss]]] = {
-    kind.name: kind for kind in (CrossEntropy, Focal, LovaszSoftmax, BoundaryCrossEntropy)
+    kind.name: kind for kind in (CrossEntropy, Focal, BoundaryCrossEntropy)
 }
 """The losses that a file holds by name and options."""
 
@@ -471,7 +425,6 @@ CLASSICS: Final[dict[str, Builder]] = {
     # 0.1 is the choice of Szegedy et al., Rethinking the Inception architecture, CVPR 2016.
     "label_smoothing": lambda ignore_index, _: CrossEntropy(label_smoothing=0.1, ignore_index=ignore_index),
     "focal": lambda ignore_index, _: Focal(ignore_index=ignore_index),
-    "lovasz": lambda ignore_index, _: LovaszSoftmax(ignore_index=ignore_index),
     "boundary_cross_entropy": lambda ignore_index, _: BoundaryCrossEntropy(ignore_index=ignore_index),
     "generalized_dice": lambda ignore_index, _: generalized_dice(ignore_index),
 }

@@ -49,7 +49,9 @@ def presets() -> list[str]:
     - `soft_jaccard`, `soft_dice`, `soft_tversky`: the usual soft losses, the same with the logic "product". With
       integer labels each equals its JDT twin.
 
-    The last six sum over the batch (form D of the metric). Their forms I (of each image) and C (of each class in each
+    - `lovasz`: Lovász-softmax, the logic "lovasz" of Jaccard.
+
+    The last seven sum over the batch (form D of the metric). Their forms I (of each image) and C (of each class in each
     image) and mixes of the forms are a line each, by the names of the catalogue: `jaccard_i`, `dice_c`, and so on.
 
     Example:
@@ -179,6 +181,9 @@ def _share(value: object) -> float:
 
 def _build_pixel_loss(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
     kind, options = content["loss"], content["options"]
+    if kind == "lovasz" and options in ({"per_image": False}, {"per_image": True}):  # as it was written once
+        form = "jaccard_i" if options["per_image"] else "jaccard"
+        return SurrogateLoss(form, None, "lovasz", "identity", "present", ignore_index, reduce_over_ranks)
     if not isinstance(kind, str) or kind not in PIXEL_LOSSES:
         raise LossFileError(f"{name}: loss is {shown(kind)}; allowed: {', '.join(PIXEL_LOSSES)}.")
     if not isinstance(options, dict):

@@ -14,9 +14,8 @@ Source: Berman et al., The Lovász-Softmax loss, CVPR 2018, for the IoU; the ext
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, Literal, cast
 
 import torch
@@ -124,13 +123,14 @@ class Extension:
 
     Args:
         expr: The metric.
+        curves: The curve of each slot.
         classes: Which classes a class mean of the loss counts.
 
     Raises:
         InputError: No part of the metric can be extended; with the reason.
     """
 
-    def __init__(self, expr: e.Expr, classes: Classes = "metric") -> None:
+    def __init__(self, expr: e.Expr, curves: Mapping[Slot, Curve], classes: Classes = "metric") -> None:
         self.parts: list[Part] = []
         """The maximal sub-expressions that are extended."""
         self.left: dict[e.Expr, str] = {}
@@ -143,60 +143,56 @@ class Extension:
                 f"the logic lovasz has nothing to extend in the metric `{cut(str(expr))}`: {reason}. Use the logic "
                 "product."
             )
+        self._curves = curves
+        self.errors = tuple(dict.fromkeys(part.errors for part in self.parts))
+        """The errors that are counted."""
+        self._bends = tuple(_curves_of(errors, curves) for errors in self.errors)
         derived = {node for errors in self.errors for node in errors.sums(torch.zeros(1, 1, 4, 1))}
         self.rest = tuple(node for node in self._sums_outside(expr, classes) if node not in derived)
         """The sums that the value is made of besides, which the errors do not give."""
 
-    @cached_property
-    def errors(self) -> tuple[Errors, ...]:
-        """The errors that are counted."""
-        return tuple(dict.fromkeys(part.errors for part in self.parts))
-
-    def of_labels(self, logits: Tensor, labels: Tensor, curves: Mapping[Slot, Curve]) -> Statistics:
+    def of_labels(self, logits: Tensor, labels: Tensor) -> Statistics:
         """The statistics of a batch, without its maps.
 
         Args:
             logits: Scores before the softmax, (N, C, *S) floating.
             labels: (N, *S) int64, 0..C-1, or negative where a pixel is ignored.
-            curves: The curve of each slot.
         """
         rows, dtype = logits.unsqueeze(-1).flatten(2), working_dtype(logits)
         found: Statistics = {}
-        for errors in self.errors:
-            own = curves_of(errors, curves)
+        for errors, bends in zip(self.errors, self._bends, strict=True):
             if errors.within is not None and "class" in errors.within.axes:  # a class has pixels of its own
                 truth = one_hot(labels, logits.shape[1], dtype)
                 maps = RelaxedMaps(
-                    logits.softmax(1, dtype), truth, (labels >= 0).unsqueeze(1), curves, "product", hard_target=True
+                    logits.softmax(1, dtype),
+                    truth,
+                    (labels >= 0).unsqueeze(1),
+                    self._curves,
+                    "product",
+                    hard_target=True,
                 )
-                found |= self.of_maps(maps, curves, (errors,))
+                found |= self._of_maps(errors, bends, maps)
                 continue
             seen = labels if errors.within is None else fuse.within(errors.within, labels, logits.shape[1])
             asked = errors.both is not None, errors.either is not None
-            counted = histograms.of(rows, seen.unsqueeze(-1).flatten(1), own, errors.per_image, *asked)
+            counted = histograms.of(rows, seen.unsqueeze(-1).flatten(1), bends, errors.per_image, *asked)
             found |= self._statistics(errors, counted, dtype)
         return found
 
-    def of_maps(
-        self, maps: RelaxedMaps, curves: Mapping[Slot, Curve], some: Sequence[Errors] | None = None
-    ) -> Statistics:
-        """The same from maps, by plain autograd.
-
-        Args:
-            maps: The maps of the batch.
-            curves: The curve of each slot.
-            some: The errors to count; all by default.
-        """
-        pred, truth = maps.leaf(e.pred), maps.leaf(e.target)
+    def of_maps(self, maps: RelaxedMaps) -> Statistics:
+        """The same from maps, by plain autograd."""
         found: Statistics = {}
-        for errors in self.errors if some is None else some:
-            valid = maps.valid
-            if errors.within is not None:
-                inside = interpret.pixel_map(errors.within, maps, {}) > 0
-                valid = inside if valid is None else inside & valid
-            counted = histograms.of_maps(pred, truth, valid, curves_of(errors, curves), errors.per_image)
-            found |= self._statistics(errors, counted, pred.dtype)
+        for errors, bends in zip(self.errors, self._bends, strict=True):
+            found |= self._of_maps(errors, bends, maps)
         return found
+
+    def _of_maps(self, errors: Errors, bends: tuple[Curve, Curve], maps: RelaxedMaps) -> Statistics:
+        pred, valid = maps.leaf(e.pred), maps.valid
+        if errors.within is not None:
+            inside = interpret.pixel_map(errors.within, maps, {}) > 0
+            valid = inside if valid is None else inside & valid
+        counted = histograms.of_maps(pred, maps.leaf(e.target), valid, bends, errors.per_image)
+        return self._statistics(errors, counted, pred.dtype)
 
     def _statistics(self, errors: Errors, counted: Tensor, dtype: torch.dtype) -> Statistics:
         """What of some errors adds up over processes: their counts; of images, what follows from each alone."""
@@ -231,7 +227,7 @@ class Extension:
             else:
                 self.parts.append(part)
             return
-        if isinstance(node, e.Sum):
+        if _sums_pixels(node):
             self.left[node] = cast("str", counts)
             return
         for operand in (node.value,) if isinstance(node, _MEANS) else node.operands:
@@ -257,6 +253,13 @@ class Extension:
         return list(found)
 
 
+def _sums_pixels(node: e.Expr) -> bool:
+    """Whether a score of each class is made of sums of pixels of the prediction directly."""
+    if isinstance(node, e.Arithmetic) and "class" in node.axes:
+        return any(map(_sums_pixels, node.operands))
+    return isinstance(node, e.Sum) and node.soft
+
+
 _MEANS = (e.ClassMean, e.ImageMean, e.ImageWorst)
 
 
@@ -266,15 +269,15 @@ def _counts(node: e.Expr) -> Errors | str | None:
         case e.Number():
             return None
         case e.Sum(map=a_map, per_image=per_image, within=within, void=void):
-            if void != "skip":
-                return f"`{cut(str(node), 100)}` counts ignored pixels"
+            joins = isinstance(a_map, e.Logic) and set(a_map.operands) == {e.pred, e.target} and a_map.op != "^"
+            if not joins and a_map is not e.target:
+                return f"`{cut(str(node), 100)}` sees pred outside `pred & target` and `pred | target`"
             if within is not None and within.soft:
                 return f"the mask of `{cut(str(node), 100)}` depends on pred"
-            if a_map is e.target:
-                return Errors(None, None, within, per_image)
-            if isinstance(a_map, e.Logic) and set(a_map.operands) == {e.pred, e.target} and a_map.op != "^":
-                return Errors(a_map if a_map.op == "&" else None, a_map if a_map.op == "|" else None, within, per_image)
-            return f"`{cut(str(node), 100)}` sees pred outside `pred & target` and `pred | target`"
+            if void != "skip":
+                return f"`{cut(str(node), 100)}` counts ignored pixels"
+            both, either = (a_map if isinstance(a_map, e.Logic) and a_map.op == op else None for op in "&|")
+            return Errors(both, either, within, per_image)
         case e.Arithmetic():
             left, right = _counts(node.left), _counts(node.right)
             if isinstance(left, str) or isinstance(right, str):
@@ -335,7 +338,7 @@ def _sum(a_map: e.Expr, errors: Errors) -> e.Sum:
     return cast("e.Sum", (e.per_image if errors.per_image else e.total)(a_map, within=errors.within))
 
 
-def curves_of(errors: Errors, curves: Mapping[Slot, Curve]) -> tuple[Curve, Curve]:
+def _curves_of(errors: Errors, curves: Mapping[Slot, Curve]) -> tuple[Curve, Curve]:
     """The curve on the prediction of the AND and of the OR."""
     return _curve("and", errors.both, curves), _curve("or", errors.either, curves)
 

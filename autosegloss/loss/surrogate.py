@@ -109,7 +109,7 @@ class SurrogateLoss(Loss):
         self.curves = _curves(slots(self.expr), control_points, curve)
         self.provenance: dict[str, object] = {}
         self._means = tuple(node for node in self.expr.walk() if isinstance(node, ClassMean) and node.selects)
-        self._extension = Extension(self.expr, classes) if logic == "lovasz" else None
+        self._extension = Extension(self.expr, self.curves, classes) if logic == "lovasz" else None
         self._pixel_logic: PixelLogic = "product" if logic == "lovasz" else logic
         self._nodes = self._extension.rest if self._extension else interpret.statistics(self.expr, classes)
         self._walks = fuse.plan(self._nodes, self.curves)
@@ -205,13 +205,13 @@ class SurrogateLoss(Loss):
                 fused = fuse.sums(self._walks, logits, labels)
                 others = tuple(node for node in self._nodes if node not in fused)
                 found = fused | blocks.sums(others, logits, labels, self.curves, self._pixel_logic)
-                extended = self._extension.of_labels(logits, labels, self.curves) if self._extension else {}
+                extended = self._extension.of_labels(logits, labels) if self._extension else {}
                 return {**cast("Statistics", {node: found[node] for node in self._nodes}), **extended}
             valid = counted.unsqueeze(1)
             truth = one_hot(labels, num_classes, dtype) * valid
         probability = logits.to(dtype).softmax(1)
         maps = RelaxedMaps(probability, truth, valid, self.curves, self._pixel_logic, hard_target)
-        extended = self._extension.of_maps(maps, self.curves) if self._extension else {}
+        extended = self._extension.of_maps(maps) if self._extension else {}
         return {**cast("Statistics", interpret.sums(self._nodes, maps)), **extended}
 
     def content(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from autosegloss.loss.classic import (
     BoundaryCrossEntropy,
     CrossEntropy,
     Focal,
-    LovaszSoftmax,
     class_counts,
     class_weights,
     generalized_dice,
@@ -35,7 +34,7 @@ SOFT = (
     "label_smoothing",
     "generalized_dice",
 )
-HARD_ONLY = ("focal", "lovasz", "boundary_cross_entropy")
+HARD_ONLY = ("focal", "boundary_cross_entropy")
 NO_SCORE = {"generalized_dice": 1.0}  # the loss of nothing, where it is not 0
 
 
@@ -273,7 +272,6 @@ def test_a_soft_label_weighs_its_shares() -> None:
             InputError,
             "radius must be an integer of at least 0 pixels, got 1.5.",
         ),
-        (lambda: LovaszSoftmax(ignore_index=1.0), InputTypeError, "ignore_index must be an integer label, got 1.0."),
     ],
 )
 def test_mistakes_in_the_arguments(build: Any, kind: type[Exception], expected: str) -> None:
@@ -329,44 +327,6 @@ def test_ignored_pixels_and_the_border_are_no_boundary() -> None:
     assert BoundaryCrossEntropy(10, 5)(logits, labels).item() == pytest.approx(plain.item(), rel=1e-12)
     labels[:, 5] = 1
     assert BoundaryCrossEntropy(10, 5)(logits, labels).item() != pytest.approx(plain.item(), rel=1e-3)
-
-
-# Lovász-softmax -------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60)
-@given(labels=strategies.labels(images=(1, 3)), seed=strategies.seeds, per_image=st.booleans())
-def test_lovasz_is_that_of_the_oracle_absent_classes_included(
-    labels: strategies.Labels, seed: int, per_image: bool
-) -> None:
-    logits = random_logits(labels, seed)
-    value = LovaszSoftmax(per_image)(torch.from_numpy(logits), torch.from_numpy(labels.target))
-    assert value.item() == pytest.approx(oracles.lovasz_softmax(logits, labels.target, per_image), abs=1e-9)
-
-
-def test_a_class_that_is_absent_does_not_count_in_lovasz() -> None:
-    labels = torch.tensor([[0, 0, 1, 1]])
-    sure = 50.0 * one_hot(labels, 4)
-    assert LovaszSoftmax()(sure, labels).item() == pytest.approx(0, abs=1e-9)
-    sure[0, 3, 3] = 100.0  # one pixel of class 1 goes to class 3, which is absent
-    # Class 1 has IoU 1/2, class 0 has 1; class 3, with IoU 0, would make it (0 + 1/2 + 1) / 3.
-    assert LovaszSoftmax()(sure, labels).item() == pytest.approx(0.25, abs=1e-9)
-
-
-def test_lovasz_of_sure_predictions_is_one_minus_the_iou_of_the_classes_present() -> None:
-    _, labels = batch(3, 9, 9, classes=4)
-    guess = labels.clamp(max=3).roll(1, 0)
-    value = LovaszSoftmax()(1e3 * one_hot(guess, 4), labels)
-    expected = oracles.miou(guess.numpy(), labels.numpy(), 4)
-    assert value.item() == pytest.approx(1 - expected, abs=1e-9)
-
-
-def test_lovasz_keeps_its_digits_on_large_maps() -> None:
-    logits, labels = batch(1, 1000, 700, classes=2, dtype=torch.float32)
-    value, slope = gradient(LovaszSoftmax(), logits, labels)
-    exact, right = gradient(LovaszSoftmax(), logits.double(), labels)
-    assert value.item() == pytest.approx(exact.item(), rel=1e-6)
-    assert (slope.double() - right).norm() < 1e-4 * right.norm()
 
 
 # Generalised Dice -----------------------------------------------------------------------------------------------------

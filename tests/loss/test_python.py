@@ -19,7 +19,7 @@ from torch import Tensor
 
 from autosegloss.errors import InputError
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss, presets
-from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal, LovaszSoftmax
+from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal
 from autosegloss.loss.curve import Curve, points_from_theta
 from autosegloss.loss.python import source
 from autosegloss.metric import METRICS, Expr, class_sum, erode, image_mean, interpret, metric, pred, target, total
@@ -42,8 +42,6 @@ def losses() -> dict[str, Loss]:
         "cross_entropy, both": CrossEntropy(WEIGHT, 0.25),
         "focal": Focal(),
         "focal, weighted": Focal(0.5, WEIGHT),
-        "lovasz": LovaszSoftmax(),
-        "lovasz, images": LovaszSoftmax(per_image=True),
         "boundary": BoundaryCrossEntropy(),
         "boundary, near": BoundaryCrossEntropy(2.5, 1),
         "generalized_dice": named_loss("generalized_dice"),
