@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from autosegloss.errors import InputError, InputTypeError, LossFileError
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss, load_loss, named_loss, presets
-from autosegloss.loss.classic import CLASSICS, CrossEntropy, LovaszSoftmax
+from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.metric import metric
 from tests.processes import seen_by_ranks
 
@@ -195,7 +195,7 @@ def test_a_file_and_a_mix(tmp_path: Path) -> None:
     with_space = path.with_name("my own + loss.json")
     SurrogateLoss("biou").save(with_space)
     assert isinstance(named_loss(f"0.5*cross_entropy + 0.5*{with_space}"), MixedLoss)
-    assert isinstance(named_loss("lovasz"), LovaszSoftmax)
+    assert isinstance(named_loss("lovasz"), SurrogateLoss)
 
 
 @pytest.mark.parametrize(

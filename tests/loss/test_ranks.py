@@ -35,6 +35,8 @@ LOSSES: dict[str, dict[str, Any]] = {
     "miou_i": {"logic": "godel"},
     "miou_c": {"classes": "present"},
     "worst": {"logic": "godel"},
+    "jaccard": {"logic": "lovasz", "classes": "present"},
+    "jaccard_i": {"logic": "lovasz"},
 }
 
 
@@ -93,7 +95,7 @@ def one_rank(rank: int, shares: dict[str, list[list[int]]]) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for title, share in shares.items():
         for name in LOSSES:
-            for kind in TARGETS:
+            for kind in TARGETS[: 2 if LOSSES[name].get("logic") == "lovasz" else 4]:  # which takes no soft labels
                 seen["loss", title, name, kind] = step(loss_of(name, reduce_over_ranks=True), share[rank], kind)
         alone = loss_of("miou")
         seen["alone", title] = step(alone, share[rank], "labels")

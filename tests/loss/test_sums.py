@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autosegloss.errors import InputError, InputTypeError, LossFileError
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, build_loss, load_loss
-from autosegloss.loss.classic import CrossEntropy, Focal, LovaszSoftmax
+from autosegloss.loss.classic import CrossEntropy, Focal
 from autosegloss.report.pages import sections
 from autosegloss.report.plots import curves_of, formula, plot_loss, surrogates
 from tests import strategies
@@ -217,14 +217,14 @@ def test_the_files_are_those_of_the_format(tmp_path: Path) -> None:
         f'  "curve": "bezier",\n  {slots.replace("{}", "  ", 2).replace("{}}", "  }")},\n  "provenance": {{}}\n}}\n'
     )
     assert load_loss(path).content() == loss.content()
-    loss = MixedLoss([(2, SurrogateLoss("miou")), (6, LovaszSoftmax())])
+    loss = MixedLoss([(2, SurrogateLoss("miou")), (6, Focal())])
     loss.provenance = {"seeds": [{"a": 1}, 2]}
     loss.save(path)
     assert path.read_text() == (
         f'{head}  "scale": 8.0,\n  "parts": [\n    {{\n      "share": 0.25,\n      "metric": {metric},\n'
         '      "logic": "product",\n      "classes": "metric",\n      "curve": "bezier",\n'
         f"      {slots.replace('{}', '      ', 2).replace('{}}', '      }')}\n    }},\n"
-        '    {\n      "share": 0.75,\n      "loss": "lovasz",\n      "options": {\n        "per_image": false\n'
+        '    {\n      "share": 0.75,\n      "loss": "focal",\n      "options": {\n        "gamma": 2.0,\n        "weight": null\n'
         '      }\n    }\n  ],\n  "provenance": {\n    "seeds": [{"a": 1}, 2]\n  }\n}\n'
     )
     again = load_loss(path, ignore_index=7, reduce_over_ranks=True)
@@ -235,7 +235,7 @@ def test_the_files_are_those_of_the_format(tmp_path: Path) -> None:
     assert again.parts[0].reduce_over_ranks
 
 
-PIXEL = {"share": 1, "loss": "lovasz", "options": {"per_image": False}}
+PIXEL = {"share": 1, "loss": "focal", "options": {"gamma": 2, "weight": None}}
 SURROGATE = {key: SurrogateLoss("miou").content()[key] for key in ("metric", "logic", "classes", "curve", "slots")}
 
 
@@ -263,7 +263,7 @@ SURROGATE = {key: SurrogateLoss("miou").content()[key] for key in ("metric", "lo
         ),
         ({"parts": [PIXEL | {"provenance": {}}]}, "part 0: unknown: provenance; allowed: loss, options, share."),
         ({"parts": [PIXEL | {"loss": "lovas"}]}, "part 0: loss is 'lovas'; allowed: cross_entropy, "),
-        ({"parts": [PIXEL | {"options": {}}]}, "part 0: options of lovasz: missing: per_image."),
+        ({"parts": [PIXEL | {"options": {}}]}, "part 0: options of focal: missing: gamma, weight."),
         ({"parts": [SURROGATE | {"share": 1, "logic": "or"}]}, "part 0: logic is 'or'; allowed: product, godel"),
         ({"parts": [SURROGATE | {"share": 1, "slots": {}}]}, "part 0: slot `and[0] of pred & target` is missing"),
         ({"metric": "miou"}, "unknown: metric; allowed: format, parts, provenance, scale, version."),

@@ -149,7 +149,7 @@ def test_counts_are_for_the_weighted_losses_and_if_given_for_class_power() -> No
         ),
         (
             "8*jml(logic=product)",
-            "`jml(logic=product)`: jml takes no options in brackets; cross_entropy, focal, lovasz, "
+            "`jml(logic=product)`: jml takes no options in brackets; cross_entropy, focal, "
             "boundary_cross_entropy do. For a surrogate with other options, make a SurrogateLoss in Python, save it, "
             "and name its file.",
         ),
