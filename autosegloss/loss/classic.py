@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autosegloss.errors import InputError, InputTypeError, shown
+from autosegloss.loss.balance import balance
 from autosegloss.loss.base import FORMAT, Loss, check_flag
 from autosegloss.loss.ranks import sum_over_ranks
 from autosegloss.loss.surrogate import SurrogateLoss
@@ -155,8 +156,8 @@ class CrossEntropy(PixelLoss):
             raise InputError("weight excludes class_power and counts, which make weights of their own.")
         if counts is not None and not self.class_power:
             raise InputError("counts are for a class_power other than 0; give both, or neither.")
-        balance = None if self.counts is None else _balance(self.counts, self.class_power)
-        self.register_buffer("_balance", balance, persistent=False)
+        weights = None if self.counts is None else balance(self.counts, self.class_power)
+        self.register_buffer("_balance", _weights(weights), persistent=False)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -392,18 +393,6 @@ def _counts(given: Sequence[float]) -> list[float]:
     if not counts or not all(0 <= count < math.inf for count in counts):
         raise InputError(f"counts must be the pixels of each class, numbers of at least 0, got {shown(given)}.")
     return counts
-
-
-def _balance(counts: list[float], power: float) -> Tensor:
-    """The weights count^-power of the classes, normalised to mean 1 over the pixels that were counted."""
-    shares = torch.tensor(counts, dtype=torch.float64) / (max(counts) or 1)
-    occurs = shares > 0
-    weights = torch.where(occurs, shares**-power, 0)
-    weights = torch.where(occurs, weights, weights.sum() / occurs.sum())
-    weights = weights * (shares.sum() / (weights * shares).sum())
-    if not bool(weights.isfinite().all()):
-        raise InputError(f"counts must have a class with pixels, and be of a reasonable range, got {shown(counts)}.")
-    return weights
 
 
 def _weighted(kind: Weighting) -> Builder:

@@ -14,12 +14,14 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from typing_extensions import assert_never
 
 from autosegloss.errors import InputError
 from autosegloss.loss import standalone
+from autosegloss.loss.balance import balance
 from autosegloss.loss.curve import Curve
 from autosegloss.loss.relax import LogicKind, Slot, check_logic, slots
 from autosegloss.metric import expr as e
@@ -32,9 +34,13 @@ _LONGEST_MAP, _LONGEST_OPERAND = 76, 40  # what is longer gets a name
 _LONGEST_WEIGHTS = 12
 _LONGEST_PROVENANCE = 400  # characters of an entry; a longer one is a table, and stays in the loss file
 _NARROW = 1e-9  # of a piece's width, as in `curve`
+_LONGEST_VALUE = 105  # of a line that returns it
+_LOGICS = ("product", "godel")
+_CURVES = {"linear": "_polyline", "bezier": "_bezier"}
 _SUM, _PRODUCT, _ATOM = 1, 2, 3  # Python's precedences, from loose to tight
 _Text = tuple[str, int]
 """An expression in Python and its precedence."""
+_AS_MAP = "weight = weight.view(-1, *[1] * (logits.ndim - 2))"
 
 
 def source(content: Mapping[str, Any], ignore_index: int = 255) -> str:
@@ -50,9 +56,10 @@ def source(content: Mapping[str, Any], ignore_index: int = 255) -> str:
     Raises:
         InputError: The loss is of a kind, or has an option, that is not known here.
     """
-    if "parts" in content:
-        raise InputError("a sum of these parts can't be written as a module.")
-    title, functions = _classic(content) if "loss" in content else _surrogate(content)
+    loss = _written(content)
+    about = f"Segmentation loss: {loss.about}{', over a batch' if loss.details else ''}."
+    title = "\n\n".join(["\n".join(textwrap.wrap(about, _WIDTH - 3)), *loss.details])
+    functions = [_loss(loss), *loss.functions]
     head = [
         f'"""{title}\n\nWritten by `autosegloss export --python`; needs PyTorch and nothing else.\n"""',
         *_provenance(content.get("provenance", {})),
@@ -62,39 +69,99 @@ def source(content: Mapping[str, Any], ignore_index: int = 255) -> str:
     return "\n\n".join(head) + "\n\n\n" + "\n\n\n".join([*functions, *_copied(functions)]) + "\n"
 
 
-# The surrogate of a metric, with or without a share of cross-entropy --------------------------------------------------
+@dataclass(frozen=True)
+class _Written:
+    """A loss in Python: what it is, its value, and the functions that the value calls."""
+
+    about: str
+    value: str
+    functions: Sequence[str] = ()
+    details: Sequence[str] = ()  # paragraphs
+    valid: bool = False  # whether the value takes `valid`
+    hard: bool = False  # whether it is of integer labels only
+    precedence: int = _ATOM  # of both texts
 
 
-def _surrogate(content: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """The title and the functions of a loss of version 1 or 2."""
+def _written(content: Mapping[str, Any]) -> _Written:
+    if "parts" in content:
+        scale = _finite("scale", content["scale"])
+        return _sum([(scale * _finite("share", part["share"]), part) for part in content["parts"]])
+    if "cross_entropy" in content:  # version 2
+        share = _finite("cross_entropy", content["cross_entropy"])
+        surrogate = {key: value for key, value in content.items() if key != "cross_entropy"}
+        return _sum([(share, {"loss": "cross_entropy"}), (1 - share, surrogate)])
+    return _classic(content) if "loss" in content else _surrogate(content)
+
+
+def _sum(terms: Sequence[tuple[float, Mapping[str, Any]]]) -> _Written:
+    """A weighted sum; functions of one name get another, unless they are the same."""
+    abouts, values, parts = [], [], []
+    functions: dict[str, str] = {}
+    surrogates = 0
+    for weight, content in terms:
+        surrogates += "metric" in content
+        part = _surrogate(content, surrogates) if "metric" in content else _classic(content)
+        texts = [part.value, *part.functions]
+        for name in [_name(text) for text in part.functions]:
+            text = next(text for text in texts[1:] if _name(text) == name)
+            if functions.get(name, text) != text:
+                taken = {*functions, *map(_name, texts[1:])}
+                new = next(f"{name}_{i}" for i in range(2, len(taken) + 3) if f"{name}_{i}" not in taken)
+                texts = [re.sub(rf"\b{name}(?=\()", new, text) for text in texts]
+        functions |= {_name(text): text for text in texts[1:]}
+        abouts.append(f"{weight:.4g} * {_grouped(part.about, part.precedence)}")
+        values.append(f"{_number(weight)} * {_grouped(texts[0], part.precedence)}")
+        parts.append(part)
+    return _Written(
+        " + ".join(abouts),
+        " + ".join(values) if len(" + ".join(values)) <= _LONGEST_VALUE else "\n+ ".join(values),
+        [*functions.values()],
+        [paragraph for part in parts for paragraph in part.details],
+        any(part.valid for part in parts),
+        any(part.hard for part in parts),
+        _SUM,
+    )
+
+
+def _name(function: str) -> str:
+    """The name of a function, by its text."""
+    return function[len("def ") : function.index("(")]
+
+
+def _grouped(text: str, precedence: int) -> str:
+    return text if precedence >= _PRODUCT else f"({text})"
+
+
+# The surrogate of a metric --------------------------------------------------------------------------------------------
+
+
+def _surrogate(content: Mapping[str, Any], number: int = 1) -> _Written:
+    """A surrogate, the first or another of a module."""
     expr, logic, classes = metric(content["metric"]), content["logic"], content["classes"]
     e.check_classes(expr)
     check_logic(logic)
+    if logic not in _LOGICS or content["curve"] not in ("identity", *_CURVES):
+        raise InputError(f"logic {logic} with curves {content['curve']} can't be written as a module.")
     if classes not in get_args(Classes):
         raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
     curves = {slot: Curve(content["curve"], tuple(content["slots"][str(slot)])) for slot in slots(expr)}
     writer = _Writer(expr, logic, classes, curves)
 
-    about = "1 - metric"
+    name = "metric" if number == 1 else f"metric_{number}"
     maps = "target, valid" if writer.uses_valid else "target"
-    value = f"1 - _metric(logits.softmax(1), {maps})"
+    about, value, precedence = f"1 - {name}", f"1 - _{name}(logits.softmax(1), {maps})", _SUM
     if (scale := _finite("scale", content.get("scale", 1))) != 1:
-        about, value = f"{scale:.4g} * (1 - metric)", f"{_number(scale)} * ({value})"
-    if "cross_entropy" in content:
-        share = _finite("cross_entropy", content["cross_entropy"])
-        about = f"{share:.4g} * cross-entropy + {1 - share:.4g} * (1 - metric)"
-        value = f"{_number(share)} * _cross_entropy(logits, target) + {_number(1 - share)} * ({value})"
-    title = [f"Segmentation loss: {about}, over a batch.", _indented(f"metric = {expr}")]
-    title.append("\n".join(textwrap.wrap(_reading(expr, logic, writer), _WIDTH)))
-
+        about, value, precedence = f"{scale:.4g} * ({about})", f"{_number(scale)} * ({value})", _PRODUCT
+    details = [_indented(f"{name} = {expr}"), "\n".join(textwrap.wrap(_reading(expr, logic, writer), _WIDTH))]
     arguments = ", ".join(f"{name}: Tensor" for name in ["pred", *maps.split(", ")])
     lines = [
-        f"def _metric({arguments}) -> Tensor:",
+        f"def _{name}({arguments}) -> Tensor:",
         '    """The metric of a batch from maps (N, C, *S) of the softmax and of the target."""',
         *writer.lines,
         f"    return {writer.result}",
     ]
-    return "\n\n".join(title), [_loss(value, maps, about), "\n".join(lines), *writer.curve_functions()]
+    functions = ["\n".join(lines), *writer.curve_functions()]
+    return _Written(about, value, functions, details, writer.uses_valid, precedence=precedence)
 
 
 def _reading(expr: e.Expr, logic: LogicKind, writer: _Writer) -> str:
@@ -144,7 +211,7 @@ class _Writer:
         for name, (curve, places) in self._functions.items():
             doc = _wrapped(f"Curve of {', and of '.join(map(_place, places))}.", _WIDTH - 10)
             doc = [f'"""{doc[0]}"""'] if len(doc) == 1 else [f'"""{doc[0]}', *doc[1:], '"""']
-            shape = {"linear": "_polyline", "bezier": "_bezier"}[curve.kind]
+            shape = _CURVES[curve.kind]
             pieces = [f"({', '.join(f'({_number(u)}, {_number(v)})' for u, v in piece)})" for piece in _pieces(curve)]
             lines = [f"    return {shape}(x, [{', '.join(pieces)}])"]
             if len(lines[0]) > _WIDTH:
@@ -464,25 +531,29 @@ def _pieces(curve: Curve) -> list[list[tuple[float, float]]]:
 # The classics ---------------------------------------------------------------------------------------------------------
 
 
-def _classic(content: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """The title and the functions of a loss of version 3."""
+def _classic(content: Mapping[str, Any]) -> _Written:
+    """A loss that is not a surrogate."""
     name, options = content["loss"], dict(content.get("options", {}))
     if name not in _CLASSICS:
         raise InputError(f"loss is {name!r}; allowed: {', '.join(_CLASSICS)}.")
-    title, functions = _CLASSICS[name](options)
+    written = _CLASSICS[name](options)
     if options:
         raise InputError(f"{name} has no option {next(iter(options))!r}.")
-    return f"Segmentation loss: {title}.", functions
+    return written
 
 
-def _cross_entropy(options: dict[str, Any]) -> tuple[str, list[str]]:
+def _cross_entropy(options: dict[str, Any]) -> _Written:
     weight, smoothing = _weights(options), _finite("label_smoothing", options.pop("label_smoothing", 0))
-    extras = [*(["class weights"] if weight else []), *(["label smoothing"] if smoothing else [])]
-    title = f"cross-entropy with {' and '.join(extras)}" if extras else "cross-entropy"
-    if not weight and not smoothing:
-        return title, [_loss("_cross_entropy(logits, target)", "target", title)]
+    power, counts = _finite("class_power", options.pop("class_power", 0)), options.pop("counts", None)
+    extras = [*(["class weights"] if weight else []), *([f"class power {_number(power)}"] if power else [])]
+    extras += ["label smoothing"] if smoothing else []
+    about = f"cross-entropy with {' and '.join(extras)}" if extras else "cross-entropy"
+    if not extras:
+        return _Written(about, "_cross_entropy(logits, target)")
     smooth, weighed = "smooth" if smoothing else "target", "weight * " if weight else ""
     lines = ["log_pred = logits.log_softmax(1)"]
+    if power:
+        lines += [*_powers(power, counts), "target = weight * target"]
     if smoothing:
         lines += [
             "# A share of each label is spread evenly over all classes.",
@@ -495,16 +566,28 @@ def _cross_entropy(options: dict[str, Any]) -> tuple[str, list[str]]:
     ]
     doc = (
         "Mean over the pixels that count, each weighing as much as its class"
-        if weight
+        if weight or power
         else "Mean over the pixels that count"
     )
     function = _function(
         "_mean_cross_entropy", "logits: Tensor, target: Tensor", f"{doc}; 0 if there is none.", weight + lines
     )
-    return title, [_loss("_mean_cross_entropy(logits, target)", "target", title), function]
+    return _Written(about, "_mean_cross_entropy(logits, target)", [function])
 
 
-def _focal(options: dict[str, Any]) -> tuple[str, list[str]]:
+def _powers(power: float, counts: Sequence[float] | None) -> list[str]:
+    """The lines that make the weights of the classes from their pixels."""
+    if counts is not None:
+        numbers = balance([_finite("counts", count) for count in counts], power)
+        return _class_weights(numbers, f"  # (pixels of the class) ** {_number(-power)}, counted beforehand")
+    return [
+        "pixels = _total(target.detach()).clamp(min=1)  # of each class",
+        f"weight = (pixels / target.detach().sum().clamp(min=1)) ** {_number(-power)}",
+        _AS_MAP,
+    ]
+
+
+def _focal(options: dict[str, Any]) -> _Written:
     weight, gamma = _weights(options), _finite("gamma", options.pop("gamma", 2))
     title = f"focal loss of gamma {_number(gamma)}" + (" with class weights" if weight else "")
     lines = [
@@ -516,10 +599,10 @@ def _focal(options: dict[str, Any]) -> tuple[str, list[str]]:
     ]
     doc = "-(1 - p)^gamma log p, the mean over the pixels that count (Lin et al., ICCV 2017, equation 5)."
     function = _function("_focal", "logits: Tensor, target: Tensor", doc, weight + lines)
-    return title, [_loss("_focal(logits, target)", "target", title, hard=True), function]
+    return _Written(title, "_focal(logits, target)", [function], hard=True)
 
 
-def _lovasz(options: dict[str, Any]) -> tuple[str, list[str]]:
+def _lovasz(options: dict[str, Any]) -> _Written:
     per_image = options.pop("per_image", False)
     title = "Lovász-softmax" + (" of each image" if per_image else " of the batch")
     flat = [f"{x}.unsqueeze(-1).flatten(2)" for x in ("pred", "target", "valid")]
@@ -541,10 +624,10 @@ def _lovasz(options: dict[str, Any]) -> tuple[str, list[str]]:
     ]
     doc = "Mean over the classes in the target of the convex extension of 1 - IoU (Berman et al., CVPR 2018)."
     function = _function("_lovasz", "pred: Tensor, target: Tensor, valid: Tensor", doc, lines)
-    return title, [_loss("_lovasz(logits.softmax(1), target, valid)", "target, valid", title, hard=True), function]
+    return _Written(title, "_lovasz(logits.softmax(1), target, valid)", [function], valid=True, hard=True)
 
 
-def _boundary_cross_entropy(options: dict[str, Any]) -> tuple[str, list[str]]:
+def _boundary_cross_entropy(options: dict[str, Any]) -> _Written:
     factor, radius = _finite("factor", options.pop("factor", 10)), int(options.pop("radius", 5))
     title = f"cross-entropy, {_number(factor)} times as heavy within {radius} pixels of a boundary"
     lines = [
@@ -555,7 +638,7 @@ def _boundary_cross_entropy(options: dict[str, Any]) -> tuple[str, list[str]]:
     ]
     doc = "Mean over the pixels that count; those near a boundary of the target weigh more."
     function = _function("_boundary_cross_entropy", "logits: Tensor, target: Tensor", doc, lines)
-    return title, [_loss("_boundary_cross_entropy(logits, target)", "target", title, hard=True), function]
+    return _Written(title, "_boundary_cross_entropy(logits, target)", [function], hard=True)
 
 
 _CLASSICS = {
@@ -569,28 +652,38 @@ _CLASSICS = {
 def _weights(options: dict[str, Any]) -> list[str]:
     """The line that makes the weights of the classes; none without."""
     weight = options.pop("weight", None)
-    if weight is None:
-        return []
-    numbers = ", ".join(_number(_finite("weight", x)) for x in weight)
-    return [
-        f"weight = torch.tensor([{numbers}], dtype=logits.dtype, device=logits.device)",
-        "weight = weight.view(-1, *[1] * (logits.ndim - 2))",
-    ]
+    return [] if weight is None else _class_weights([_finite("weight", x) for x in weight])
+
+
+def _class_weights(numbers: Sequence[float], comment: str = "") -> list[str]:
+    texts = [_number(x) for x in numbers]
+    line = f"weight = torch.tensor([{', '.join(texts)}], dtype=logits.dtype, device=logits.device){comment}"
+    if len(line) <= _WIDTH - 4:
+        return [line, _AS_MAP]
+    several = f"weights = [{', '.join(texts)}]{comment}"
+    lines = [several] if len(several) <= _WIDTH - 4 else [f"weights = [{comment}", *(f"    {x}," for x in texts), "]"]
+    return [*lines, "weight = torch.tensor(weights, dtype=logits.dtype, device=logits.device)", _AS_MAP]
 
 
 # The rest of the module -----------------------------------------------------------------------------------------------
 
 
-def _loss(value: str, maps: str, about: str, hard: bool = False) -> str:
+def _loss(loss: _Written) -> str:
     """The public function."""
-    unpacked = maps if "," in maps else f"{maps}, _"
-    read = "_label_maps" if hard else "_class_maps"
+    unpacked = "target, valid" if loss.valid else "target, _"
+    read = "_label_maps" if loss.hard else "_class_maps"
     check = ""
-    if hard:
+    if loss.hard:
         check = """
     if target.is_floating_point():
         raise TypeError(f"target has dtype {target.dtype}; this loss takes integer labels")"""
-    soft = "" if hard else "; or shares (N, C, *S) that sum to 1"
+    soft = "" if loss.hard else "; or shares (N, C, *S) that sum to 1"
+    about = loss.about if len(loss.about) <= _WIDTH - 10 else "the weighted sum of the losses above"
+    value, pred = loss.value, ""
+    if value.count("logits.softmax(1)") > 1:
+        value, pred = value.replace("logits.softmax(1)", "pred"), "\n        pred = logits.softmax(1)"
+    if "\n" in value:
+        value = "(\n" + textwrap.indent(value, " " * 12) + "\n        )"
     return f'''def loss(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """{about[0].upper()}{about[1:]}.
 
@@ -604,7 +697,7 @@ def _loss(value: str, maps: str, about: str, hard: bool = False) -> str:
     """{check}
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
-        {unpacked} = {read}(logits, target, mask)
+        {unpacked} = {read}(logits, target, mask){pred}
         return {value}'''
 
 

@@ -28,7 +28,7 @@ from tests import strategies
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
-SOFT_REFUSED = {"focal", "focal, weighted", "lovasz", "lovasz, images", "boundary", "boundary, near"}
+SOFT_REFUSED = {"focal", "focal, weighted", "lovasz", "lovasz, images", "boundary", "boundary, near", "sum of labels"}
 WEIGHT = [0.5, 2, 1.25, 0, 1e-3]
 
 
@@ -44,6 +44,12 @@ def losses() -> dict[str, Loss]:
         "focal, weighted": Focal(0.5, WEIGHT),
         "boundary": BoundaryCrossEntropy(),
         "boundary, near": BoundaryCrossEntropy(2.5, 1),
+        "class power": CrossEntropy(class_power=0.5),
+        "class power, smooth": CrossEntropy(label_smoothing=0.2, class_power=-1.5),
+        "class power, counts": CrossEntropy(label_smoothing=0.2, class_power=1, counts=[100, 20, 0.5, 0, 3]),
+        "scaled": SurrogateLoss("dice", scale=8),
+        "sum": sum_of_many(),
+        "sum of labels": load_loss("2*focal + 0.5*jml + shapes/miou + 3*boundary_cross_entropy(radius=1)"),
         "generalized_dice": named_loss("generalized_dice"),
         "mix": named_loss("0.25*cross_entropy + 0.75*jml"),
         "mix of boundaries": MixedLoss(load_loss("asl/voc/bf1"), 0.1),
@@ -55,6 +61,22 @@ def losses() -> dict[str, Loss]:
         "disk": SurrogateLoss(metric("bf1_i", radius=2, shape="disk")),
         "linear": SurrogateLoss.from_theta("0.5 * miou + 0.5 * miou_c", [0.3, 0.6] * 4, 3, curve="linear"),
     }
+
+
+def sum_of_many() -> MixedLoss:
+    """Functions of one name: metrics, their curves, and cross-entropy; two have the same curves, and share them."""
+    points = [[(0.1, 0.7)], [(0.3, 0.2)]]
+    return MixedLoss(
+        [
+            (4.7, SurrogateLoss("miou", points, curve="linear")),
+            (1.25, SurrogateLoss("miou", points, curve="linear", logic="godel")),
+            (0.1, CrossEntropy()),
+            (0.2, CrossEntropy(WEIGHT)),
+            (0.3, CrossEntropy(class_power=1)),
+            (5, load_loss("asl/voc/bf1")),
+            (1, load_loss("asl/voc/miou")),
+        ]
+    )
 
 
 LOSSES = losses()
@@ -184,11 +206,13 @@ def assert_near(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], n
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.slow
 def test_a_written_loss_is_the_same_loss(name: str, found: Found) -> None:
+    loss = LOSSES[name]
+    parts = len(loss.parts) if isinstance(loss, MixedLoss) else 1  # of each, the gradient is rounded
     kinds = [kind for kind in BATCHES if not (kind.startswith("soft") and name in SOFT_REFUSED)]
     for kind in kinds:
         for reading, (dtype, autocast, near) in READINGS.items():
-            expected = call(LOSSES[name], *BATCHES[kind], dtype, autocast)
-            assert_near(found[name, kind, reading, False], expected, near)
+            expected = call(loss, *BATCHES[kind], dtype, autocast)
+            assert_near(found[name, kind, reading, False], expected, parts * near)
             if kind in ("all ignored", "all masked"):
                 assert not expected[1].any()
     assert found[name, "labels", "float64", False][1].any()
