@@ -420,6 +420,19 @@ def linear(x: npt.ArrayLike, points: npt.ArrayLike) -> Array:
     return _ordinate(x, at, pieces)
 
 
+def log(x: npt.ArrayLike, points: npt.ArrayLike) -> Array:
+    """log(1 + k x) / log(1 + k) through (1/2, v), k by bisection; below 1/2 its image under a half turn."""
+    ((_, v),) = np.asarray(points, float).reshape(-1, 2)
+    x = np.clip(np.asarray(x, float), 0, 1)
+    if v < 0.5:
+        return 1 - log(1 - x, [(0.5, 1 - v)])
+    low, high = 1e-9, 64.0  # of log(1 + k)
+    for _ in range(100):
+        k = np.expm1((low + high) / 2)
+        low, high = (low, np.log1p(k)) if np.log1p(k / 2) / np.log1p(k) > v else (np.log1p(k), high)
+    return np.asarray(np.log1p(k * x) / np.log1p(k))
+
+
 def _ordinate(x: npt.ArrayLike, at: Callable[[Array], tuple[Array, Array]], pieces: int) -> Array:
     """The ordinate where the non-decreasing abscissa of `at(parameter)` reaches x, by bisection on the parameter.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from autosegloss.errors import ExprError, InputError
 from autosegloss.loss import Loss, SearchSpace, SurrogateLoss
 from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal
+from autosegloss.loss.curve import Curve, points_from_theta
 from autosegloss.metric import (
     Expr,
     any_class,
@@ -315,6 +316,9 @@ coordinates = st.one_of(
 )
 
 
+CURVE_KINDS = ["bezier", "linear", "log"]
+
+
 @dataclass(frozen=True)
 class Shape:
     """A curve: its kind, its pieces and its search coordinates."""
@@ -323,12 +327,17 @@ class Shape:
     pieces: int
     theta: tuple[float, ...]
 
+    @property
+    def curve(self) -> Curve:
+        """The curve itself."""
+        return Curve(self.kind, points_from_theta(self.theta, self.kind))
+
 
 @st.composite
-def shapes(draw: st.DrawFn, theta: st.SearchStrategy[float] = coordinates) -> Shape:
+def shapes(draw: st.DrawFn, theta: st.SearchStrategy[float] = coordinates, kinds: Sequence[str] = CURVE_KINDS) -> Shape:
     """Curves of 1 to 4 pieces; coordinates of 0 and 1 make repeated points, and vertical and level pieces."""
-    kind, pieces = draw(st.sampled_from(["bezier", "linear"])), draw(st.integers(1, 4))
-    size = 2 * (2 * pieces - 1 if kind == "bezier" else pieces - 1)
+    kind, pieces = draw(st.sampled_from(kinds)), draw(st.integers(1, 4))
+    size = {"bezier": 4 * pieces - 2, "linear": 2 * pieces - 2, "log": 1}[kind]
     return Shape(kind, pieces, tuple(draw(st.lists(theta, min_size=size, max_size=size))))
 
 
@@ -365,7 +374,7 @@ def losses(
     expr = draw(exprs if exprs is not None else metrics())
     space = SearchSpace(
         expr,
-        draw(st.sampled_from(["bezier", "bezier", "linear", "identity"])),
+        draw(st.sampled_from(["bezier", "bezier", "linear", "log", "identity"])),
         draw(st.integers(1, 3)),
         draw(st.booleans()),
     )

@@ -242,7 +242,7 @@ compare:
         ),
         (
             "metric: miou\nrelaxation:\n  curve: besier",
-            "study.yaml:3: relaxation.curve: must be one of bezier, linear, got `besier`",
+            "study.yaml:3: relaxation.curve: must be one of bezier, linear, log, got `besier`",
         ),
         ("metric: miou\nsearch: {steps: 1.5}", "study.yaml:2: search.steps: must be an integer, got `1.5`"),
         ("metric: miou\nsearch: {steps: '12'}", "study.yaml:2: search.steps: must be an integer, got `'12'`"),
@@ -538,7 +538,7 @@ configs = st.builds(
     st.sampled_from(["miou", {"name": "tversky", "alpha": 0.25}, "0.5 * miou + 0.5 * bf1(radius=3)", metric("miou")]),
     section(
         relaxation=section(
-            curve=st.sampled_from(["bezier", "linear"]),
+            curve=st.sampled_from(["bezier", "linear", "log"]),
             pieces=st.integers(1, 64),
             logic=st.sampled_from(["product", "godel"]),
             share_curves=st.booleans(),

@@ -17,12 +17,15 @@ from torch.autograd.function import once_differentiable
 
 from autosegloss.errors import InputError, InputTypeError, shown
 
-CurveKind = Literal["identity", "bezier", "linear"]
+CurveKind = Literal["identity", "bezier", "linear", "log"]
 Point = tuple[float, float]
 
 MOST_PIECES: Final = 64
 """The largest number of pieces of a curve."""
+LOWEST: Final = 0.02
+"""A log curve goes through (1/2, v) with v from here to 1 - LOWEST: there e is 2^-50, about 1e-15."""
 
+_STRAIGHT = 1e-12  # of v - 1/2: below, a log curve is the identity to rounding
 _NARROW = 1e-9  # of a piece's width: below, the piece is a jump
 _TINY = 1e-12  # of a squared slope: where a curve starts vertically its slope is cut off at about 1e6
 
@@ -35,19 +38,20 @@ def check_kind(kind: str) -> None:
 
 @dataclass(frozen=True)
 class Curve:
-    """A monotone piecewise curve; calling it gives its ordinates.
+    """A monotone curve; calling it gives its ordinates.
 
     The ends (0, 0) and (1, 1) are fixed and not listed. Without points the curve is the identity.
 
     Args:
-        kind: "identity", "bezier" (piecewise quadratic) or "linear" (piecewise linear).
+        kind: "identity", "bezier" (piecewise quadratic), "linear" (piecewise linear) or "log" (see `Logarithm`).
         points: Inner control points (u, v) in [0, 1], non-decreasing in u and in v: `2 * pieces - 1` of them for
-            "bezier", `pieces - 1` for "linear", none for "identity".
+            "bezier", `pieces - 1` for "linear", one for "log", which is (0.5, v) with v in [0.02, 0.98], none for
+            "identity".
 
     Raises:
         InputError: The points are too many or too few, out of range, or break monotonicity; naming them.
 
-    Reference: Li et al., Auto Seg-Loss, ICLR 2021, section 4.2.
+    Reference: Li et al., Auto Seg-Loss, ICLR 2021, section 4.2 (the piecewise curves).
 
     Example:
         >>> import torch
@@ -58,11 +62,15 @@ class Curve:
     kind: CurveKind
     points: tuple[Point, ...] = ()
     pieces: tuple[Piece, ...] = field(init=False, repr=False, compare=False)
-    """From left to right."""
+    """From left to right; none if the curve has a `logarithm`."""
+    logarithm: Logarithm | None = field(init=False, repr=False, compare=False)
+    """The function of a log curve that is not the identity."""
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
         count, most = len(self.points), number_of_points(self.kind, MOST_PIECES)
+        if self.kind == "log" and count > 1:
+            raise InputError(f"{count} control points; a log curve has one, (0.5, v).")
         if count > most > 0:
             raise InputError(f"{count} control points; a {self.kind} of at most {MOST_PIECES} pieces has {most}.")
         object.__setattr__(self, "points", tuple(_point(p, i) for i, p in enumerate(self.points)))
@@ -76,12 +84,14 @@ class Curve:
                     f"control point {i + 1} ({u1:g}, {v1:g}) falls below control point {i} ({u0:g}, {v0:g}); "
                     "a curve must not fall."
                 )
-        object.__setattr__(self, "pieces", _quadratics(self.kind, self.points))
+        logarithm = _logarithm(*self.points[0]) if self.kind == "log" and count else None
+        object.__setattr__(self, "logarithm", logarithm)
+        object.__setattr__(self, "pieces", () if logarithm else _quadratics(self.kind, self.points))
 
     @property
     def is_identity(self) -> bool:
-        """True if the curve is the identity: it has no control points."""
-        return not self.points
+        """True if the curve is the identity: it has no control points, or is a log curve through (1/2, 1/2)."""
+        return not self.points or (self.kind == "log" and not self.logarithm)
 
     @property
     def mirrored(self) -> Curve:
@@ -92,32 +102,39 @@ class Curve:
         """Ordinates at abscissae in [0, 1] (values beyond are cut off), shaped like `x`; differentiable once."""
         if self.is_identity:
             return x
-        y: Tensor = _EvaluateCurve.apply(x, self.pieces)[0]  # type: ignore[no-untyped-call]
+        y: Tensor = _EvaluateCurve.apply(x, self.logarithm or self.pieces)[0]  # type: ignore[no-untyped-call]
         return y
 
 
 def number_of_points(kind: CurveKind, pieces: int) -> int:
-    """Inner control points of a curve of so many pieces."""
+    """Inner control points of a curve of so many pieces; of a log curve, which has no pieces, always 1."""
     check_kind(kind)
     if isinstance(pieces, bool) or not isinstance(pieces, int) or not 1 <= pieces <= MOST_PIECES:
         raise InputError(f"pieces must be an integer from 1 to {MOST_PIECES}, got {shown(pieces)}.")
-    return {"identity": 0, "bezier": 2 * pieces - 1, "linear": pieces - 1}[kind]
+    return {"identity": 0, "bezier": 2 * pieces - 1, "linear": pieces - 1, "log": 1}[kind]
 
 
-def points_from_theta(theta: Sequence[float]) -> tuple[Point, ...]:
+def number_of_coordinates(kind: CurveKind, pieces: int) -> int:
+    """Search coordinates of a curve of so many pieces: u and v of each control point; of a log curve v alone."""
+    return number_of_points(kind, pieces) * (1 if kind == "log" else 2)
+
+
+def points_from_theta(theta: Sequence[float], kind: CurveKind = "bezier") -> tuple[Point, ...]:
     """Control points of one curve from its search coordinates.
 
     Each coordinate says how far a point goes from the one before towards (1, 1), on each axis by itself, so that every
-    theta gives a curve that never falls: `B_i = B_(i-1) + theta_i (B_end - B_(i-1))`.
+    theta gives a curve that never falls: `B_i = B_(i-1) + theta_i (B_end - B_(i-1))`. The one coordinate of a log curve
+    is its v, cut to [0.02, 0.98].
 
     Args:
         theta: Numbers in [0, 1]: u then v of the first point, of the second, and so on.
+        kind: The kind of the curve.
 
     Returns:
         The inner control points (u, v).
 
     Raises:
-        InputError: A coordinate is outside [0, 1], or there is an odd number of them.
+        InputError: A coordinate is outside [0, 1], or there is a wrong number of them.
 
     Reference: Li et al., Auto Seg-Loss, ICLR 2021, section 4.2.
 
@@ -125,11 +142,15 @@ def points_from_theta(theta: Sequence[float]) -> tuple[Point, ...]:
         >>> points_from_theta([0.5, 0.8, 0.5, 0.5])
         ((0.5, 0.8), (0.75, 0.9))
     """
-    if len(theta) % 2:
+    if kind == "log" and len(theta) != 1:
+        raise InputError(f"theta has {len(theta)} coordinates; a log curve has one.")
+    if kind != "log" and len(theta) % 2:
         raise InputError(f"theta has {len(theta)} coordinates; a curve has two for each control point.")
     for i, t in enumerate(theta):
         if isinstance(t, str) or not 0 <= t <= 1:
             raise InputError(f"theta[{i}] must be in [0, 1], got {shown(t)}.")
+    if kind == "log":
+        return ((0.5, min(max(float(theta[0]), LOWEST), 1 - LOWEST)),)
     points: list[Point] = []
     u = v = 0.0
     for tu, tv in zip(theta[::2], theta[1::2], strict=True):
@@ -144,7 +165,11 @@ def identity_theta(kind: CurveKind, pieces: int) -> tuple[float, ...]:
     Example:
         >>> identity_theta("bezier", 1)
         (0.5, 0.5)
+        >>> identity_theta("log", 1)
+        (0.5,)
     """
+    if kind == "log":
+        return (0.5,) * number_of_coordinates(kind, pieces)
     steps = number_of_points(kind, pieces) + 1
     return tuple(1 / (steps - i) for i in range(steps - 1) for _ in "uv")
 
@@ -180,10 +205,36 @@ class Piece(NamedTuple):
         return cls(p0[0], width, middle, p0[1], 2 * (p1[1] - p0[1]), p0[1] - 2 * p1[1] + p2[1])
 
 
+class Logarithm(NamedTuple):
+    """y(x) = log(1 + x / e) / log(1 + 1 / e), steep at 0; or its mirror image 1 - y(1 - x), steep at 1."""
+
+    e: float
+    height: float
+    """log(1 + 1 / e)"""
+    mirrored: bool
+
+
+def _logarithm(u: float, v: float) -> Logarithm | None:
+    """The logarithm through (1/2, v); None if that is the identity."""
+    if u != 0.5 or not LOWEST <= v <= 1 - LOWEST:
+        raise InputError(
+            f"the control point of a log curve must be (0.5, v), v from {LOWEST} to {1 - LOWEST}, got ({u:g}, {v:g})."
+        )
+    rise = 2 * abs(v - 0.5)
+    if rise < 2 * _STRAIGHT:
+        return None
+    # With height = 2 t, y(1/2) = 1/2 + log(cosh t) / 2 t: Newton's steps from the right on a convex function.
+    t, last = math.log(2) / (1 - rise), math.inf
+    while t < last:
+        last = t
+        t -= (math.log1p(2 * math.sinh(t / 2) ** 2) - rise * t) / (math.tanh(t) - rise)
+    return Logarithm(1 / math.expm1(2 * last), 2 * last, v < 0.5)
+
+
 def _quadratics(kind: CurveKind, points: tuple[Point, ...]) -> tuple[Piece, ...]:
     """The pieces of a curve from left to right; a straight one is a quadratic too."""
     knots = [(0.0, 0.0), *points, (1.0, 1.0)]
-    if kind == "linear" or not points:
+    if kind != "bezier" or not points:
         pieces = [Piece.straight(*ends) for ends in pairwise(knots)]
     else:
         pieces = [Piece.quadratic(*knots[i : i + 3]) for i in range(0, len(knots) - 1, 2)]
@@ -197,21 +248,13 @@ class _EvaluateCurve(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, shape: Logarithm | Sequence[Piece]) -> tuple[Tensor, Tensor]:
         # No step is in place: an exported program differentiates each of them by itself.
         x = x.clamp(0, 1)
-        of = _Coefficients(x, pieces)
-        t = ((x - of("start")) / of("width")).clamp(0, 1)
-        # Solve x(s) = x for s; this form of the root has no branch at middle = 1/2 and no cancellation.
-        root = ((1 - t) * of("first") + t * of("last")).clamp(min=_TINY).sqrt()
-        s = t / (root + of("middle"))
-        bend = s * of("square")
-        slope = bend + of("linear")
-        y = (slope * s + of("level")).clamp(0, 1)
-        slope = (slope + bend) / (2 * of("width") * root)  # dx/ds = 2 width root
+        y, slope = _evaluate_logarithm(x, shape) if isinstance(shape, Logarithm) else _evaluate_pieces(x, shape)
         # Exactly 0 and 1 at the ends, also where rounding or a jump would leave something.
         above, one = x.sign(), x.floor()
-        return torch.maximum(y * above, one), slope * (above - one)
+        return torch.maximum(y.clamp(0, 1) * above, one), slope * (above - one)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -222,6 +265,25 @@ class _EvaluateCurve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.saved_tensors[0], None
+
+
+def _evaluate_logarithm(x: Tensor, shape: Logarithm) -> tuple[Tensor, Tensor]:
+    if not shape.mirrored:
+        return (x / shape.e).log1p() / shape.height, 1 / ((x + shape.e) * shape.height)
+    # 1 - log(1 + (1 - x) / e) / height, with no cancellation at 0; at 1 the curve sees what 1 - x is rounded to.
+    rest = 1 - x + shape.e
+    return (x / rest).log1p() / shape.height, 1 / (rest * shape.height)
+
+
+def _evaluate_pieces(x: Tensor, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    of = _Coefficients(x, pieces)
+    t = ((x - of("start")) / of("width")).clamp(0, 1)
+    # Solve x(s) = x for s; this form of the root has no branch at middle = 1/2 and no cancellation.
+    root = ((1 - t) * of("first") + t * of("last")).clamp(min=_TINY).sqrt()
+    s = t / (root + of("middle"))
+    bend = s * of("square")
+    slope = bend + of("linear")
+    return slope * s + of("level"), (slope + bend) / (2 * of("width") * root)  # dx/ds = 2 width root
 
 
 class _Coefficients:

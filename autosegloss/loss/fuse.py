@@ -220,8 +220,11 @@ def moments(logits: Tensor, labels: Tensor, atoms: Atoms) -> tuple[Tensor, Tenso
         For each image, class and atom its sum over the pixels of the class, (N, C, len(atoms.inside)), and over the
         other pixels that are not ignored, (N, C, len(atoms.outside)); and the pixels of each class, (N, C). In
         float32, float64 for float64 logits.
+
+    On a GPU Triton sums atoms whose curves are made of pieces; other curves, and float64, take the steps of torch.
     """
-    if logits.is_cuda and logits.dtype != torch.float64 and find_spec("triton"):
+    pieces = not any(curve.logarithm for atom in (*atoms.inside, *atoms.outside) for curve in atom)
+    if logits.is_cuda and logits.dtype != torch.float64 and pieces and find_spec("triton"):
         from autosegloss.loss.kernels import moments_triton  # Triton is optional
 
         return moments_triton.moments(logits, labels, atoms)

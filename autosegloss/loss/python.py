@@ -36,7 +36,6 @@ _LONGEST_PROVENANCE = 400  # characters of an entry; a longer one is a table, an
 _NARROW = 1e-9  # of a piece's width, as in `curve`
 _LONGEST_VALUE = 105  # of a line that returns it
 _LOGICS = ("product", "godel")
-_CURVES = {"linear": "_polyline", "bezier": "_bezier"}
 _SUM, _PRODUCT, _ATOM = 1, 2, 3  # Python's precedences, from loose to tight
 _Text = tuple[str, int]
 """An expression in Python and its precedence."""
@@ -140,8 +139,8 @@ def _surrogate(content: Mapping[str, Any], number: int = 1) -> _Written:
     expr, logic, classes = metric(content["metric"]), content["logic"], content["classes"]
     e.check_classes(expr)
     check_logic(logic)
-    if logic not in _LOGICS or content["curve"] not in ("identity", *_CURVES):
-        raise InputError(f"logic {logic} with curves {content['curve']} can't be written as a module.")
+    if logic not in _LOGICS:
+        raise InputError(f"logic {logic} can't be written as a module.")
     if classes not in get_args(Classes):
         raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
     curves = {slot: Curve(content["curve"], tuple(content["slots"][str(slot)])) for slot in slots(expr)}
@@ -211,13 +210,7 @@ class _Writer:
         for name, (curve, places) in self._functions.items():
             doc = _wrapped(f"Curve of {', and of '.join(map(_place, places))}.", _WIDTH - 10)
             doc = [f'"""{doc[0]}"""'] if len(doc) == 1 else [f'"""{doc[0]}', *doc[1:], '"""']
-            shape = _CURVES[curve.kind]
-            pieces = [f"({', '.join(f'({_number(u)}, {_number(v)})' for u, v in piece)})" for piece in _pieces(curve)]
-            lines = [f"    return {shape}(x, [{', '.join(pieces)}])"]
-            if len(lines[0]) > _WIDTH:
-                lines = ["    pieces = [", *(f"        {piece}," for piece in pieces), "    ]"]
-                lines.append(f"    return {shape}(x, pieces)")
-            yield "\n".join([f"def {name}(x: Tensor) -> Tensor:", *(f"    {line}" for line in doc), *lines])
+            yield "\n".join([f"def {name}(x: Tensor) -> Tensor:", *(f"    {line}" for line in doc), *_ordinates(curve)])
 
     # What is named and what is not
 
@@ -518,6 +511,19 @@ def _wish_of_quotient(node: e.Arithmetic, of: Callable[[e.Expr], str]) -> str:
             return {"intersection union": "dice", "precision recall": "f_score"}.get(" ".join(sorted(names)), "score")
         case _:
             return "score"
+
+
+def _ordinates(curve: Curve) -> list[str]:
+    """The last lines of the function of a curve."""
+    if log := curve.logarithm:
+        numbers = f"e={_number(log.e)}, height={_number(log.height)}"
+        return [f"    return _log_curve(x, {numbers}{', mirrored=True' if log.mirrored else ''})"]
+    shape = {"linear": "_polyline", "bezier": "_bezier"}[curve.kind]
+    pieces = [f"({', '.join(f'({_number(u)}, {_number(v)})' for u, v in piece)})" for piece in _pieces(curve)]
+    line = f"    return {shape}(x, [{', '.join(pieces)}])"
+    if len(line) <= _WIDTH:
+        return [line]
+    return ["    pieces = [", *(f"        {piece}," for piece in pieces), "    ]", f"    return {shape}(x, pieces)"]
 
 
 def _pieces(curve: Curve) -> list[list[tuple[float, float]]]:

@@ -16,7 +16,7 @@ from autosegloss.loss.curve import (
     CurveKind,
     Point,
     identity_theta,
-    number_of_points,
+    number_of_coordinates,
     points_from_theta,
 )
 from autosegloss.metric import expr as e
@@ -71,7 +71,7 @@ class SearchSpace:
     Args:
         expr: The metric.
         curve: The kind of every curve.
-        pieces: Pieces of every curve, 1 to 64.
+        pieces: Pieces of every curve, 1 to 64; a log curve has none.
         share_curves: One curve for both operands of an operator (the text of the paper) in place of one each (its
             code).
         cross_entropy: Whether there is one more coordinate, the last: the weight of cross-entropy in a `MixedLoss`.
@@ -87,7 +87,7 @@ class SearchSpace:
     cross_entropy: bool = False
 
     def __post_init__(self) -> None:
-        number_of_points(self.curve, self.pieces)  # checks both
+        number_of_coordinates(self.curve, self.pieces)  # checks both
 
     @property
     def curves(self) -> tuple[tuple[Slot, ...], ...]:
@@ -120,13 +120,14 @@ class SearchSpace:
             InputError: The length or a coordinate is wrong.
         """
         if len(theta) != self.dimension:
+            pieces = "" if self.curve == "log" else f"of {self.pieces} piece(s) "
             raise InputError(
                 f"theta has {len(theta)} coordinates; {len(self.curves)} {self.curve} curve(s) "
-                f"of {self.pieces} piece(s) {'and a weight ' if self.cross_entropy else ''}have {self.dimension}."
+                f"{pieces}{'and a weight ' if self.cross_entropy else ''}have {self.dimension}."
             )
-        size = 2 * number_of_points(self.curve, self.pieces)
+        size = number_of_coordinates(self.curve, self.pieces)
         points = {
-            slot: points_from_theta(theta[i * size : (i + 1) * size])
+            slot: points_from_theta(theta[i * size : (i + 1) * size], self.curve)
             for i, group in enumerate(self.curves)
             for slot in group
         }

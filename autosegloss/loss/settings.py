@@ -23,10 +23,10 @@ def _weight(value: object) -> float | Literal["searched"]:
 class RelaxationConfig(Section):
     """How the metric becomes a family of losses."""
 
-    curve: Literal["bezier", "linear"] = "bezier"
-    """The curve on each operand: piecewise quadratic `bezier`, or piecewise `linear`."""
+    curve: Literal["bezier", "linear", "log"] = "bezier"
+    """The curve on each operand: piecewise quadratic `bezier`, piecewise `linear`, or `log` of one coordinate."""
     pieces: Annotated[int, Field(ge=1, le=MOST_PIECES)] = 2
-    """Pieces of each curve; more pieces, more coordinates to search."""
+    """Pieces of each curve; more pieces, more coordinates to search. A `log` curve has none."""
     logic: Literal["product", "godel"] = "product"
     """The differentiable AND and OR: `product` (Auto Seg-Loss) or `godel` (minimum and maximum, the JDT losses)."""
     share_curves: bool = False

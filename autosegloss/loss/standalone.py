@@ -49,6 +49,17 @@ def _polyline(x: Tensor, pieces: list[tuple[tuple[float, float], ...]]) -> Tenso
     return y + slope * (x - x.detach())  # the value y with this slope
 
 
+def _log_curve(x: Tensor, e: float, height: float, mirrored: bool = False) -> Tensor:
+    """log(1 + x / e) / height, height = log(1 + 1 / e), or its mirror image; exactly 0 at 0 and 1 at 1."""
+    with torch.no_grad():
+        distance = (1 - x if mirrored else x) + e
+        y = (x / (distance if mirrored else e)).log1p() / height
+        slope = 1 / (distance * height)
+        y = torch.where(x <= 0, 0.0, torch.where(x >= 1, 1.0, y.clamp(0, 1)))
+        slope = torch.where((x <= 0) | (x >= 1), 0.0, slope)
+    return y + slope * (x - x.detach())  # the value y with this slope
+
+
 def _soft_or(a: Tensor, b: Tensor) -> Tensor:
     """The OR whose AND is the product."""
     return a + b - a * b

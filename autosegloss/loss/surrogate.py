@@ -49,7 +49,7 @@ class SurrogateLoss(Loss):
             each AND, falls with each OR and sees `pred` nowhere else; `tversky` does so for alpha <= beta <= 1, `fbeta`
             for a beta of 1 or more, `precision` with identity curves only. With "product" and curves an AND of
             soft maps may exceed their OR: the loss of soft labels then falls below 0, far below for some presets.
-        curve: "bezier" (piecewise quadratic), "linear" or "identity".
+        curve: "bezier" (piecewise quadratic), "linear", "log" (one point (0.5, v), v from 0.02 to 0.98) or "identity".
         classes: Which classes a class mean counts: those of its `where=` in the metric ("metric"), "all" (one that is
             absent scores 0), or those in the target ("present": of the batch for `total`, of each image for
             `per_image`).
@@ -134,7 +134,7 @@ class SurrogateLoss(Loss):
         Args:
             expr: As for the class.
             theta: Coordinates in [0, 1], see `SearchSpace`.
-            pieces: Pieces of every curve, 1 to 64.
+            pieces: Pieces of every curve, 1 to 64; a log curve has none.
             share_curves: Whether both operands of an operator have one curve.
             logic: As for the class.
             curve: As for the class.

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autosegloss.errors import InputError, InputTypeError
-from autosegloss.loss.curve import IDENTITY, Curve, identity_theta, number_of_points, points_from_theta
+from autosegloss.loss.curve import (
+    IDENTITY,
+    Curve,
+    identity_theta,
+    number_of_coordinates,
+    number_of_points,
+    points_from_theta,
+)
 from tests import oracles, strategies
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -19,10 +26,6 @@ ABSCISSAE = np.unique(
         [[0, 5e-324, 1e-45, 1e-38, 1e-30, 1e-20, 1e-12, 1e-7, 1e-3, 1 - 1e-7, 1 - 1e-16, 1], np.linspace(0, 1, 101)]
     )
 )
-
-
-def curve(shape: strategies.Shape) -> Curve:
-    return Curve(shape.kind, points_from_theta(shape.theta))
 
 
 def abscissae(curve: Curve, dtype: torch.dtype) -> torch.Tensor:
@@ -38,7 +41,7 @@ def abscissae(curve: Curve, dtype: torch.dtype) -> torch.Tensor:
 def test_every_theta_gives_a_curve_that_never_falls_between_fixed_ends(
     dtype: torch.dtype, shape: strategies.Shape
 ) -> None:
-    g = curve(shape)
+    g = shape.curve
     x = abscissae(g, dtype)
     y = g(x)
     assert y.dtype == dtype
@@ -54,7 +57,7 @@ def test_every_theta_gives_a_curve_that_never_falls_between_fixed_ends(
 @settings(max_examples=200)
 @given(shape=strategies.shapes())
 def test_every_theta_has_finite_gradients_everywhere(dtype: torch.dtype, shape: strategies.Shape) -> None:
-    g = curve(shape)
+    g = shape.curve
     x = abscissae(g, dtype).requires_grad_()
     g(x).sum().backward()
     assert x.grad is not None
@@ -70,10 +73,12 @@ def test_control_points_follow_the_recursion(theta: list[float]) -> None:
     assert all(type(c) is float for point in points for c in point)
 
 
-@pytest.mark.parametrize("kind", ["bezier", "linear", "identity"])
+@pytest.mark.parametrize("kind", ["bezier", "linear", "log", "identity"])
 @pytest.mark.parametrize("pieces", [1, 2, 3, 4, 7])
 def test_the_identity_has_coordinates(kind: Any, pieces: int) -> None:
-    points = points_from_theta(identity_theta(kind, pieces))
+    theta = identity_theta(kind, pieces)
+    assert len(theta) == number_of_coordinates(kind, pieces)
+    points = points_from_theta(theta, kind)
     assert len(points) == number_of_points(kind, pieces)
     steps = len(points) + 1
     np.testing.assert_allclose(points, [(i / steps, i / steps) for i in range(1, steps)], atol=1e-15)
@@ -85,6 +90,7 @@ def test_numbers_of_control_points() -> None:
     assert [number_of_points("bezier", n) for n in (1, 2, 3)] == [1, 3, 5]
     assert [number_of_points("linear", n) for n in (1, 2, 3)] == [0, 1, 2]
     assert number_of_points("identity", 4) == 0
+    assert [number_of_points("log", n) for n in (1, 2, 64)] == [1, 1, 1]
 
 
 def test_a_curve_without_points_leaves_everything_as_it_is() -> None:
@@ -116,7 +122,7 @@ def test_values_beyond_the_ends_are_cut_off() -> None:
 @pytest.mark.parametrize(
     ("kind", "points", "error", "expected"),
     [
-        ("besier", [], InputError, "curve is 'besier'; allowed: identity, bezier, linear."),
+        ("besier", [], InputError, "curve is 'besier'; allowed: identity, bezier, linear, log."),
         ("identity", [(0.5, 0.5)], InputError, "1 control points; an identity curve has none."),
         (
             "bezier",

@@ -14,7 +14,7 @@ from autosegloss.metric import Accumulator, metric
 
 NAMES = ["miou", "dice_i", "tversky_c", "macc", "fwiou", "biou", "bf1_i"]
 LOSSES = pytest.mark.parametrize(
-    ("name", "logic", "curve"), list(product(NAMES, ["product", "godel"], ["identity", "bezier", "linear"]))
+    ("name", "logic", "curve"), list(product(NAMES, ["product", "godel"], ["identity", "bezier", "linear", "log"]))
 )
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 Batch = tuple[Tensor, Tensor, Tensor | None]

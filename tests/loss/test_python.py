@@ -20,7 +20,6 @@ from torch import Tensor
 from autosegloss.errors import InputError
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss, named_loss, presets
 from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal
-from autosegloss.loss.curve import Curve, points_from_theta
 from autosegloss.loss.python import source
 from autosegloss.metric import METRICS, Expr, class_sum, erode, image_mean, interpret, metric, pred, target, total
 from autosegloss.metric.expr import ClassMean
@@ -60,6 +59,7 @@ def losses() -> dict[str, Loss]:
         "all weights": SurrogateLoss("miou(weights=[1, 0, 2, 0.5, 3])"),
         "disk": SurrogateLoss(metric("bf1_i", radius=2, shape="disk")),
         "linear": SurrogateLoss.from_theta("0.5 * miou + 0.5 * miou_c", [0.3, 0.6] * 4, 3, curve="linear"),
+        "log": SurrogateLoss.from_theta("miou", [0.85, 0.3], curve="log"),
     }
 
 
@@ -456,7 +456,7 @@ def test_every_metric_of_the_catalogue(name: str) -> None:
 @given(shape=strategies.shapes(), seed=strategies.seeds)
 @pytest.mark.slow
 def test_curves_are_the_same(shape: strategies.Shape, seed: int) -> None:
-    curve = Curve(shape.kind, points_from_theta(shape.theta))
+    curve = shape.curve
     loss = SurrogateLoss("gacc", [list(curve.points)], curve=shape.kind)
     scope: dict[str, Any] = {}
     exec(source(loss.content()), scope)

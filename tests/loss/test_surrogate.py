@@ -459,7 +459,7 @@ AND, OR = "slot `and[0] of pred & target`", "slot `or[0] of pred | target`"
             InputTypeError,
             f"{OR}: control point 0 must be a pair of numbers (u, v), got 0.5.",
         ),
-        ({"curve": "besier"}, InputError, "curve is 'besier'; allowed: identity, bezier, linear."),
+        ({"curve": "besier"}, InputError, "curve is 'besier'; allowed: identity, bezier, linear, log."),
         ({"logic": "fuzzy"}, InputError, "logic is 'fuzzy'; allowed: product, godel."),
         ({"classes": "none"}, InputError, "classes is 'none'; allowed: metric, all, present."),
         (
@@ -494,7 +494,7 @@ def test_control_points_that_are_no_lists(points: Any) -> None:
         ([0.5] * 3, {}, "theta has 3 coordinates; 2 bezier curve(s) of 2 piece(s) have 12."),
         ([0.5] * 11 + [2], {}, "theta[5] must be in [0, 1], got 2."),
         ([0.5] * 12, {"pieces": 0}, "pieces must be an integer from 1 to 64, got 0."),
-        ([0.5] * 12, {"curve": "besier"}, "curve is 'besier'; allowed: identity, bezier, linear."),
+        ([0.5] * 12, {"curve": "besier"}, "curve is 'besier'; allowed: identity, bezier, linear, log."),
     ],
 )
 def test_mistakes_in_theta(theta: list[float], options: dict[str, Any], expected: str) -> None:

@@ -25,6 +25,7 @@ LOSSES = pytest.mark.parametrize(
         ("tversky_c", "godel", "linear"),
         ("biou", "product", "bezier"),
         ("worst", "godel", "identity"),
+        ("miou", "product", "log"),
     ],
 )
 KINDS = ["labels", "masked labels", "soft labels", "masked soft labels"]

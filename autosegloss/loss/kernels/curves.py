@@ -1,7 +1,8 @@
 """Curves in few steps: what the fused paths evaluate them with, where nothing is traced and no graph is kept.
 
 The same curves as `curve.Curve`, whose evaluation every kind of autograd can follow. A curve takes about eight steps a
-piece here, each in place, with constants that are tensors already: torch converts a number each time it meets one.
+piece here, as many as a logarithm, each in place, with constants that are tensors already: torch converts a number each
+time it meets one.
 What costs most on a CPU and is avoided: `where` and comparisons with a boolean result (3 to 60 times the time of an
 addition), and `sqrt`, which takes longer than `rsqrt` and a product. What did not pay: the later pieces for the few
 large probabilities alone, which take as long to find as the pieces do.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autosegloss.loss.curve import Curve, Piece
+from autosegloss.loss.curve import Curve, Logarithm, Piece
 
 _STEEP = 1e-6  # a squared root below this may be rounded to less than 0
 _TINY = 1e-12  # as in `curve`: where a curve starts vertically its slope is cut off at about 1e6
@@ -27,7 +28,11 @@ class FastCurve:
     """
 
     def __init__(self, curve: Curve, like: Tensor) -> None:
-        self._pieces = []
+        self._pieces: list[_FastPiece | _FastLogarithm] = []
+        self._last_jump = 0.0
+        if curve.logarithm:
+            self._pieces.append(_FastLogarithm(curve.logarithm, like))
+            return
         level = 0.0
         for i, piece in enumerate(curve.pieces):
             self._pieces.append(_FastPiece(piece, i == 0, piece.level - level, like))
@@ -133,3 +138,42 @@ class _FastPiece:
             root.clamp_(min=0)
         s = torch.div(q, root.mul_(inverse).add_(self._middle), out=root)
         return s, inverse
+
+
+class _FastLogarithm:
+    """As `curve.Logarithm`, in the place of a piece that is the only one."""
+
+    def __init__(self, shape: Logarithm, like: Tensor) -> None:
+        self._mirrored = shape.mirrored
+        self._height = shape.height
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        self._zero, self._one, self._e, self._end = torch.tensor(
+            (0, 1, shape.e, shape.e * shape.height), dtype=dtype, device=like.device
+        ).unbind()
+
+    def begun(self, x: Tensor) -> Tensor:
+        """1 where x is beyond the start, else 0."""
+        return torch.gt(x, self._zero, out=torch.empty_like(x))
+
+    def add_rise(self, x: Tensor, y: Tensor) -> None:
+        self._add_rise(x, self._from_the_steep_end(x), y)
+
+    def slopes(self, x: Tensor) -> Tensor:
+        return self._slopes(self._from_the_steep_end(x))
+
+    def add_rise_and_slopes(self, x: Tensor, y: Tensor) -> Tensor:
+        q = self._from_the_steep_end(x)
+        self._add_rise(x, q, y)
+        return self._slopes(q)
+
+    def _from_the_steep_end(self, x: Tensor) -> Tensor:
+        return torch.sub(self._one, x).clamp_(min=0) if self._mirrored else x
+
+    def _add_rise(self, x: Tensor, q: Tensor, y: Tensor) -> None:
+        share = torch.div(x, q + self._e if self._mirrored else self._e)
+        y.add_(share.log1p_(), alpha=1 / self._height)
+
+    def _slopes(self, q: Tensor) -> Tensor:
+        """0 at the steep end, as in `curve`: what is rounded to it may be far from it beside e."""
+        slope = q.sign()
+        return slope.div_(torch.add(self._end, q, alpha=self._height))

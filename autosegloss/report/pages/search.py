@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autosegloss.errors import InputError
 from autosegloss.loss import Loss
-from autosegloss.loss.curve import number_of_points
+from autosegloss.loss.curve import number_of_coordinates
 from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.trial import TARGET
 from autosegloss.report.pages import figures, sections
@@ -163,17 +163,17 @@ def _legend(entries: Mapping[str, str]) -> str:
 def _coordinates(found: Status, findings: Findings, steps: Sequence[Sequence[tuple[Job, Outcome]]]) -> str:
     """Every coordinate of theta over the steps."""
     space = LossFamily.of(found.config).space
-    size = 2 * number_of_points(space.curve, space.pieces)
-    groups = [(" and ".join(map(str, slots)), size) for slots in space.curves]
+    log = space.curve == "log"
+    size = number_of_coordinates(space.curve, space.pieces)
+    names = ["height at 1/2" if log else f"point {i // 2 + 1}, {'uv'[i % 2]}" for i in range(size)]
+    groups = [(" and ".join(map(str, slots)), names) for slots in space.curves]
     if space.cross_entropy:
-        groups.append(("weight of cross-entropy", 1))
+        groups.append(("weight of cross-entropy", ["weight"]))
     centres, spreads = [step.mu for step in findings.steps], [step.std for step in findings.steps]
     parts, first = [], 0
-    for title, length in groups:
+    for title, names in groups:
         panels = []
-        for offset in range(length):
-            i = first + offset
-            name = f"point {offset // 2 + 1}, {'uv'[offset % 2]}" if length > 1 else "weight"
+        for i, name in enumerate(names, first):
             figure = figures.coordinate(
                 f"{title}, {name}",
                 _column(centres, i),
@@ -182,7 +182,7 @@ def _coordinates(found: Status, findings: Findings, steps: Sequence[Sequence[tup
             )
             panels.append(f"<figure>{figure}<figcaption>{name}</figcaption></figure>")
         parts.append(f'<h4>{escape(title)}</h4>\n<div class="panels">{"".join(panels)}</div>')
-        first += length
+        first += len(names)
     algorithm = f"<code>{escape(found.config.search.algorithm)}</code>"
     if None in centres:
         how = f"Dots: the samples; {algorithm} has no centre."
@@ -190,10 +190,13 @@ def _coordinates(found: Status, findings: Findings, steps: Sequence[Sequence[tup
         how = f"Line: the centre of {algorithm}, whose spread is unknown; dots: samples."
     else:
         how = f"Line: the centre of {algorithm}; band: one standard deviation before truncation; dots: samples."
-    note = (
-        f"{how} A coordinate is the share of the remaining distance to (1, 1), in u or in v, that a control point "
-        "covers from the point before it."
+    meaning = (
+        "the height of a curve at 1/2"
+        if log
+        else "the share of the remaining distance to (1, 1), in u or in v, that a control point covers from the point "
+        "before it"
     )
+    note = f"{how} A coordinate is {meaning}."
     return f'<h3>The policy, coordinate by coordinate</h3>\n<p class="note">{note}</p>\n' + "\n".join(parts)
 
 
