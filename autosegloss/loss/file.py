@@ -181,8 +181,8 @@ def _share(value: object) -> float:
 
 def _build_pixel_loss(content: Mapping[str, Any], name: str, ignore_index: int, reduce_over_ranks: bool) -> Loss:
     kind, options = content["loss"], content["options"]
-    if kind == "lovasz" and options in ({"per_image": False}, {"per_image": True}):  # as it was written once
-        form = "jaccard_i" if options["per_image"] else "jaccard"
+    if kind == "lovasz" and isinstance(options, dict) and options.keys() == {"per_image"}:  # as it was written once
+        form = "jaccard_i" if check_flag("per_image", options["per_image"]) else "jaccard"
         return SurrogateLoss(form, None, "lovasz", "identity", "present", ignore_index, reduce_over_ranks)
     if not isinstance(kind, str) or kind not in PIXEL_LOSSES:
         raise LossFileError(f"{name}: loss is {shown(kind)}; allowed: {', '.join(PIXEL_LOSSES)}.")

@@ -242,7 +242,8 @@ def test_a_loss_that_is_no_surrogate_is_a_file_of_version_3() -> None:
             )
             for weight in ("1", [True, 1.0], [None], ["1"], {"a": 1}, [10**400])
         ),
-        ("lovasz", {"per_image": 1}, "loss is 'lovasz'; allowed: cross_entropy, focal, boundary_cross_entropy."),
+        ("lovasz", {"per_image": 1}, "per_image must be True or False, got 1."),
+        ("lovasz", {}, "loss is 'lovasz'; allowed: cross_entropy, focal, boundary_cross_entropy."),
         ("boundary_cross_entropy", {"factor": True, "radius": 5}, "factor must be a number of at least 0, got True."),
         (
             "boundary_cross_entropy",

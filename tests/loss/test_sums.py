@@ -224,7 +224,8 @@ def test_the_files_are_those_of_the_format(tmp_path: Path) -> None:
         f'{head}  "scale": 8.0,\n  "parts": [\n    {{\n      "share": 0.25,\n      "metric": {metric},\n'
         '      "logic": "product",\n      "classes": "metric",\n      "curve": "bezier",\n'
         f"      {slots.replace('{}', '      ', 2).replace('{}}', '      }')}\n    }},\n"
-        '    {\n      "share": 0.75,\n      "loss": "focal",\n      "options": {\n        "gamma": 2.0,\n        "weight": null\n'
+        '    {\n      "share": 0.75,\n      "loss": "focal",\n      "options": {\n        "gamma": 2.0,\n'
+        '        "weight": null\n'
         '      }\n    }\n  ],\n  "provenance": {\n    "seeds": [{"a": 1}, 2]\n  }\n}\n'
     )
     again = load_loss(path, ignore_index=7, reduce_over_ranks=True)
