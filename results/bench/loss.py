@@ -17,7 +17,9 @@ import torch
 
 import autosegloss
 from autosegloss.files import write_text
+from autosegloss.loss import MixedLoss, SurrogateLoss
 from autosegloss.loss.named import named_loss
+from autosegloss.loss.relax import LogicKind
 from autosegloss.metric import METRICS, metric
 from autosegloss.proxy.train import one_thread
 from autosegloss.report.bench import loss as bench_loss
@@ -26,7 +28,16 @@ from autosegloss.report.environment import about
 from results.common.script import run, script
 
 MODULE = "results.bench.loss"
-CLASSICS: Final = ("cross_entropy", "focal", "lovasz", "generalized_dice", "jml", "dml")
+NAMED: Final = (
+    "cross_entropy",
+    "cross_entropy(class_power=0.5)",
+    "focal",
+    "lovasz",
+    "generalized_dice",
+    "jml",
+    "dml",
+    "0.5*lovasz + 0.5*jml",
+)
 COMPILED: Final = ("miou", "fwiou", "macc", "gacc", "dice", "tversky")
 PROFILED: Final = ("miou", "biou", "bf1")
 LEAST: Final = 0.02
@@ -34,14 +45,25 @@ LEAST: Final = 0.02
 
 
 def of_this_package() -> dict[str, Loss]:
-    """Every metric of the catalogue, some of them compiled, and losses by name."""
+    """Every metric of the catalogue, some also compiled, in another logic or under other curves; losses by name."""
     names: dict[object, list[str]] = {}
     for name in METRICS:
         names.setdefault(metric(name), []).append(name)
     losses: dict[str, Loss] = {" = ".join(same): surrogate(same[0]) for same in names.values()}
     if shutil.which("c++"):
         losses |= {f"{name}, compiled": torch.compile(surrogate(name)) for name in COMPILED}
-    return losses | {name: named_loss(name, ignore_index=IGNORED) for name in CLASSICS}
+    both = MixedLoss([(0.5, _under_log_curves("product")), (0.5, _under_log_curves("lovasz"))])
+    losses |= {
+        "miou, log curves": _under_log_curves("product"),
+        "miou, lovasz, log curves": _under_log_curves("lovasz"),
+        "miou, product + lovasz, log curves": both,
+        "miou_i, lovasz, no curves": SurrogateLoss("miou_i", logic="lovasz", classes="present", ignore_index=IGNORED),
+    }
+    return losses | {name: named_loss(name, ignore_index=IGNORED) for name in NAMED}
+
+
+def _under_log_curves(logic: LogicKind) -> SurrogateLoss:
+    return SurrogateLoss("miou", [[(0.5, 0.75)], [(0.5, 0.25)]], logic, "log", ignore_index=IGNORED)
 
 
 def of_others() -> tuple[dict[str, Loss], list[str]]:
@@ -176,7 +198,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         f"[quartiles] of {summary['rounds']} rounds, on the CPU of the processor's time on one thread. Memory: the "
         "peak of what torch allocates in both passes beyond the batch, the gradient of the logits with it. Data: "
         "normal logits, raised by 4 at labels that are right at most pixels; smooth random label maps, 4% of the "
-        "pixels ignored (of class 0 for a loss that can't ignore). Every slot has a bezier of two pieces.",
+        "pixels ignored (of class 0 for a loss that can't ignore). Every slot of a metric has a bezier of two "
+        "pieces where nothing else is said.",
         "",
         "Large tensors are fresh memory on every pass, and the kernel's time for it is counted; cross-entropy takes "
         "more of it than most. An allocator that keeps memory spares it: in glibc by the variables "
