@@ -18,6 +18,7 @@ from autosegloss.loss import SearchSpace, SurrogateLoss, build_loss, fuse
 from autosegloss.loss.curve import Curve, points_from_theta
 from autosegloss.loss.kernels import moments_cpu
 from autosegloss.loss.kernels.atoms import Atoms
+from autosegloss.loss.kernels.curves import FastCurve
 from autosegloss.metric import metric
 
 HEIGHTS = st.floats(0.02, 0.98) | st.sampled_from([0.02, 0.98, 0.5, 0.5 - 1e-9, 0.5 + 1e-11, np.nextafter(0.5, 1)])
@@ -142,6 +143,22 @@ def test_atoms_with_a_log_curve_are_summed_by_the_steps_of_torch(monkeypatch: py
     atoms = Atoms(inside=((Curve("bezier", ((0.2, 0.3),)),),), outside=((log_curve(0.3),),))
     assert fuse.moments(on_gpu, counted, atoms) is on_gpu
     assert fuse.moments(rows, counted, atoms) is rows
+
+
+@pytest.mark.parametrize("v", [0.02, 0.98])
+def test_what_is_rounded_to_the_steep_end_has_no_slope_of_1e13(v: float) -> None:
+    """A softmax in float32 is 1 from 17 on: beside e = 1e-15 that is far from 1."""
+    logits = torch.tensor([[[20.0, 0, 1], [0, 20, 18], [0, 0, 0]]])
+    loss = SurrogateLoss("miou", [[(0.5, v)]] * 2, curve="log")
+    for fused in (True, False):
+        loss.fused = fused
+        value, gradient = value_and_gradient(lambda x: loss(x, torch.tensor([[0, 0, 1]])), logits)
+        assert 0 <= value <= 1
+        assert gradient.abs().max() < 1
+    beyond = torch.tensor([0.5, 1, 1 + 1e-6])  # what another curve of a chain may round to
+    fast = FastCurve(log_curve(v), beyond)
+    assert fast.values(beyond)[1:].tolist() == pytest.approx([1, 1])
+    assert fast.slopes(beyond).isfinite().all()
 
 
 # Cross-entropy as a limit ---------------------------------------------------------------------------------------------
