@@ -64,6 +64,11 @@ class PixelLoss(Loss):
         head = {"format": FORMAT, "version": 3, "loss": self.name}
         return {**head, "options": self.options, "provenance": self.provenance}
 
+    def extra_repr(self) -> str:
+        """The options, for `print(loss)`."""
+        options = {**self.options, "ignore_index": self.ignore_index}
+        return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
     def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss of a batch.
 

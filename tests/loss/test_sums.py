@@ -127,6 +127,7 @@ def test_the_canonical_form() -> None:
     assert not hasattr(loss, "cross_entropy")
     assert not hasattr(loss, "surrogate")
     assert "weights=(6, 2, 8)" in repr(loss)
+    assert "Focal(gamma=2.0, weight=None, ignore_index=255)" in repr(loss)
 
     # One surrogate and plain cross-entropy of weight 1 is the old form, however it is made.
     old = MixedLoss(SurrogateLoss("miou"), 0.1)
