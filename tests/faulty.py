@@ -23,7 +23,7 @@ DRIVERS = multiprocessing.get_context("spawn")
 BOUND = 240  # seconds, on waiting; no claim of speed
 TINY = {
     "metric": {"name": "biou", "radius": 2},
-    "relaxation": {"pieces": 1},
+    "relaxation": {"curve": "bezier", "pieces": 1, "logic": "product", "scale": 1, "cross_entropy": 0},
     "proxy": {"data": {"name": "nuclei"}, "start": {"iterations": 2}, "train": {"iterations": 2, "batch_size": 4}},
     "search": {"steps": 2, "samples": 4},
     "finalists": {"candidates": 1, "seeds": 2},

@@ -183,10 +183,11 @@ def test_wrong_values_exit_with_2_and_leave_no_folder(
 
 
 def test_nothing_to_search_is_said_at_once(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--set", "relaxation.curve=linear", "--set", "relaxation.pieces=1", "--out", str(tmp_path / "out"))
+    relaxation = "relaxation={curve: linear, pieces: 1, logic: product, scale: 1, cross_entropy: 0}"
+    arguments = ("--set", relaxation, "--out", str(tmp_path / "out"))
     status, _, error = run("search", str(config), *arguments, capsys=capsys)
     assert status == 2
-    assert "there is nothing to search: linear curves of 1 piece(s) on 2 slot(s) have no coordinates" in error
+    assert "there is nothing to search: 2 linear curve(s) of 1 piece(s) have no coordinates" in error
 
 
 def test_a_folder_that_holds_a_search_is_refused_and_kept(

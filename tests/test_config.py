@@ -54,12 +54,14 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert as_config({"metric": "miou"}).model_dump() == {
         "metric": "miou",
         "relaxation": {
-            "curve": "bezier",
+            "curve": "auto",
             "pieces": 2,
-            "logic": "product",
+            "logic": "auto",
             "share_curves": False,
             "classes": "metric",
-            "cross_entropy": 0.0,
+            "scale": "auto",
+            "cross_entropy": "auto",
+            "class_power": "auto",
         },
         "proxy": {
             "data": {"name": "shapes"},
@@ -154,14 +156,20 @@ def test_fingerprint_changes_with_what_determines_the_result_only() -> None:
     assert json.loads(json.dumps(base)) == base
 
 
-def test_a_later_key_stands_in_the_fingerprint_only_where_it_is_not_at_its_default() -> None:
-    base = fingerprint(as_config({"metric": "miou"}))
-    assert "cross_entropy" not in base["relaxation"]
-    assert base == fingerprint(as_config({"metric": "miou", "relaxation": {"cross_entropy": 0}}))
-    for value in (0.25, "searched"):
-        given = fingerprint(as_config({"metric": "miou", "relaxation": {"cross_entropy": value}}))
-        assert given["relaxation"].pop("cross_entropy") == value
-        assert given == base
+def test_a_later_key_stands_in_the_fingerprint_only_where_it_changes_the_earlier_behaviour() -> None:
+    earlier = {"curve": "bezier", "logic": "product", "scale": 1, "cross_entropy": 0, "class_power": 0}
+    base = fingerprint(as_config({"metric": "miou", "relaxation": earlier}))
+    others = {"pieces": 2, "share_curves": False, "classes": "metric"}
+    assert base["relaxation"] == {"curve": "bezier", "logic": "product"} | others
+    for key, values in {"scale": (8, "auto"), "cross_entropy": (0.25, "searched"), "class_power": ("auto",)}.items():
+        for value in values:
+            given = fingerprint(as_config({"metric": "miou", "relaxation": earlier | {key: value}}))
+            assert given["relaxation"].pop(key) == value
+            assert given == base
+    assert (
+        fingerprint(as_config({"metric": "miou"}))["relaxation"]
+        == dict.fromkeys(("curve", "logic", "scale", "cross_entropy", "class_power"), "auto") | others
+    )
 
 
 # Overrides
@@ -242,7 +250,7 @@ compare:
         ),
         (
             "metric: miou\nrelaxation:\n  curve: besier",
-            "study.yaml:3: relaxation.curve: must be one of bezier, linear, log, got `besier`",
+            "study.yaml:3: relaxation.curve: must be one of auto, bezier, linear, log, identity, got `besier`",
         ),
         ("metric: miou\nsearch: {steps: 1.5}", "study.yaml:2: search.steps: must be an integer, got `1.5`"),
         ("metric: miou\nsearch: {steps: '12'}", "study.yaml:2: search.steps: must be an integer, got `'12'`"),
@@ -264,15 +272,31 @@ compare:
         ("metric: miou\nproxy:\n  train:", "study.yaml:3: proxy.train: must be a mapping, got `null`"),
         (
             "metric: miou\nrelaxation: {cross_entropy: 1.5}",
-            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, got `1.5`",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1, `searched` or `auto`, got `1.5`",
         ),
         (
             "metric: miou\nrelaxation: {cross_entropy: search}",
-            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, got `search`",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1, `searched` or `auto`, got `search`",
+        ),
+        (
+            "metric: miou\nrelaxation: {scale: 0}",
+            "study.yaml:2: relaxation.scale: must be a number from 0.001 to 1000, `searched` or `auto`, got `0`",
+        ),
+        (
+            "metric: miou\nrelaxation: {class_power: .nan}",
+            "study.yaml:2: relaxation.class_power: must be a number from -2 to 2, `searched` or `auto`, got `.nan`",
+        ),
+        *(
+            (
+                f"metric: miou\nrelaxation: {{logic: {given}}}",
+                "study.yaml:2: relaxation.logic: must be one of auto, product, godel, lovasz, or a list of different "
+                f"ones such as [product, lovasz], got `{given}`",
+            )
+            for given in ("lovas", "[lovasz]", "[product, product]", "[product, auto]")
         ),
         (
             "metric: miou\nrelaxation: {cross_entropy: true}",
-            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1 or `searched`, got `true`",
+            "study.yaml:2: relaxation.cross_entropy: must be a number from 0 to 1, `searched` or `auto`, got `true`",
         ),
         ("metric: miou\nguard: [1]", "study.yaml:2: guard: must be a mapping, got `[1]`"),
         ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, got `1.5`"),
@@ -538,12 +562,14 @@ configs = st.builds(
     st.sampled_from(["miou", {"name": "tversky", "alpha": 0.25}, "0.5 * miou + 0.5 * bf1(radius=3)", metric("miou")]),
     section(
         relaxation=section(
-            curve=st.sampled_from(["bezier", "linear", "log"]),
+            curve=st.sampled_from(["auto", "bezier", "linear", "log", "identity"]),
             pieces=st.integers(1, 64),
-            logic=st.sampled_from(["product", "godel"]),
+            logic=st.sampled_from(["auto", "product", "godel", "lovasz", ["product", "lovasz"]]),
             share_curves=st.booleans(),
             classes=st.sampled_from(["metric", "all", "present"]),
-            cross_entropy=st.floats(0, 1) | st.just("searched"),
+            scale=st.floats(1e-3, 1e3) | st.just("searched"),
+            cross_entropy=st.floats(1e-9, 1) | st.sampled_from(["searched", "auto"]),
+            class_power=st.floats(-2, 2) | st.just("auto"),
         ),
         proxy=section(
             data=st.dictionaries(texts.filter(lambda key: key != "name"), json_values, max_size=3),
@@ -636,6 +662,8 @@ def test_the_schema_is_one_and_refuses_mistakes() -> None:
         {"metric": "miou", "guard": {"gacc": 2}},
         {"metric": "miou", "relaxation": {"cross_entropy": 2}},
         {"metric": "miou", "relaxation": {"cross_entropy": "search"}},
+        {"metric": "miou", "relaxation": {"scale": 0}},
+        {"metric": "miou", "relaxation": {"logic": ["lovasz"]}},
         {"metric": "miou", "compare": {"settings": {"a": {"search": {}}}}},
         {"metric": "miou", "compare": {"settings": {"a": {"proxy": {"train": {"iterations": 0}}}}}},
         {"metric": "miou", "compare": {"metrics": [3]}},

@@ -66,7 +66,7 @@ def slots(expr: e.Expr) -> tuple[Slot, ...]:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The coordinates theta in which the curves of an expression are searched, and the weight of cross-entropy.
+    """The coordinates theta in which the curves of an expression are searched.
 
     Args:
         expr: The metric.
@@ -74,7 +74,6 @@ class SearchSpace:
         pieces: Pieces of every curve, 1 to 64; a log curve has none.
         share_curves: One curve for both operands of an operator (the text of the paper) in place of one each (its
             code).
-        cross_entropy: Whether there is one more coordinate, the last: the weight of cross-entropy in a `MixedLoss`.
 
     Raises:
         InputError: There is no such kind of curve, or the number of pieces is out of range.
@@ -84,7 +83,6 @@ class SearchSpace:
     curve: CurveKind = "bezier"
     pieces: int = 2
     share_curves: bool = False
-    cross_entropy: bool = False
 
     def __post_init__(self) -> None:
         number_of_coordinates(self.curve, self.pieces)  # checks both
@@ -106,15 +104,14 @@ class SearchSpace:
 
     @property
     def identity(self) -> tuple[float, ...]:
-        """The theta of identity curves and of the weight that is advised for cross-entropy: where a search starts."""
-        curves = identity_theta(self.curve, self.pieces) * len(self.curves)
-        return (*curves, ADVISED_WEIGHT) if self.cross_entropy else curves
+        """The theta of identity curves: where a search starts."""
+        return identity_theta(self.curve, self.pieces) * len(self.curves)
 
     def control_points(self, theta: Sequence[float]) -> list[tuple[Point, ...]]:
         """The control points of each slot, in the order of `slots`.
 
         Args:
-            theta: `dimension` numbers in [0, 1], curve after curve, then the weight of cross-entropy if searched.
+            theta: `dimension` numbers in [0, 1], curve after curve.
 
         Raises:
             InputError: The length or a coordinate is wrong.
@@ -123,7 +120,7 @@ class SearchSpace:
             pieces = "" if self.curve == "log" else f"of {self.pieces} piece(s) "
             raise InputError(
                 f"theta has {len(theta)} coordinates; {len(self.curves)} {self.curve} curve(s) "
-                f"{pieces}{'and a weight ' if self.cross_entropy else ''}have {self.dimension}."
+                f"{pieces}have {self.dimension}."
             )
         size = number_of_coordinates(self.curve, self.pieces)
         points = {

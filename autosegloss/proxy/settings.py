@@ -62,6 +62,11 @@ class LabelsConfig(NamedSection):
     name: str = "hard"
     """`hard` (the original labels), `smoothed`, `distilled`, `pseudo` (some images unlabelled) or `averaged`."""
 
+    @property
+    def soft(self) -> bool:
+        """Whether the labels are shares of the classes, for some images at least."""
+        return self.name != "hard"
+
 
 class TrainConfig(Section):
     """How a proxy is trained."""

@@ -57,6 +57,7 @@ class Forecast:
         classes: A table of the share of the pixels of each class in each part.
         warnings: What is probably a mistake in the data.
         network: The network in one line.
+        space: The coordinates that are searched.
         iteration: Seconds per training iteration.
         trial: Seconds per trial, including its evaluation.
         trials: Number of trials, including the finals.
@@ -70,6 +71,7 @@ class Forecast:
     classes: str
     warnings: tuple[str, ...]
     network: str
+    space: str
     iteration: float
     trial: float
     trials: int
@@ -89,6 +91,7 @@ class Forecast:
             f"data       {self.data}",
             textwrap.indent(self.classes, " " * 11),
             f"network    {self.network}",
+            f"space      {self.space}",
             f"iteration  {1000 * self.iteration:.0f} ms",
             f"trial      {self.trial:.1f} s",
             f"search     {self.trials} trials, {self.workers} in parallel: about {timedelta(seconds=round(self.wall))}",
@@ -131,6 +134,7 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
         classes=classes_text(whole),
         warnings=whole.warnings,
         network=f"{config.proxy.network.name}: {network / 1e6:.2f} million parameters",
+        space=family.text,
         iteration=iteration,
         trial=settings.iterations * iteration + evaluation * len(whole.heldout.images) / _EVALUATED,
         trials=_trials(config),

@@ -13,10 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
+from autosegloss.loss.file import build_loss
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
+from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import search_table
 from autosegloss.search.api import Result, Status, scores_of
 from autosegloss.search.comparison import Comparison
@@ -91,6 +93,7 @@ class Display:
             f"{target}: cross-entropy {score['cross-entropy']}, before the search {score['start']}, "
             f"found loss {score['found']} ({result.findings.label}).\n"
             f"{about}"
+            f"its loss: {loss_line(result.loss)}\n"
             f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
             markup=False,
         )
@@ -213,6 +216,7 @@ def status_text(found: Status) -> str:
     if study.finished:
         findings = study.findings()
         lines.append(f"found: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
+        lines.append(f"its loss: {loss_line(build_loss(findings.loss))}")
         lines += [f"guards, on held-out images: {findings.about_guards}"] if findings.about_guards else []
         lines += filter(None, [not_learned(list(scores_of(findings).values()))])
     return "\n".join(lines)

@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Iterator
 
 from autosegloss.loss import Loss, MixedLoss, Slot, SurrogateLoss
+from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.curve import Curve
 from autosegloss.loss.known import known_as
-from autosegloss.report.plots import formula, text_plot
+from autosegloss.report.plots import curves_of, formula, text_plot
 
 
 def loss_text(loss: Loss) -> str:
@@ -26,6 +27,32 @@ def loss_text(loss: Loss) -> str:
             if share:
                 lines += ["", _line("share", f"{share:.4g}"), *_head(part), *_body(part, drawn)]
     return "\n".join(lines)
+
+
+def loss_line(loss: Loss) -> str:
+    """The scale of a loss, the shares of its parts and its curves in one line, without the text of its metric."""
+    scale = loss.scale if isinstance(loss, MixedLoss | SurrogateLoss) else 1.0
+    shares = loss.shares if isinstance(loss, MixedLoss) else (1.0,)
+    parts = [
+        f"{share:.3g} {_short(part)}" if len(shares) > 1 else _short(part)
+        for share, part in zip(shares, loss.parts if isinstance(loss, MixedLoss) else (loss,), strict=True)
+        if share
+    ]
+    curves = [
+        f"{slot} {' '.join(f'({u:.3g}, {v:.3g})' for u, v in curve.points)}"
+        for slot, curve in curves_of(loss)
+        if not curve.is_identity
+    ]
+    return f"scale {scale:.3g}: {' + '.join(parts)}" + (f"; curves: {', '.join(curves)}" if curves else "")
+
+
+def _short(loss: Loss) -> str:
+    """A part of a sum by its logic, or by its name."""
+    if isinstance(loss, SurrogateLoss):
+        return loss.logic
+    if isinstance(loss, CrossEntropy) and loss.class_power:
+        return f"cross-entropy (class_power {loss.class_power:.3g})"
+    return "cross-entropy" if loss.content() == CrossEntropy().content() else formula(loss)
 
 
 def _head(loss: Loss) -> Iterator[str]:

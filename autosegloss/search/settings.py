@@ -36,7 +36,7 @@ from autosegloss.metric.settings import (
     with_numbers,
 )
 from autosegloss.proxy.imports import use_folder
-from autosegloss.proxy.settings import BatchSize, Iterations, ProxyConfig, TrainConfig
+from autosegloss.proxy.settings import BatchSize, Iterations, LabelsConfig, ProxyConfig, TrainConfig
 from autosegloss.search.algorithms import ALGORITHMS
 
 
@@ -62,7 +62,7 @@ def _algorithm(name: str) -> str:
 
 
 class SearchConfig(Section):
-    """The search over the curves: `steps` times `samples` trials."""
+    """The search: `steps` times `samples` trials, and one of the start in each step."""
 
     algorithm: Annotated[
         str, AfterValidator(_algorithm), WithJsonSchema({"enum": list(ALGORITHMS), "type": "string"})
@@ -295,32 +295,34 @@ def dump_config(config: StudyConfig) -> str:
     return yaml.dump(content, Dumper=Dumper, sort_keys=False, width=120)
 
 
-_LATER = (
-    ("relaxation", "cross_entropy"),
-    ("proxy", "labels"),
-    ("proxy", "start", "weights"),
-    ("proxy", "train", "head_multiplier"),
-    ("proxy", "train", "auxiliary_weight"),
-    ("proxy", "train", "precision"),
-    ("proxy", "train", "augment"),
-    ("search", "lag"),
-    ("search", "searcher"),
-)
-"""Keys added after version 0.1, whose defaults keep the earlier behaviour."""
+_LATER = {
+    ("relaxation", "scale"): 1,
+    ("relaxation", "cross_entropy"): 0,
+    ("relaxation", "class_power"): 0,
+    ("proxy", "labels"): LabelsConfig(),
+    ("proxy", "start", "weights"): None,
+    ("proxy", "train", "head_multiplier"): 1,
+    ("proxy", "train", "auxiliary_weight"): 0.4,
+    ("proxy", "train", "precision"): "float32",
+    ("proxy", "train", "augment"): "flip",
+    ("search", "lag"): 0,
+    ("search", "searcher"): None,
+}
+"""Keys added after version 0.1, and the values that keep the earlier behaviour."""
 
 
 def fingerprint(config: StudyConfig) -> dict[str, Any]:
     """The part of the configuration that determines the result: all but resources, retraining, comparison, modules.
 
-    Keys of `_LATER` are left out at their defaults, so that earlier results and journals still match their
-    configurations.
+    Keys of `_LATER` are left out at the values that keep the earlier behaviour, so that earlier results and journals
+    still match their configurations.
     """
     content = config.model_dump(exclude={"resources", "retrain", "compare", "modules"})
-    for *sections, key in _LATER:
+    for (*sections, key), earlier in _LATER.items():
         settings, inner = config, content
         for name in sections:
             settings, inner = getattr(settings, name), inner[name]
-        if getattr(settings, key) == type(settings).model_fields[key].default:
+        if getattr(settings, key) == earlier:
             del inner[key]
     return content
 

@@ -164,14 +164,16 @@ Setting = Toy | RealProxy
 
 SIDE = 32
 """Height and width of the crops that cheap proxies train on and are scored on."""
+_CURVES_ALONE: Mapping[str, Any] = {"curve": "bezier", "logic": "product", "scale": 1, "cross_entropy": 0}
 PROXIES: Mapping[str, Mapping[str, Any]] = {
     "shapes": {
         "metric": "miou",
+        "relaxation": _CURVES_ALONE,
         "proxy": {"data": {"name": "shapes"}, "train": {"iterations": 16, "batch_size": 4}},
     },
     "nuclei": {
         "metric": {"name": "bf1", "radius": 2},
-        "relaxation": {"pieces": 1},
+        "relaxation": {**_CURVES_ALONE, "pieces": 1},
         "proxy": {"data": {"name": "nuclei"}, "train": {"iterations": 16, "batch_size": 4}},
     },
 }

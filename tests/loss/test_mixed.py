@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from autosegloss.errors import InputError, InputTypeError, LossFileError
-from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss, load_loss, named_loss, presets
+from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss, named_loss, presets
 from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from autosegloss.metric import metric
 from tests.processes import seen_by_ranks
@@ -223,17 +223,3 @@ def test_mistakes_in_a_name(name: str, expected: str) -> None:
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(LossFileError, match=r"absent\.json: no such file, nor a loss of that name"):
         named_loss("absent.json")
-
-
-# The coordinate of a search -------------------------------------------------------------------------------------------
-
-
-def test_the_weight_is_the_last_coordinate() -> None:
-    without, space = SearchSpace(metric("miou")), SearchSpace(metric("miou"), cross_entropy=True)
-    assert space.dimension == without.dimension + 1
-    assert space.identity == (*without.identity, 0.25)
-    theta = [0.3] * without.dimension
-    assert space.control_points([*theta, 0.9]) == without.control_points(theta)
-    with pytest.raises(InputError) as caught:
-        space.control_points(theta)
-    assert str(caught.value) == ("theta has 12 coordinates; 2 bezier curve(s) of 2 piece(s) and a weight have 13.")

@@ -25,6 +25,7 @@ CONFIG: dict[str, Any] = {
     "finalists": {"candidates": 1, "seeds": 2},
     "resources": {"workers": 1},
 }
+NOTHING = {"curve": "linear", "pieces": 1, "logic": "product", "scale": 1, "cross_entropy": 0}
 
 
 def run(
@@ -43,7 +44,7 @@ def test_it_tells_data_network_and_cost(tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 0
     lines = dict(line.split(maxsplit=1) for line in text.splitlines())
     shapes = ["pixels", "background", "region", "ellipse", "polygon", "curve", "dot", "ignored"]
-    assert list(lines) == ["data", *shapes, "network", "iteration", "trial", "search", "memory"]
+    assert list(lines) == ["data", *shapes, "network", "space", "iteration", "trial", "search", "memory"]
     assert lines["data"] == "shapes: 256 training, 128 held-out and 256 validation images of 64x64, 6 classes"
     assert lines["pixels"].split() == ["training", "held-out", "validation"]
     dataset = load_dataset("shapes")
@@ -53,6 +54,10 @@ def test_it_tells_data_network_and_cost(tmp_path: Path, capsys: pytest.CaptureFi
         assert [float(share.rstrip("%")) for share in lines[name].split()] == pytest.approx(shares, abs=0.05)
     assert lines["ignored"].split() == ["0%"] * 3
     assert lines["network"] == "unet_small: 0.06 million parameters"
+    assert lines["space"] == (
+        "7 coordinates: v of and[0] of pred & target; v of or[0] of pred | target; scale, share of product, share of "
+        "lovasz, share of cross-entropy, class_power"
+    )
     assert lines["iteration"].endswith(" ms")
     assert lines["search"].startswith("16 trials, 1 in parallel: about ")  # 2 steps of 4 and the start, 3 finals of 2
 
@@ -75,7 +80,7 @@ def test_workers_that_have_no_memory_are_refused(monkeypatch: pytest.MonkeyPatch
     [
         ({"proxy": {"network": {"name": "nope"}}}, "InputError: unknown network `nope`"),
         ({"proxy": {"data": {"name": "nope"}}}, "DataError: unknown data set `nope`"),
-        ({"relaxation": {"curve": "linear", "pieces": 1}}, "InputError: there is nothing to search"),
+        ({"relaxation": NOTHING}, "InputError: there is nothing to search"),
         ({"proxy": {"start": {"weights": "nowhere.pt"}}}, "InputError: nowhere.pt: can't be read"),
         (
             {"proxy": {"network": {"name": "torch.nn:Conv2d", "kernel_size": 3}, "start": {"regime": "scratch"}}},
@@ -103,7 +108,7 @@ def test_all_mistakes_are_told_together(tmp_path: Path, capsys: pytest.CaptureFi
             "network": {"name": "unet"},
             "labels": {"name": "soft"},
         },
-        "relaxation": {"curve": "linear", "pieces": 1},
+        "relaxation": NOTHING,
         "retrain": {"data": {"sise": 64}},
         "compare": {
             "losses": ["cross_entropy", "lovas", "nowhere.json"],

@@ -32,6 +32,7 @@ from autosegloss.report.pages.elements import class_colour
 from autosegloss.report.pages.examples import Trained, examples
 from autosegloss.report.pages.figures import surface_values, toy_label
 from autosegloss.report.pages.report import report_page
+from autosegloss.report.shown import loss_line
 from autosegloss.search.compare import compare
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config, load_config
@@ -43,7 +44,7 @@ EVIL = '<script>alert("1")</script>'
 CLASSES = (EVIL, 'a & b "c"', "a_name_without_any_break_that_is_very_long_indeed")
 SEARCH = {
     "metric": "miou",
-    "relaxation": {"pieces": 1, "cross_entropy": "searched"},
+    "relaxation": {"curve": "bezier", "pieces": 1, "class_power": 0.5},
     "proxy": {
         "data": {"name": "tests.report.test_page:squares", "title": EVIL},
         "start": {"regime": "scratch"},
@@ -160,7 +161,7 @@ def test_every_coordinate_has_its_samples_and_the_centre_that_they_were_drawn_ar
     panels = [panel for panel in panels if "plot" in panel]
     sampled = [trial for trial in trials(searched) if trial["stage"] == "search" and trial["index"] < 4]
     thetas = np.array([trial["theta"] for trial in sampled])
-    assert len(panels) == thetas.shape[1] == 5  # 2 curves of a point, and the weight of cross-entropy
+    assert len(panels) == thetas.shape[1] == 8  # 2 curves of a point, the scale and 3 shares
     for panel, column in zip(panels, thetas.T, strict=True):
         assert 'class="band"' in panel
         dots, centres = (
@@ -172,7 +173,7 @@ def test_every_coordinate_has_its_samples_and_the_centre_that_they_were_drawn_ar
         said = re.search(r"centre from ([\d.]+) to ([\d.]+)", panel)
         assert said
         assert [(centres[i] - start) / slope for i in (0, -1)] == pytest.approx([*map(float, said.groups())], abs=0.006)
-    assert "weight of cross-entropy, weight: centre from 0.25" in panels[-1]
+    assert "the sum, share of cross-entropy: centre from 0.50" in panels[-1]
 
 
 def test_the_table_has_the_means_and_intervals_of_the_runs(searched: Path) -> None:
@@ -296,8 +297,10 @@ def test_the_curves_are_those_of_the_loss(searched: Path) -> None:
     loss: Any = load_loss(searched / "loss.json")
     shown = section(text_of(searched), "curves")
     plots = re.findall(r"<svg.*?</svg>", shown)
-    assert len(plots) == len(loss.surrogate.curves) == 2
-    for plot, curve in zip(plots, loss.surrogate.curves.values(), strict=True):
+    curves = loss.parts[-1].curves
+    assert len(plots) == len(curves) == 2
+    assert unescape(text_of(searched)).count(loss_line(loss)) == 1
+    for plot, curve in zip(plots, curves.values(), strict=True):
         assert 'class="line identity"' in plot
         path = plot.split('class="line found" d="M')[1].split('"')[0]
         drawn = np.array([point.split() for point in path.split("L")], float)
@@ -473,7 +476,7 @@ def cut_journal(folder: Path) -> None:
 
 def another_loss(folder: Path) -> None:
     content = json.loads((folder / "loss.json").read_text())
-    points = next(iter(content["slots"].values()))
+    points = next(iter(content["parts"][-1]["slots"].values()))
     points[0][0] /= 2
     (folder / "loss.json").write_text(json.dumps(content))
 
@@ -614,7 +617,7 @@ def test_in_a_browser(searched: Path, compared: Path, tmp_path: Path, dark: bool
         assert look["cut"] == [], name
         assert len(look["pictures"]) >= 6
         assert all(look["pictures"]), name
-        assert len(look["plots"]) == (1 + 5 + 2 + 3 if "search" in name else 4 + 4), name
+        assert len(look["plots"]) == (1 + 8 + 2 + 3 if "search" in name else 4 + 4), name
         assert min(look["plots"]) > 100, name
         assert look["named"]
         assert look["small"] > 9, name

@@ -229,7 +229,7 @@ def test_a_broken_guard_and_a_class_not_learned_are_said_wherever_the_result_is(
     arguments = ["search", str(tmp_path / "a.yaml"), "--runner", "serial", "--out", str(out), "--resume"]
     assert main(arguments) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert told.count(about) == told.count(f"guards, on held-out images: {about} loss: ") == 1
+    assert told.count(about) == told.count(f"guards, on held-out images: {about} its loss: scale 1: ") == 1
     assert f" ({found}). guards, " in told
     assert told.count("IoU below 1% with every loss: `nucleus`.") == 1
     assert main([*arguments, "--json-logs"]) == 0
@@ -268,7 +268,7 @@ def test_only_metrics_can_be_guarded() -> None:
 @pytest.mark.slow
 def test_boundary_f1_collapses_and_the_guard_sees_it() -> None:
     """With this seed every loss of the search for BF1 ended inverted: the boundaries right, the regions wrong."""
-    config = as_config({"metric": {"name": "bf1", "radius": 2}, "relaxation": {"pieces": 1}})
+    config = as_config({"metric": {"name": "bf1", "radius": 2}, "relaxation": TINY["relaxation"]})
     objective = ProxyObjective(proxy_of(config).prepare())
     seed = 4088532484
     family = LossFamily.of(config)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from autosegloss.errors import InputError
 from autosegloss.loss import Loss
-from autosegloss.loss.curve import number_of_coordinates
 from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.trial import TARGET
 from autosegloss.report.pages import figures, sections
 from autosegloss.report.pages.elements import details, table, text_block
 from autosegloss.report.pages.examples import Trained, examples
+from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import LOSSES, same_metrics
 from autosegloss.search.api import Status, status
 from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE
@@ -47,7 +47,7 @@ def search_page(folder: Path, images: bool) -> str:
     target = spec_label(config.metric)
     return sections.page(
         f"Search for a loss for {target}",
-        _summary(found, findings, compared, scores),
+        _summary(found, findings, loss, compared, scores),
         [
             sections.Section("search", "The search", _course(found, findings)),
             sections.Section("curves", "The curves found", sections.curves(loss)),
@@ -63,7 +63,7 @@ def search_page(folder: Path, images: bool) -> str:
 
 
 def _summary(
-    found: Status, findings: Findings, compared: Mapping[str, Final], scores: sections.Scores
+    found: Status, findings: Findings, loss: Loss, compared: Mapping[str, Final], scores: sections.Scores
 ) -> dict[str, str]:
     study, config = found.study, found.config
     first, _, last = compared.values()
@@ -73,6 +73,7 @@ def _summary(
     return {
         "parts of the data": sections.parts(),
         "found": f"{escape(findings.label)}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
+        "its loss": escape(loss_line(loss)),
         **({"guards": f"on held-out images: {escape(findings.about_guards)}"} if findings.about_guards else {}),
         "validation set": f"{escape(spec_label(config.metric))}, %: found loss {ours}, cross-entropy {theirs}{by} "
         "(mean [95 % interval])",
@@ -162,16 +163,10 @@ def _legend(entries: Mapping[str, str]) -> str:
 
 def _coordinates(found: Status, findings: Findings, steps: Sequence[Sequence[tuple[Job, Outcome]]]) -> str:
     """Every coordinate of theta over the steps."""
-    space = LossFamily.of(found.config).space
-    log = space.curve == "log"
-    size = number_of_coordinates(space.curve, space.pieces)
-    names = ["height at 1/2" if log else f"point {i // 2 + 1}, {'uv'[i % 2]}" for i in range(size)]
-    groups = [(" and ".join(map(str, slots)), names) for slots in space.curves]
-    if space.cross_entropy:
-        groups.append(("weight of cross-entropy", ["weight"]))
+    family = LossFamily.of(found.config)
     centres, spreads = [step.mu for step in findings.steps], [step.std for step in findings.steps]
     parts, first = [], 0
-    for title, names in groups:
+    for title, names in family.groups:
         panels = []
         for i, name in enumerate(names, first):
             figure = figures.coordinate(
@@ -190,13 +185,17 @@ def _coordinates(found: Status, findings: Findings, steps: Sequence[Sequence[tup
         how = f"Line: the centre of {algorithm}, whose spread is unknown; dots: samples."
     else:
         how = f"Line: the centre of {algorithm}; band: one standard deviation before truncation; dots: samples."
-    meaning = (
-        "the height of a curve at 1/2"
-        if log
-        else "the share of the remaining distance to (1, 1), in u or in v, that a control point covers from the point "
-        "before it"
+    curves = (
+        "Of a log curve, v is its height at 1/2."
+        if family.space.curve == "log"
+        else "Of a curve, a coordinate is the share of the remaining distance to (1, 1), in u or in v, that a control "
+        "point covers from the point before it."
     )
-    note = f"{how} A coordinate is {meaning}."
+    numbers = (
+        "A coordinate x of the sum stands for a scale of 2<sup>8 x - 2</sup>, for a share in proportion to "
+        "2<sup>12 x</sup>, or for a class_power of 1.5 x - 0.25."
+    )
+    note = " ".join([how, curves, numbers] if len(family.names) > family.space.dimension else [how, curves])
     return f'<h3>The policy, coordinate by coordinate</h3>\n<p class="note">{note}</p>\n' + "\n".join(parts)
 
 

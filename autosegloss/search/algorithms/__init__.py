@@ -21,7 +21,7 @@ class Algorithm(Protocol[S]):
 
     @property
     def start(self) -> tuple[float, ...]:
-        """The start of the search: the identity curves."""
+        """The start of the search: identity curves, and the middle of all else."""
 
     def init(self) -> S:
         """The state before the first step."""
