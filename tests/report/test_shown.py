@@ -14,17 +14,19 @@ IDENTITIES = "\n\nand[0] of pred & target: identity\n\nor[0] of pred | target: i
 
 
 def test_a_loss_with_a_scale(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["show", "8*soft_jaccard"]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith(
-        f"loss      8 * (1 - {IOU})\n"
-        "known as  soft Jaccard, soft IoU (Rahman and Wang, ISVC 2016)\n"
-        "scale     8\n"
-        "logic     product\n"
-        "classes   present\n"
-        f"curve     identity{IDENTITIES}\n\n"
-        "provenance\n"
-    )
+    for name, scale, formula in (("lovasz", 1, f"1 - {IOU}"), ("8*lovasz", 8, f"8 * (1 - {IOU})")):
+        assert cli.main(["show", name]) == 0
+        shown, _, provenance = capsys.readouterr().out.partition("\n\nprovenance\n")
+        assert shown == (
+            f"loss      {formula}\n"
+            "known as  Lovász-Softmax (Berman et al., CVPR 2018)\n"
+            f"scale     {scale}\n"
+            "logic     lovasz\n"
+            "extended  total(pred & target) / total(pred | target)\n"
+            "classes   present\n"
+            f"curve     identity{IDENTITIES}"
+        )
+        assert provenance.startswith("  name: lovasz\n")
 
 
 def test_a_loss_that_is_a_name_and_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,15 +42,15 @@ def test_a_loss_that_is_a_name_and_options(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_sum_has_its_scale_and_the_share_of_each_part(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["show", "6*soft_dice + 2*cross_entropy(class_power=0.5)"]) == 0
-    dice = "class_mean(2 * (x1 := total(pred & target)) / (x1 + (x2 := total(pred | target))), where=x2)"
+    assert cli.main(["show", "6*lovasz + 2*cross_entropy(class_power=0.5)"]) == 0
     assert capsys.readouterr().out == (
-        f"loss      6 * (1 - {dice}) + 2 * cross_entropy(class_power=0.5)\n"
+        f"loss      6 * (1 - {IOU}) + 2 * cross_entropy(class_power=0.5)\n"
         "scale     8\n\n"
         "share     0.75\n"
-        f"loss      1 - {dice}\n"
-        "known as  soft Dice (Drozdzal et al., DLMIA 2016)\n"
-        "logic     product\n"
+        f"loss      1 - {IOU}\n"
+        "known as  Lovász-Softmax (Berman et al., CVPR 2018)\n"
+        "logic     lovasz\n"
+        "extended  total(pred & target) / total(pred | target)\n"
         "classes   present\n"
         f"curve     identity{IDENTITIES}\n\n"
         "share     0.25\n"

@@ -28,7 +28,8 @@ Cost = dict[str, Any]
 SIZE: Final = "8x21x256x256"
 DTYPES: Final = ("float32", "bfloat16", "float16")
 DEVICES: Final = ("cpu", "cuda")
-LOSSES: Final = ("miou", "dice", "biou", "bf1", "soft_dice", "lovasz", "focal")  # unless others are given
+LOSSES: Final = ("miou", "dice", "biou", "bf1", "soft_dice", "lovasz", "0.5*lovasz + 0.5*jml", "focal")
+"""What is measured unless other losses are given."""
 ROUNDS: Final = 10
 LARGEST: Final = 2**31  # logits
 MIN_ROUNDS: Final = 3  # a median with quartiles needs as many
