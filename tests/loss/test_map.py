@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -395,3 +396,16 @@ def test_what_is_known_by_its_text_is_called_as_in_the_table() -> None:
     assert known_as(load_loss("3*soft_dice + 3*cross_entropy")) == KNOWN["soft_dice + cross_entropy"]
     assert known_as(load_loss("3*soft_dice + 2*cross_entropy")) is None
     assert known_as(SurrogateLoss("miou")) is None
+
+
+def test_the_three_ways_to_write_a_loss_are_one_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_loss("soft_dice").save("found.json")
+    cells = re.findall(r"^\| (?:text|Python|\[file\]).* \| `(.*)` \|$", PAGE, flags=re.MULTILINE)
+    text, python, file = cells
+    loss = load_loss(text)
+    names = {"MixedLoss": MixedLoss, "CrossEntropy": CrossEntropy, "load_loss": load_loss}
+    assert eval(python, names).content() == loss.content()
+    content = loss.content()
+    numbers = [content["version"], content["scale"], *(round(part["share"], 4) for part in content["parts"][:2])]
+    assert re.findall(r"\d[\d.]*", file) == [f"{number:g}" for number in numbers]
