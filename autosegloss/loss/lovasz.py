@@ -51,6 +51,10 @@ class Errors:
     within: e.Expr | None
     per_image: bool
 
+    def sum_of(self, a_map: e.Expr | None) -> e.Sum | None:
+        """The sum of a map that the score may be made of."""
+        return None if a_map is None else _sum(a_map, self)
+
     def sums(self, counted: Tensor) -> Sums:
         """T, and I and U under the logic "product", which are linear in the errors: (rows, C).
 

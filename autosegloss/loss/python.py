@@ -7,6 +7,7 @@ code but numbers; its provenance becomes comments, of printable characters alone
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import math
@@ -23,6 +24,7 @@ from autosegloss.errors import InputError
 from autosegloss.loss import standalone
 from autosegloss.loss.balance import balance
 from autosegloss.loss.curve import Curve
+from autosegloss.loss.lovasz import Errors, Extension
 from autosegloss.loss.relax import LogicKind, Slot, check_logic, slots
 from autosegloss.metric import expr as e
 from autosegloss.metric.interpret import PRESENT, Classes
@@ -35,7 +37,6 @@ _LONGEST_WEIGHTS = 12
 _LONGEST_PROVENANCE = 400  # characters of an entry; a longer one is a table, and stays in the loss file
 _NARROW = 1e-9  # of a piece's width, as in `curve`
 _LONGEST_VALUE = 105  # of a line that returns it
-_LOGICS = ("product", "godel")
 _SUM, _PRODUCT, _ATOM = 1, 2, 3  # Python's precedences, from loose to tight
 _Text = tuple[str, int]
 """An expression in Python and its precedence."""
@@ -59,13 +60,16 @@ def source(content: Mapping[str, Any], ignore_index: int = 255) -> str:
     about = f"Segmentation loss: {loss.about}{', over a batch' if loss.details else ''}."
     title = "\n\n".join(["\n".join(textwrap.wrap(about, _WIDTH - 3)), *loss.details])
     functions = [_loss(loss), *loss.functions]
+    functions += _copied(functions)
+    callables = ["from collections.abc import Callable"] if any("Callable[" in text for text in functions) else []
     head = [
         f'"""{title}\n\nWritten by `autosegloss export --python`; needs PyTorch and nothing else.\n"""',
         *_provenance(content.get("provenance", {})),
+        *callables,
         "import torch\nfrom torch import Tensor",
         f"IGNORE_INDEX = {int(ignore_index)}  # the label of pixels that do not count",
     ]
-    return "\n\n".join(head) + "\n\n\n" + "\n\n\n".join([*functions, *_copied(functions)]) + "\n"
+    return "\n\n".join(head) + "\n\n\n" + "\n\n\n".join(functions) + "\n"
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def _sum(terms: Sequence[tuple[float, Mapping[str, Any]]]) -> _Written:
             if functions.get(name, text) != text:
                 taken = {*functions, *map(_name, texts[1:])}
                 new = next(f"{name}_{i}" for i in range(2, len(taken) + 3) if f"{name}_{i}" not in taken)
-                texts = [re.sub(rf"\b{name}(?=\()", new, text) for text in texts]
+                texts = [re.sub(rf"\b{name}\b", new, text) for text in texts]
         functions |= {_name(text): text for text in texts[1:]}
         abouts.append(f"{weight:.4g} * {_grouped(part.about, part.precedence)}")
         values.append(f"{_number(weight)} * {_grouped(texts[0], part.precedence)}")
@@ -139,8 +143,6 @@ def _surrogate(content: Mapping[str, Any], number: int = 1) -> _Written:
     expr, logic, classes = metric(content["metric"]), content["logic"], content["classes"]
     e.check_classes(expr)
     check_logic(logic)
-    if logic not in _LOGICS:
-        raise InputError(f"logic {logic} can't be written as a module.")
     if classes not in get_args(Classes):
         raise InputError(f"classes is {classes!r}; allowed: {', '.join(get_args(Classes))}.")
     curves = {slot: Curve(content["curve"], tuple(content["slots"][str(slot)])) for slot in slots(expr)}
@@ -159,14 +161,14 @@ def _surrogate(content: Mapping[str, Any], number: int = 1) -> _Written:
         *writer.lines,
         f"    return {writer.result}",
     ]
-    functions = ["\n".join(lines), *writer.curve_functions()]
-    return _Written(about, value, functions, details, writer.uses_valid, precedence=precedence)
+    functions = ["\n".join(lines), *writer.score_functions, *writer.curve_functions()]
+    return _Written(about, value, functions, details, writer.uses_valid, logic == "lovasz", precedence)
 
 
 def _reading(expr: e.Expr, logic: LogicKind, writer: _Writer) -> str:
     """What makes the metric differentiable, in a sentence."""
     operators = {node.op for node in expr.walk() if isinstance(node, e.Logic)}
-    product = logic == "product"
+    product = logic != "godel"
     parts = ["pred is the softmax of the logits"]
     if operators & {"&", "^"}:
         parts.append("a & b is a b" if product else "a & b is min(a, b)")
@@ -176,6 +178,8 @@ def _reading(expr: e.Expr, logic: LogicKind, writer: _Writer) -> str:
         parts.append("a ^ b is (a | b) - (a & b)")
     curved = ", where a and b go through monotone curves" if writer.has_curves else ""
     text = f"Made differentiable: {', '.join(parts)}{curved}."
+    if logic == "lovasz":
+        text += " What is a function of the sums of one class goes through the Lovász extension of its fall with errors."
     if writer.classes == "metric" or not any(isinstance(node, e.ClassMean) for node in expr.walk()):
         return text
     present = writer.classes == "present"
@@ -191,7 +195,12 @@ class _Writer:
     def __init__(self, expr: e.Expr, logic: LogicKind, classes: Classes, curves: Mapping[Slot, Curve]) -> None:
         self.lines: list[str] = []
         self.uses_valid = False
-        self._logic, self.classes = logic, classes
+        self._logic, self.classes = "product" if logic == "lovasz" else logic, classes
+        extension = Extension(expr, curves, classes) if logic == "lovasz" else None
+        self._extended = {part.node: part.errors for part in extension.parts} if extension else {}
+        self._errors: dict[Errors, str] = {}
+        self.score_functions: list[str] = []
+        """The functions of the scores that are extended after Lovász."""
         self._functions = _named({slot: curve for slot, curve in curves.items() if not curve.is_identity})
         self._curve_of = {slot: name for name, (_, places) in self._functions.items() for slot in places}.get
         self._names: dict[e.Expr, str] = {e.pred: "pred", e.target: "target"}
@@ -216,6 +225,9 @@ class _Writer:
 
     def _parts(self, node: e.Expr) -> list[e.Expr]:
         """The nodes that the text of a node is made of."""
+        if node in self._extended:
+            within = self._extended[node].within
+            return [] if within is None else [within]
         if isinstance(node, e.ClassMean) and self.classes == "all":
             return [node.value]
         if isinstance(node, e.ClassMean) and self.classes == "present":
@@ -262,6 +274,8 @@ class _Writer:
     # The text of each kind of node
 
     def _body(self, expr: e.Expr) -> _Text:
+        if expr in self._extended:
+            return self._extension(expr, self._extended[expr]), _ATOM
         node = cast("e.Node", expr)
         match node:
             case e.Leaf():
@@ -304,6 +318,42 @@ class _Writer:
                 return f"_image_worst({value}, where={where}, fraction={_number(node.fraction)})", _ATOM
             case _:
                 assert_never(node)
+
+    def _extension(self, node: e.Expr, errors: Errors) -> str:
+        """A score of each class, extended after Lovász."""
+        if errors not in self._errors:
+            bends = [
+                self._curve_of(Slot(operator, logic.operands.index(e.pred), logic)) if logic is not None else None
+                for operator, logic in (("and", errors.both), ("or", errors.either))
+            ]
+            own, other = (f"{bend}(pred)" if bend else "pred" for bend in bends)
+            name = self._errors[errors] = self._new_name("errors")
+            self.lines.append(f"    {name} = torch.where(target > 0, 1 - {own}, {other})")
+        self.uses_valid = True
+        counted = "valid"
+        if errors.within is not None:
+            counted = f"valid * {self._text(errors.within, longest=24, at_least=_PRODUCT)}"
+        function = "_image_extension" if errors.per_image else "_extension"
+        return f"{function}({self._score(node, errors)}, {self._errors[errors]}, target, {counted})"
+
+    def _score(self, node: e.Expr, errors: Errors) -> str:
+        """The name of the function that a score is of its sums, which is written."""
+        writer = copy.copy(self)
+        size, both, either = (errors.sum_of(a_map) for a_map in (e.target, errors.both, errors.either))
+        names = ((size, "size"), (both, "both"), (either, "either"))
+        writer.lines, writer._extended = [], {}
+        writer._names = {summed: name for summed, name in names if summed is not None}
+        writer._taken = {"both", "either", "size", "torch"}
+        writer._uses = writer._count_uses(node)
+        result = writer._text(node, longest=_WIDTH)
+        name = self._new_name("_score")
+        doc = _wrapped(f"{node}, from its sums.", _WIDTH - 10)
+        doc = [f'"""{doc[0]}"""'] if len(doc) == 1 else [f'"""{doc[0]}', *doc[1:], '"""']
+        lines = [*(f"    {line}" for line in doc), *writer.lines, f"    return {result}"]
+        self.score_functions.append(
+            "\n".join([f"def {name}(both: Tensor, either: Tensor, size: Tensor) -> Tensor:", *lines])
+        )
+        return name
 
     def _logic_text(self, node: e.Logic) -> _Text:
         longest = 0 if node.op == "^" else 24  # of XOR each operand is written twice
@@ -608,31 +658,6 @@ def _focal(options: dict[str, Any]) -> _Written:
     return _Written(title, "_focal(logits, target)", [function], hard=True)
 
 
-def _lovasz(options: dict[str, Any]) -> _Written:
-    per_image = options.pop("per_image", False)
-    title = "Lovász-softmax" + (" of each image" if per_image else " of the batch")
-    flat = [f"{x}.unsqueeze(-1).flatten(2)" for x in ("pred", "target", "valid")]
-    if not per_image:  # the batch as one image
-        flat = [f"{x}.movedim(1, 0).flatten(1)[None]" for x in ("pred", "target", "valid")]
-    lines = [
-        f"pred = {flat[0]}  # (images, C, pixels)",
-        f"target, valid = {flat[1]}, {flat[2]}",
-        "# Sorted by their errors, largest first; those that do not count come last, with an error of 0.",
-        "errors = torch.where(valid, (target - pred).abs(), -1.0)",
-        "errors, order = errors.sort(-1, descending=True)",
-        "mine = target.gather(-1, order) > 0",
-        "# If the first i pixels were wrong, the IoU would be inner / outer. What each takes of it, uncancelled:",
-        "inner = mine.sum(-1, keepdim=True) - mine.cumsum(-1)",
-        "outer = (mine.sum(-1, keepdim=True) + (~mine).cumsum(-1)).to(errors.dtype)",
-        "taken = torch.where(mine, 1 / outer.clamp(min=1), inner / (outer * (outer - 1)).clamp(min=1))",
-        "losses = (errors.clamp(min=0) * taken).sum(-1)",
-        "return _image_mean(_class_mean(losses, where=target.sum(-1)), where=valid.sum((1, 2)))",
-    ]
-    doc = "Mean over the classes in the target of the convex extension of 1 - IoU (Berman et al., CVPR 2018)."
-    function = _function("_lovasz", "pred: Tensor, target: Tensor, valid: Tensor", doc, lines)
-    return _Written(title, "_lovasz(logits.softmax(1), target, valid)", [function], valid=True, hard=True)
-
-
 def _boundary_cross_entropy(options: dict[str, Any]) -> _Written:
     factor, radius = _finite("factor", options.pop("factor", 10)), int(options.pop("radius", 5))
     title = f"cross-entropy, {_number(factor)} times as heavy within {radius} pixels of a boundary"
@@ -650,7 +675,6 @@ def _boundary_cross_entropy(options: dict[str, Any]) -> _Written:
 _CLASSICS = {
     "cross_entropy": _cross_entropy,
     "focal": _focal,
-    "lovasz": _lovasz,
     "boundary_cross_entropy": _boundary_cross_entropy,
 }
 

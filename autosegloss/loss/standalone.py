@@ -6,6 +6,8 @@ compute is what `SurrogateLoss` does by its reference path, in short.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -191,6 +193,37 @@ def _image_worst(x: Tensor, where: Tensor, fraction: float) -> Tensor:
     rank = torch.arange(len(x), device=x.device).view(-1, *[1] * (x.ndim - 1))
     mean = torch.where(rank < kept, lowest, 0.0).sum(0) / kept.clamp(min=1)
     return torch.where((counted & x.isnan()).any(0), torch.nan, mean)
+
+
+def _extension(
+    score: Callable[[Tensor, Tensor, Tensor], Tensor], errors: Tensor, target: Tensor, valid: Tensor
+) -> Tensor:
+    """`_lovasz` of the batch, (N, C, *S) -> (C,)."""
+    maps = (errors, target, valid.expand_as(target))
+    return _lovasz(score, *(x.unsqueeze(-1).flatten(2).movedim(1, 0).flatten(1) for x in maps))
+
+
+def _image_extension(
+    score: Callable[[Tensor, Tensor, Tensor], Tensor], errors: Tensor, target: Tensor, valid: Tensor
+) -> Tensor:
+    """`_lovasz` of each image, (N, C, *S) -> (N, C)."""
+    return _lovasz(score, *(x.unsqueeze(-1).flatten(2) for x in (errors, target, valid.expand_as(target))))
+
+
+def _lovasz(
+    score: Callable[[Tensor, Tensor, Tensor], Tensor], errors: Tensor, target: Tensor, valid: Tensor
+) -> Tensor:
+    """The score at no error less the Lovász extension of its fall with errors, over the last axis (Berman et al., 2018).
+
+    `score` is a function of the intersection, the union and the size of the target.
+    """
+    errors, order = torch.where(valid > 0, errors, -1.0).sort(-1, descending=True)  # what does not count comes last
+    mine = target.gather(-1, order) > 0
+    size = mine.sum(-1, keepdim=True).double()
+    scores = score(size - mine.cumsum(-1), size + (~mine & (errors >= 0)).cumsum(-1), size)
+    best = score(size, size, size)
+    fall = torch.cat([best, scores], -1)[..., :-1] - scores
+    return (best.squeeze(-1) - (errors.clamp(min=0) * fall).sum(-1)).to(errors.dtype)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
