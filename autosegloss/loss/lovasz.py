@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor
@@ -50,6 +50,15 @@ class Errors:
     either: e.Logic | None
     within: e.Expr | None
     per_image: bool
+
+    @property
+    def slots(self) -> tuple[Slot | None, Slot | None]:
+        """Where the curves on the prediction sit that bend the errors of the class and of other classes."""
+        both, either = self.both, self.either
+        return (
+            None if both is None else Slot("and", both.operands.index(e.pred), both),
+            None if either is None else Slot("or", either.operands.index(e.pred), either),
+        )
 
     def sum_of(self, a_map: e.Expr | None) -> e.Sum | None:
         """The sum of a map that the score may be made of."""
@@ -150,7 +159,10 @@ class Extension:
         self._curves = curves
         self.errors = tuple(dict.fromkeys(part.errors for part in self.parts))
         """The errors that are counted."""
-        self._bends = tuple(_curves_of(errors, curves) for errors in self.errors)
+        self._bends = tuple(
+            (IDENTITY if own is None else curves[own], IDENTITY if other is None else curves[other])
+            for own, other in (errors.slots for errors in self.errors)
+        )
         derived = {node for errors in self.errors for node in errors.sums(torch.zeros(1, 1, 4, 1))}
         self.rest = tuple(node for node in self._sums_outside(expr, classes) if node not in derived)
         """The sums that the value is made of besides, which the errors do not give."""
@@ -340,14 +352,3 @@ def _dual(node: e.Expr, given: Mapping[e.Expr, _Dual], like: Tensor) -> _Dual:
 
 def _sum(a_map: e.Expr, errors: Errors) -> e.Sum:
     return cast("e.Sum", (e.per_image if errors.per_image else e.total)(a_map, within=errors.within))
-
-
-def _curves_of(errors: Errors, curves: Mapping[Slot, Curve]) -> tuple[Curve, Curve]:
-    """The curve on the prediction of the AND and of the OR."""
-    return _curve("and", errors.both, curves), _curve("or", errors.either, curves)
-
-
-def _curve(operator: Literal["and", "or"], node: e.Logic | None, curves: Mapping[Slot, Curve]) -> Curve:
-    if node is None:
-        return IDENTITY
-    return curves[Slot(operator, node.operands.index(e.pred), node)]

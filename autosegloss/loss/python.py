@@ -179,7 +179,9 @@ def _reading(expr: e.Expr, logic: LogicKind, writer: _Writer) -> str:
     curved = ", where a and b go through monotone curves" if writer.has_curves else ""
     text = f"Made differentiable: {', '.join(parts)}{curved}."
     if logic == "lovasz":
-        text += " What is a function of the sums of one class goes through the Lovász extension of its fall with errors."
+        text += (
+            " What is a function of the sums of one class goes through the Lovász extension of its fall with errors."
+        )
     if writer.classes == "metric" or not any(isinstance(node, e.ClassMean) for node in expr.walk()):
         return text
     present = writer.classes == "present"
@@ -322,10 +324,7 @@ class _Writer:
     def _extension(self, node: e.Expr, errors: Errors) -> str:
         """A score of each class, extended after Lovász."""
         if errors not in self._errors:
-            bends = [
-                self._curve_of(Slot(operator, logic.operands.index(e.pred), logic)) if logic is not None else None
-                for operator, logic in (("and", errors.both), ("or", errors.either))
-            ]
+            bends = (self._curve_of(slot) if slot is not None else None for slot in errors.slots)
             own, other = (f"{bend}(pred)" if bend else "pred" for bend in bends)
             name = self._errors[errors] = self._new_name("errors")
             self.lines.append(f"    {name} = torch.where(target > 0, 1 - {own}, {other})")

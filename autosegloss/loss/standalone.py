@@ -210,17 +210,16 @@ def _image_extension(
     return _lovasz(score, *(x.unsqueeze(-1).flatten(2) for x in (errors, target, valid.expand_as(target))))
 
 
-def _lovasz(
-    score: Callable[[Tensor, Tensor, Tensor], Tensor], errors: Tensor, target: Tensor, valid: Tensor
-) -> Tensor:
-    """The score at no error less the Lovász extension of its fall with errors, over the last axis (Berman et al., 2018).
+def _lovasz(score: Callable[[Tensor, Tensor, Tensor], Tensor], errors: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """The score at no error less the Lovász extension of its fall with errors, over the last axis.
 
-    `score` is a function of the intersection, the union and the size of the target.
+    `score` is a function of the intersection, the union and the size of the target (Berman et al., CVPR 2018).
     """
     errors, order = torch.where(valid > 0, errors, -1.0).sort(-1, descending=True)  # what does not count comes last
-    mine = target.gather(-1, order) > 0
-    size = mine.sum(-1, keepdim=True).double()
-    scores = score(size - mine.cumsum(-1), size + (~mine & (errors >= 0)).cumsum(-1), size)
+    mine, counted = target.gather(-1, order) > 0, errors >= 0
+    own, others = (mine & counted).cumsum(-1), (~mine & counted).cumsum(-1)
+    size = (mine & counted).sum(-1, keepdim=True).double()
+    scores = score(size - own, size + others, size)
     best = score(size, size, size)
     fall = torch.cat([best, scores], -1)[..., :-1] - scores
     return (best.squeeze(-1) - (errors.clamp(min=0) * fall).sum(-1)).to(errors.dtype)
