@@ -117,7 +117,7 @@ def _sum(terms: Sequence[tuple[float, Mapping[str, Any]]]) -> _Written:
         parts.append(part)
     return _Written(
         " + ".join(abouts),
-        " + ".join(values) if len(" + ".join(values)) <= _LONGEST_VALUE else "\n+ ".join(values),
+        "\n+ ".join(values),
         [*functions.values()],
         [paragraph for part in parts for paragraph in part.details],
         any(part.valid for part in parts),
@@ -711,7 +711,9 @@ def _loss(loss: _Written) -> str:
     value, pred = loss.value, ""
     if value.count("logits.softmax(1)") > 1:
         value, pred = value.replace("logits.softmax(1)", "pred"), "\n        pred = logits.softmax(1)"
-    if "\n" in value:
+    if len(value) <= _LONGEST_VALUE:
+        value = value.replace("\n", " ")
+    elif "\n" in value:
         value = "(\n" + textwrap.indent(value, " " * 12) + "\n        )"
     return f'''def loss(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """{about[0].upper()}{about[1:]}.

@@ -460,7 +460,7 @@ AND, OR = "slot `and[0] of pred & target`", "slot `or[0] of pred | target`"
             f"{OR}: control point 0 must be a pair of numbers (u, v), got 0.5.",
         ),
         ({"curve": "besier"}, InputError, "curve is 'besier'; allowed: identity, bezier, linear, log."),
-        ({"logic": "fuzzy"}, InputError, "logic is 'fuzzy'; allowed: product, godel."),
+        ({"logic": "fuzzy"}, InputError, "logic is 'fuzzy'; allowed: product, godel, lovasz."),
         ({"classes": "none"}, InputError, "classes is 'none'; allowed: metric, all, present."),
         (
             {"ignore_index": 1.5},
