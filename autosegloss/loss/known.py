@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from autosegloss.loss.base import Loss, LossContent
@@ -37,7 +39,13 @@ _LEFT_OUT = ("format", "version", "scale", "provenance")
 def known_as(loss: Loss) -> str | None:
     """What people call a loss, whatever its scale; None if it is not in `KNOWN`."""
     own = _shape(loss)
-    return next((called for text, called in KNOWN.items() if _shape_of(text) == own), None)
+    return next((called for text, called in KNOWN.items() if not _hidden(text) and _shape_of(text) == own), None)
+
+
+def _hidden(text: str) -> bool:
+    """Whether a file of this name goes before the loss."""
+    paths = map(Path, [text, *re.findall(r"[\w/]+", text)])
+    return any(path.exists() and not path.is_dir() for path in paths)
 
 
 @cache

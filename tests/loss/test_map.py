@@ -148,6 +148,11 @@ def v_net(x: Batch) -> Tensor:
     return 1 - over_classes(2 * (x.p * x.t).sum(ALL) / ((x.p**2).sum(ALL) + (x.t**2).sum(ALL)), x.t.sum(ALL))
 
 
+def monai(x: Batch) -> Tensor:
+    """The mean over images and classes, whether there or not; its small constants are left out."""
+    return 1 - (2 * (x.p * x.t).sum(PIXELS) / (x.p.sum(PIXELS) + x.t.sum(PIXELS))).mean()
+
+
 def generalised_dice(x: Batch) -> Tensor:
     size = x.t.sum(ALL)
     weight = torch.where(size > 0, 1 / size.clamp(min=1) ** 2, 0.0)
@@ -284,6 +289,7 @@ FORMULAS: dict[str, Formula] = {
     "soft Jaccard, soft IoU": index(1, 1),
     "soft Dice": index(0.5, 0.5),
     "Dice of V-Net": v_net,
+    "Dice of MONAI": monai,
     "generalised Dice": generalised_dice,
     "Tversky loss": index(0.3, 0.7),
     "JML": by_norms(1, 1),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from autosegloss import MixedLoss, SurrogateLoss, cli, load_loss
-from autosegloss.loss.classic import CrossEntropy
+from autosegloss.loss.classic import CrossEntropy, Focal
 from autosegloss.report.plots import text_plot
 from autosegloss.report.shown import loss_text
 
@@ -95,3 +97,14 @@ def test_what_the_logic_lovasz_leaves_to_products_is_said() -> None:
 
 def test_a_part_without_a_share_is_left_out() -> None:
     assert "share     0\n" not in loss_text(MixedLoss(load_loss("jml"), 0.0))
+
+
+def test_a_file_with_the_name_of_a_loss_takes_the_name_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("focal").write_text("no loss")
+    Path("dml").mkdir()
+    load_loss("jml").save("cross_entropy")
+    assert loss_text(Focal()) == "loss      focal"
+    assert loss_text(CrossEntropy()) == "loss      cross_entropy"
+    assert "known as  JML (" in loss_text(load_loss("cross_entropy"))
+    assert "known as  DML (" in loss_text(load_loss("dml"))
