@@ -60,7 +60,7 @@ def of_maps(pred: Tensor, target: Tensor, valid: Tensor | None, curves: tuple[Cu
     bins, mine = BINS[per_image], target > 0
     errors = torch.where(mine, 1 - curves[0](pred), curves[1](pred))
     counts = torch.ones_like(errors) if valid is None else valid.unsqueeze(-1).flatten(2).to(errors).expand_as(errors)
-    place = _bins(errors.detach() * bins, bins).long() + bins * (~mine).long()
+    place = (errors.detach() * bins).long().clamp(0, bins - 1) + bins * (~mine).long()
     place = place + 2 * bins * torch.arange(classes, device=pred.device).view(-1, 1)
     rows = images if per_image else 1
     if per_image:
