@@ -69,7 +69,7 @@ def test_contestants_get_equal_numbers_of_trials(monkeypatch: pytest.MonkeyPatch
     plain = Valley.__call__
 
     def counted(self: Valley, job: Job) -> Outcome:
-        counts[name] += job.stage == "search"
+        counts[name] += job.stage == "search" and job.index < 5  # after these comes the start, of which none is told
         return plain(self, job)
 
     monkeypatch.setattr(Valley, "__call__", counted)

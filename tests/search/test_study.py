@@ -260,11 +260,11 @@ def test_a_start_that_fails_is_noted_and_decides_nothing(tmp_path: Path, undistu
     assert result["steps"][1].pop("start") is None
     assert result == expected
 
-    # Nor does a start that ends well make up for samples that fail.
-    both = {("search", 0, index): "raise" for index in range(2)}
+    # Nor do a start and a baseline that end well make up for samples that fail.
+    both, guard = {("search", 0, index): "raise" for index in range(2)}, {"other": 0.5}
     with Journal(tmp_path / "few") as journal:
         algorithm = PPO2(start=(0.5,) * 3, samples=2)
-        study = Study(algorithm, journal, *TOY_LOSSES, steps=1, candidates=1, finalist_seeds=2, seed=0)
+        study = Study(algorithm, journal, *TOY_LOSSES, steps=1, candidates=1, finalist_seeds=2, seed=0, guard=guard)
         with pytest.raises(SearchError, match="step 0: 2 of 2 trials failed"):
             SerialRunner().run(study, replace(TOY, break_at=both))
 
@@ -275,6 +275,9 @@ def test_the_algorithm_is_not_told_of_the_start(tmp_path: Path, undisturbed: str
         return replace(outcome, reward=9.0) if (job.stage, job.index) == ("search", 8) else outcome
 
     result, expected = json.loads(run_toy(tmp_path, SerialRunner(), better_at_the_start)), json.loads(undisturbed)
+    with opened(tmp_path, resume=True) as study:
+        assert study.best is not None
+        assert study.best[0].index < 8
     assert [step.pop("start") for step in result["steps"]] == [9.0] * 3
     assert all(step.pop("start") < 0 for step in expected["steps"])
     assert result == expected
