@@ -55,7 +55,7 @@ def test_a_search_in_a_process_of_its_own_writes_a_loss_and_prints_every_metric(
     loss = load_loss(out / "loss.json")
     assert set(loss.provenance["validation"]) == {"cross-entropy", "start", "found"}
     lines = trials_of(out / "trials.jsonl")
-    assert len(lines) == 2 * 2 + 3 * 2  # steps x samples, (candidate and two baselines) x seeds
+    assert len(lines) == 2 * (2 + 1) + 3 * 2  # steps x (samples and the start), (candidate, two baselines) x seeds
     assert all(set(METRICS) <= line["metrics"].keys() for line in lines)
 
 
@@ -67,19 +67,19 @@ def test_status_of_a_search_finished_stopped_or_running(
     assert run("search", str(config), "--runner", "serial", "--out", str(out), capsys=capsys)[0] == 0
     code, text, _ = run("status", str(out), capsys=capsys)
     assert code == 0
-    assert text.startswith("miou: finished\n2 of 2 steps; 10 of 10 trials done, 0 failed\nstep 0: mean reward 0.")
+    assert text.startswith("miou: finished\n2 of 2 steps; 12 of 12 trials done, 0 failed\nstep 0: mean reward 0.")
     assert "\nbest so far 0." in text
     assert "\nfound: " in text
 
     # Stopped within the second step, in the middle of a line; nothing is mended here.
     journal = out / "trials.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    torn = b"".join(lines[:4]) + lines[4][:20]
+    torn = b"".join(lines[:5]) + lines[5][:20]
     journal.write_bytes(torn)
     code, text, _ = run("status", str(out), capsys=capsys)
     assert code == 0
     assert text.startswith(
-        "miou: stopped; continue with: autosegloss search CONFIG --resume\n1 of 2 steps; 3 of 10 trials"
+        "miou: stopped; continue with: autosegloss search CONFIG --resume\n1 of 2 steps; 4 of 12 trials"
     )
     assert journal.read_bytes() == torn
 
