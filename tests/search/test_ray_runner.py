@@ -67,7 +67,7 @@ def test_a_study_that_refuses_to_go_on_stops_every_runner(runner: Runner, tmp_pa
         SearchError, match=r"step 1: 6 of 8 trials failed; .*RuntimeError: CUDA out of memory\.\)\.?\nThe jour"
     ):
         run_toy(tmp_path, runner, broken)
-    assert len(trials_of(tmp_path)) == 16
+    assert len(trials_of(tmp_path)) == 18
     assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
 
 
