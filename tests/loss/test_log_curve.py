@@ -115,11 +115,11 @@ def test_its_coordinate_is_its_height() -> None:
     assert [points_from_theta([v], "log") for v in (0, 0.3, 1)] == [((0.5, 0.02),), ((0.5, 0.3),), ((0.5, 0.98),)]
     with pytest.raises(InputError, match="theta has 2 coordinates; a log curve has one"):
         points_from_theta([0.5, 0.5], "log")
-    space = SearchSpace(metric("bf1"), "log", share_curves=True, cross_entropy=True)
-    assert space.identity == (0.5, 0.5, 0.25)
-    assert space.control_points([0.3, 0.6, 0.1]) == [((0.5, 0.3),)] * 2 + [((0.5, 0.6),)] * 2
-    with pytest.raises(InputError, match=r"theta has 2 coordinates; 2 log curve\(s\) and a weight have 3"):
-        space.control_points([0.5] * 2)
+    space = SearchSpace(metric("bf1"), "log", share_curves=True)
+    assert space.identity == (0.5, 0.5)
+    assert space.control_points([0.3, 0.6]) == [((0.5, 0.3),)] * 2 + [((0.5, 0.6),)] * 2
+    with pytest.raises(InputError, match=r"theta has 3 coordinates; 2 log curve\(s\) .*have 2"):
+        space.control_points([0.5] * 3)
     loss = SurrogateLoss.from_theta("miou", [0.8, 0.3], 64, curve="log")
     assert loss.control_points == [[(0.5, 0.8)], [(0.5, 0.3)]]
 

