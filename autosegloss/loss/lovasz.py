@@ -99,36 +99,41 @@ class Part:
         own, others = counted[:, :, 0].detach(), counted[:, :, 1].detach()
         size = own.sum(-1, keepdim=True)
         upto_own, upto_others = (x.flip(-1).cumsum(-1).flip(-1) for x in (own, others))  # in this bin or above it
-        above_own, above_others = upto_own - own, upto_others - others
-        nothing = torch.zeros_like(size)
-        best, _, _ = self._score(size, nothing, nothing)
-        after, _, _ = self._score(size, upto_own, upto_others)
-        before, _, _ = self._score(size, above_own, above_others)
-        _, by_own, by_others = self._score(size, (upto_own + above_own) / 2, (upto_others + above_others) / 2)
-        by_own, by_others = (-by_own).clamp(min=0), (-by_others).clamp(min=0)
+        best, after = self._score(size, 0.0, 0.0), self._score(size, upto_own, upto_others)
+        taken = torch.cat([after[..., 1:], best], -1) - after
+        by_own, by_others = self._slopes(size, upto_own - own / 2, upto_others - others / 2)
         split = own * by_own + others * by_others
         # A score without a slope there falls by a jump, as where the last pixel of a class is lost: shared alike.
         flat = split < 1e-300
-        share = (before - after) / torch.where(flat, (own + others).clamp(min=1), split)
-        weight_own, weight_others = share * torch.where(flat, 1.0, by_own), share * torch.where(flat, 1.0, by_others)
-        fall = (weight_own * counted[:, :, 2] + weight_others * counted[:, :, 3]).sum(-1)
-        return best.squeeze(-1) - fall
+        share = taken / torch.where(flat, (own + others).clamp(min=1), split)
+        fall = torch.where(flat, 1.0, by_own) * counted[:, :, 2] + torch.where(flat, 1.0, by_others) * counted[:, :, 3]
+        return best.squeeze(-1) - (share * fall).sum(-1)
 
-    def _score(self, size: Tensor, own: Tensor, others: Tensor) -> _Dual:
-        """The score and its derivatives where so many pixels of the class and of other classes are wrong."""
-        one, zero = torch.ones_like(own), torch.zeros_like(own)
-        given: dict[e.Expr, _Dual] = {_sum(e.target, self.errors): (size + zero, zero, zero)}
+    def _score(self, size: Tensor, own: Tensor | float, others: Tensor | float) -> Tensor:
+        """The score where so many pixels of the class and of other classes are wrong."""
+        x, *_ = _dual(self.node, self._given(size, own, others, 0.0))
+        return x + torch.zeros_like(size)
+
+    def _slopes(self, size: Tensor, own: Tensor, others: Tensor) -> list[Tensor]:
+        """How fast the score falls with both kinds of wrong pixels; at least 0."""
+        _, *slopes = _dual(self.node, self._given(size, own, others, 1.0))
+        return [(-torch.as_tensor(slope, dtype=size.dtype, device=size.device)).clamp(min=0) for slope in slopes]
+
+    def _given(self, size: Tensor, own: Tensor | float, others: Tensor | float, slope: float) -> dict[e.Expr, _Dual]:
+        """The sums where so many pixels are wrong, with derivatives by these numbers times `slope`."""
+        given: dict[e.Expr, _Dual] = {_sum(e.target, self.errors): (size, 0.0, 0.0)}
         if self.errors.both is not None:
-            given[_sum(self.errors.both, self.errors)] = (size - own, -one, zero)
+            given[_sum(self.errors.both, self.errors)] = (size - own, -slope, 0.0)
         if self.errors.either is not None:
-            given[_sum(self.errors.either, self.errors)] = (size + others, zero, one)
-        return _dual(self.node, given, own)
+            given[_sum(self.errors.either, self.errors)] = (size + others, 0.0, slope)
+        return given
 
 
 Statistics = dict[e.Sum | Errors | Part, Tensor]
 """Sums (rows, 1 or C), counts of errors (rows, C, 4, bins), and values of parts of each image (N, C)."""
-_Dual = tuple[Tensor, Tensor, Tensor]
-"""A value and its derivatives by the wrong pixels of the class and of the others."""
+_Number = Tensor | float
+_Dual = tuple[_Number, _Number, _Number]
+"""A value and its derivatives by the wrong pixels of the class and of the others; plain numbers cost nothing."""
 
 
 class Extension:
@@ -321,33 +326,51 @@ def _rises(part: Part) -> bool:
     grid = torch.tensor(_GRID, dtype=torch.float64)
     size, own, others = (x.flatten() for x in torch.meshgrid(grid, grid, grid, indexing="ij"))
     possible = own < size
-    here, _, _ = part._score(size, own.minimum(size), others)
-    more_own, _, _ = part._score(size, (own + 1).minimum(size), others)
-    more_others, _, _ = part._score(size, own.minimum(size), others + 1)
+    here = part._score(size, own.minimum(size), others)
+    more_own = part._score(size, (own + 1).minimum(size), others)
+    more_others = part._score(size, own.minimum(size), others + 1)
     slack = _ROUNDING * (1 + here.abs())
     return bool(((more_own > here + slack) & possible).any() or (more_others > here + slack).any())
 
 
-def _dual(node: e.Expr, given: Mapping[e.Expr, _Dual], like: Tensor) -> _Dual:
+def _dual(node: e.Expr, given: Mapping[e.Expr, _Dual]) -> _Dual:
     match node:
         case e.Sum():
             return given[node]
         case e.Number():
-            zero = torch.zeros_like(like)
-            return zero + node.value, zero, zero
+            return node.value, 0.0, 0.0
         case e.Arithmetic():
-            (a, *by_a), (b, *by_b) = _dual(node.left, given, like), _dual(node.right, given, like)
-            if node.op == "/":
-                x = interpret.divide(a, b)
-                slopes = [interpret.divide(da - x * db, b) for da, db in zip(by_a, by_b, strict=True)]
+            (a, *by_a), (b, *by_b) = _dual(node.left, given), _dual(node.right, given)
+            if node.op in "+-":
+                sign = 1.0 if node.op == "+" else -1.0
+                x, *slopes = (
+                    _plus(one, _times(sign, other)) for one, other in zip((a, *by_a), (b, *by_b), strict=True)
+                )
             elif node.op == "*":
-                x, slopes = a * b, [da * b + a * db for da, db in zip(by_a, by_b, strict=True)]
+                x = _times(a, b)
+                slopes = [_plus(_times(da, b), _times(a, db)) for da, db in zip(by_a, by_b, strict=True)]
             else:
-                sign = 1 if node.op == "+" else -1
-                x, slopes = a + sign * b, [da + sign * db for da, db in zip(by_a, by_b, strict=True)]
+                inverse = interpret.divide(torch.ones_like(b), b) if isinstance(b, Tensor) else 1 / b if b else 0.0
+                x = _times(a, inverse)
+                slopes = [
+                    _times(_plus(da, _times(-1.0, _times(x, db))), inverse) for da, db in zip(by_a, by_b, strict=True)
+                ]
             return x, slopes[0], slopes[1]
         case _:
             raise AssertionError("no function of sums")  # unreachable: `_counts` refuses it
+
+
+def _plus(a: _Number, b: _Number) -> _Number:
+    if not isinstance(a, Tensor) and a == 0:
+        return b
+    return a if not isinstance(b, Tensor) and b == 0 else a + b
+
+
+def _times(a: _Number, b: _Number) -> _Number:
+    for one, other in ((a, b), (b, a)):
+        if not isinstance(one, Tensor) and one in (0, 1):
+            return 0.0 if one == 0 else other
+    return a * b
 
 
 def _sum(a_map: e.Expr, errors: Errors) -> e.Sum:

@@ -21,6 +21,7 @@ from autosegloss.loss.kernels.pixels import in_threads, pixel_blocks, working_dt
 
 BINS: Final = {False: 4096, True: 1024}
 """Bins of the errors of a batch, and of each image, by `per_image`."""
+_SEVERAL: Final = 32  # blocks whose table is the same: a table costs as much as a few
 _ONE: Final = 2.0**26  # the word for a pixel; more pixels than this do not fit into a bin
 
 
@@ -115,10 +116,7 @@ class _Histograms(torch.autograd.Function):
                 x.scatter_add_(0, bin.add_(start).long().flatten(), words.flatten())
             return x.view(-1, classes, bins)
 
-        images_of: dict[int, list[tuple[slice, slice]]] = {}
-        for block in pixel_blocks(logits):
-            images_of.setdefault(block[0].start or 0, []).append(block)
-        each = in_threads(packed, [(blocks,) for blocks in images_of.values()])
+        each = in_threads(packed, [(blocks,) for blocks in _together(pixel_blocks(logits), per_image)])
         if not asked[1]:
             probability.exp_()
 
@@ -195,6 +193,17 @@ class _Fast:
     def values_and_slopes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Both; None in place of slopes of 1."""
         return (x, None) if self._curve is None else self._curve.values_and_slopes(x)
+
+
+def _together(blocks: list[tuple[slice, slice]], per_image: bool) -> list[list[tuple[slice, slice]]]:
+    """Blocks whose sums are added up in one table, in their order: of one image, or of several small ones."""
+    groups: list[list[tuple[slice, slice]]] = []
+    for image, pixels in blocks:
+        if groups and (groups[-1][-1][0] == image or (not per_image and len(groups[-1]) < _SEVERAL)):
+            groups[-1].append((image, pixels))
+        else:
+            groups.append([(image, pixels)])
+    return groups
 
 
 def _starts(images: int, classes: int, bins: int, per_image: bool, like: Tensor) -> Tensor:
