@@ -23,12 +23,17 @@ def class_sums(x: Tensor, labels: Tensor, classes: int) -> Tensor:
     return sums.scatter_add_(1, labels.where(labels >= 0, classes), x)[:, :classes]
 
 
-def pixel_blocks(logits: Tensor) -> list[tuple[slice, slice]]:
-    """Some pixels of an image at a time, or some small images; on a GPU, which has no such cache, all at once."""
+def pixel_blocks(logits: Tensor, times: int = 1) -> list[tuple[slice, slice]]:
+    """Some pixels of an image at a time, or some small images; on a GPU, which has no such cache, all at once.
+
+    Args:
+        logits: (N, C, P).
+        times: How many usual blocks one block is, for work with many steps that are short.
+    """
     images, classes, pixels = logits.shape
     if logits.device.type != "cpu":
         return [(slice(None), slice(None))]
-    some = max(1, _BLOCK // max(1, classes))
+    some = max(1, times * _BLOCK // max(1, classes))
     together = max(1, some // max(1, pixels))
     return [
         (slice(image, image + together), slice(pixel, pixel + some))
