@@ -7,7 +7,8 @@ off it. It sorts the pixels by their errors, largest first, and adds up error ti
 
 Sorting is avoided: pixels whose errors lie in one of some thousand bins count as equal. What a bin takes from the score
 follows from the counts of the bins above it, and is split between its pixels by the partial derivatives of the score at
-the middle of the bin, which is the mean over their orders. Counts and sums of errors add up over blocks and processes.
+the middle of the bin, which is near the mean over their orders. Counts and sums of errors add up over blocks and
+processes.
 
 Source: Berman et al., The Lovász-Softmax loss, CVPR 2018, for the IoU; the extension of other functions is the same.
 """

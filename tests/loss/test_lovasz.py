@@ -15,6 +15,8 @@ from torch import Tensor
 from autosegloss.errors import InputError, InputTypeError
 from autosegloss.loss import SurrogateLoss, build_loss, load_loss
 from autosegloss.loss.curve import Curve
+from autosegloss.loss.kernels import histograms
+from autosegloss.loss.relax import one_hot
 from autosegloss.metric import (
     Accumulator,
     Expr,
@@ -201,6 +203,33 @@ def test_every_evaluator_is_the_reference(run: Any, expr: Expr | str) -> None:
         assert found.item() == pytest.approx(value.item(), rel=near)
         # An error at the edge of two bins may be rounded into either.
         assert (gradient - slope).norm() <= (1e-9 if dtype == DOUBLE else 1e-3) * slope.norm()
+
+
+@pytest.mark.parametrize("per", [False, True])
+def test_the_kernel_counts_what_maps_show(per: bool) -> None:
+    logits, labels, _ = batch((3, 5, 13, 10), DOUBLE, ignored="some")
+    labels = labels.masked_fill(labels == 255, -1)
+    truth, valid = one_hot(labels, 5, DOUBLE), (labels >= 0).unsqueeze(1)
+    bends = Curve("bezier", ((0.3, 0.7),)), Curve("bezier", ((0.8, 0.4),))
+    shown = histograms.of_maps(logits.softmax(1), truth, valid, bends, per)
+    found = histograms.of(logits.flatten(2), labels.flatten(1), bends, per)
+    assert found.shape == shown.shape
+    assert torch.equal(found[:, :, :2], shown[:, :, :2])
+    torch.testing.assert_close(found[:, :, 2:], shown[:, :, 2:], rtol=0, atol=1e-9)
+
+
+def test_tied_errors_share_what_they_take_about_as_in_the_mean_over_their_orders() -> None:
+    mine = np.array([True] * 30 + [False] * 50)
+    orders = [np.random.default_rng(i).permutation(len(mine)) for i in range(100)]
+    taken = np.zeros(len(mine))
+    for order in orders:
+        taken[order] -= extended(-np.arange(len(mine)) * 1.0, mine[order], SCORES["jaccard"])[1] / len(orders)
+    logits = torch.zeros(1, 2, len(mine), dtype=DOUBLE)  # each error is 1/2
+    loss = SurrogateLoss("iou(1)", logic="lovasz", curve="identity")
+    _, slope = fused(loss, (logits, torch.tensor(mine[None]).long(), None))
+    expected = np.where(mine, -taken, taken) / 4  # the slope of a softmax at 1/2
+    for kind in (mine, ~mine):  # of each all are equal
+        np.testing.assert_allclose(slope[0, 1].numpy()[kind], expected[kind].mean(), rtol=0.3)
 
 
 def test_curves_bend_the_errors() -> None:
