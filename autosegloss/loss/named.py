@@ -43,7 +43,7 @@ def load_loss(
     surrogates take options in brackets, numbers and true or false. A file goes before a name, and before a text.
 
     Args:
-        source: The path of a loss file; one of the names that `autosegloss losses` lists: a classic such as `lovasz` or
+        source: The path of a loss file; one of the names that `autosegloss losses` lists: a classic such as `focal` or
             one of `presets()`; or a text of these.
         ignore_index: The label of ignored pixels in your data.
         reduce_over_ranks: Whether the sums of surrogates and cross-entropy run over the batches of all ranks of
