@@ -92,9 +92,11 @@ class RelaxationConfig(Section):
 
     @model_validator(mode="after")
     def _fitting(self) -> RelaxationConfig:
-        """Refuse a power of classes without the cross-entropy in which they weigh."""
+        """Refuse a power of classes without the cross-entropy in which they weigh, and cross-entropy alone."""
         if self.cross_entropy == 0 and self.class_power not in (0, "auto"):
             raise misplaced(
                 f"must be 0 or `auto` while `cross_entropy` is 0, got {show(self.class_power)}", "class_power"
             )
+        if self.cross_entropy == 1:
+            raise misplaced("must be below 1: at 1 nothing of the metric is left to search", "cross_entropy")
         return self
