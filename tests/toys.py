@@ -17,10 +17,10 @@ import numpy as np
 
 from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms.ppo import PPO2
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.base import Runner
-from autosegloss.search.space import CROSS_ENTROPY
 from autosegloss.search.study import Study
 
 

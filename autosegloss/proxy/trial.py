@@ -190,7 +190,12 @@ class Proxy:
         return found
 
     def run_group(
-        self, losses: Sequence[LossContent], seed: int, validate: bool = False
+        self,
+        losses: Sequence[LossContent],
+        seed: int,
+        validate: bool = False,
+        rates: Sequence[float] | None = None,
+        iterations: int | None = None,
     ) -> list[Evaluation | Exception]:
         """Run several trials of one seed side by side in this process, preparing each batch once for all of them.
 
@@ -198,11 +203,14 @@ class Proxy:
             losses: The content of a loss file for each trial.
             seed: See `__call__`.
             validate: See `__call__`.
+            rates: The factor of the learning rate of each trial; None is 1 for all.
+            iterations: Number of iterations; None takes that of the settings.
 
         Returns:
             The result of each trial as run alone, bit for bit on the CPU, or its exception.
         """
-        begun = [_caught(self._begin, loss, seed) for loss in losses]
+        factors = [1.0] * len(losses) if rates is None else rates
+        begun = [_caught(self._begin, loss, seed, iterations, rate) for loss, rate in zip(losses, factors, strict=True)]
         trainings = [training for training in begun if isinstance(training, Training)]
         with one_thread():
             errors = iter(advance_together(trainings) if trainings else [])
@@ -211,8 +219,8 @@ class Proxy:
             _caught(self.evaluation, each.network, validate) if isinstance(each, Training) else each for each in ended
         ]
 
-    def _begin(self, loss: LossContent, seed: int) -> Training:
-        return self.training(self.loss(loss), seed)
+    def _begin(self, loss: LossContent, seed: int, iterations: int | None, rate: float) -> Training:
+        return self.training(self.loss(loss), seed, iterations, rate=rate)
 
     def loss(self, content: LossContent) -> Loss:
         """Build the loss of a loss file, or a user's own loss, for the labels of this data set."""
@@ -243,19 +251,20 @@ class Proxy:
         """The target metric of a network on the held-out part."""
         return self._evaluate(network, self.dataset.heldout, {TARGET: self.target}).values()[TARGET]
 
-    def trained(self, loss: LossFunction, seed: int, iterations: int | None = None) -> nn.Module:
+    def trained(self, loss: LossFunction, seed: int, iterations: int | None = None, rate: float = 1.0) -> nn.Module:
         """Train a network with a loss; equal seeds give equal initial weights, images and flips for every loss.
 
         Args:
             loss: The loss.
             seed: See `__call__`.
             iterations: Number of iterations; None takes that of the settings.
+            rate: A factor of the learning rate.
 
         Raises:
             TrainingDiverged: The loss or a weight is not finite.
             RefusedError: Trials need a GPU and this process has none.
         """
-        training = self.training(loss, seed, iterations)
+        training = self.training(loss, seed, iterations, rate=rate)
         with users_code(f"the training of network `{cut(self.settings.network.name)}` failed"), one_thread():
             training.advance()
         return training.network
@@ -266,6 +275,8 @@ class Proxy:
         seed: int,
         iterations: int | None = None,
         device: torch.device | None = None,
+        *,
+        rate: float = 1.0,
         **more: bool,
     ) -> Training:
         """The training run of `trained`, before its first iteration.
@@ -275,6 +286,7 @@ class Proxy:
             seed: See `__call__`.
             iterations: Number of iterations; None takes that of the settings.
             device: The device; None is the GPU if trials have one.
+            rate: A factor of the learning rate.
             **more: `over_ranks` of `Training`.
         """
         self._find_modules()
@@ -293,6 +305,8 @@ class Proxy:
         train = settings.train
         if iterations is not None:
             train = train.model_copy(update={"iterations": iterations})
+        if rate != 1:
+            train = train.model_copy(update={"learning_rate": rate * train.peak_learning_rate})
         return Training(network.to(device), dataset.train, loss, train, seed=seed, unlabelled=self.unlabelled, **more)
 
     def calibration_error(self, network: nn.Module) -> float:

@@ -17,6 +17,7 @@ from autosegloss.metric.settings import guard_shares
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Proxy
 from autosegloss.search.algorithms import ALGORITHMS, Algorithm
+from autosegloss.search.content import CROSS_ENTROPY, bare_content
 from autosegloss.search.folder import (
     CONFIG_FILE,
     JOURNAL_FILE,
@@ -34,7 +35,7 @@ from autosegloss.search.plan import Final, Findings
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
 from autosegloss.search.settings import StudyConfig, as_config, dump_config, fingerprint, load_config
-from autosegloss.search.space import CROSS_ENTROPY, LossFamily, bare_content
+from autosegloss.search.space import LossFamily
 from autosegloss.search.statistics import Score
 from autosegloss.search.study import Study
 

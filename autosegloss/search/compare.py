@@ -26,6 +26,7 @@ from autosegloss.search.comparison import (
     losses_of,
     run_comparison,
 )
+from autosegloss.search.content import bare_content
 from autosegloss.search.folder import COMPARISON_FILES, check_folder
 from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
@@ -34,7 +35,6 @@ from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import StudyConfig, as_config, fingerprint
-from autosegloss.search.space import bare_content
 from autosegloss.search.tables import Table
 from autosegloss.search.tabulate import check_baseline, resolved
 

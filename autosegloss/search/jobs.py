@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from autosegloss.loss.base import LossContent
 
-Stage = Literal["search", "final", "compare"]
+Stage = Literal["screen", "fidelity", "search", "final", "tune", "compare"]
 Place: TypeAlias = tuple[str, int, int]
 """Stage, step and index of a job."""
 
@@ -19,13 +19,16 @@ class Job:
     """One training to run: its loss, its seed and its purpose.
 
     Args:
-        stage: "search" for a sample of the algorithm, "final" for a run that decides the winner, "compare" for one of
-            a comparison.
-        step: Step of the search; in finals and comparisons, the ordinal of the seed. The jobs of a step share it.
+        stage: "screen" for a rival before the search, "fidelity" for a rival at the schedule of the finals, "search"
+            for a sample of the algorithm, "final" for a run that decides the winner; "tune" for a loss at a step before
+            a comparison, "compare" for a run of the comparison.
+        step: Round of the screening, step of the search; elsewhere the ordinal of the seed. The jobs of a step share
+            it.
         index: Place within the step.
         loss: The whole loss, as the content of its file.
         seed: Seed of the training.
         theta: The point in [0, 1]^d at which an optimiser drew the loss, for the record; None otherwise.
+        rate: The factor of the learning rate with which it trains.
     """
 
     stage: Stage
@@ -34,6 +37,7 @@ class Job:
     loss: LossContent = field(hash=False)
     seed: int
     theta: tuple[float, ...] | None = None
+    rate: float = 1.0
 
     @property
     def place(self) -> Place:

@@ -27,8 +27,8 @@ from autosegloss.search.head import Head, joined, other_data, other_environment
 from autosegloss.search.jobs import Job, Outcome, Stage
 
 FORMAT = "autosegloss-journal"
-VERSION = 2
-"""Steps of a search in version 1 had no trial of the start; the trials of comparisons are the same."""
+VERSION = 3
+"""Steps of a search in version 1 had no trial of the start, in version 2 none of their centre."""
 BEGINNING = f'{{"format": "{FORMAT}", '.encode()  # of every head
 
 _SEAL = len(b', "checksum": "00000000"}')
@@ -264,8 +264,8 @@ def _read(data: bytes, path: str) -> _Contents:
         elif record is not None and _is_trial(record):
             if version < VERSION and record["stage"] != "compare":
                 raise RefusedError(
-                    f"{path}:{number}: this search was run by an earlier version of autosegloss, whose steps had no "
-                    "trial of the start. Continue it with that version, or choose another folder. A loss.json beside "
+                    f"{path}:{number}: this search was run by an earlier version of autosegloss, whose steps had "
+                    "other trials. Continue it with that version, or choose another folder. A loss.json beside "
                     "it can be used as before."
                 )
             if following is not None:
@@ -313,7 +313,10 @@ def _is_sealed(line: bytes) -> bool:
 def _record(line: bytes) -> dict[str, Any] | None:
     """The record of a line without its checksum; None if the line is damaged."""
     record = _parsed(line) if _is_sealed(line) else None
-    return {key: value for key, value in record.items() if key != "checksum"} if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    added = {"rate": 1.0} if record.keys() == _TRIAL_KEYS - {"rate"} | {"checksum"} else {}  # before version 3
+    return {key: value for key, value in (record | added).items() if key != "checksum"}
 
 
 def _parsed(line: bytes) -> Any:
@@ -350,6 +353,7 @@ def _is_trial(record: Mapping[str, Any]) -> bool:
     return (
         record["stage"] in _STAGES
         and all(_is_integer(record[key]) for key in ("step", "index", "seed"))
+        and _is_number(record["rate"])
         and isinstance(record["loss"], dict)
         and (theta is None or (isinstance(theta, list) and all(map(_is_number, theta))))
         and (reward is None or _is_number(reward))

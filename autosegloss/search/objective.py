@@ -49,9 +49,15 @@ def announce(dataset: Dataset, on_data: Callable[[Dataset], None] | None) -> Non
 
 @dataclass(frozen=True)
 class ProxyObjective:
-    """Trains the proxy with the loss of a job."""
+    """Trains the proxy with the loss of a job.
+
+    Args:
+        proxy: The proxy.
+        final_iterations: The iterations of the finals; None: those of the proxy.
+    """
 
     proxy: Proxy
+    final_iterations: int | None = None
 
     def __call__(self, job: Job) -> Outcome:
         """Run a trial; finals are also evaluated on the validation set."""
@@ -81,7 +87,9 @@ class ProxyObjective:
 
     def _found(self, jobs: Sequence[Job]) -> list[Evaluation | Exception]:
         first = jobs[0]
-        return self.proxy.run_group([job.loss for job in jobs], first.seed, first.stage == "final")
+        rates = [job.rate for job in jobs]
+        iterations = self.final_iterations if first.stage in ("final", "fidelity") else None
+        return self.proxy.run_group([job.loss for job in jobs], first.seed, first.stage == "final", rates, iterations)
 
 
 def _outcome(evaluation: Evaluation, seconds: float) -> Outcome:

@@ -46,13 +46,13 @@ from autosegloss.search.comparison import (
     losses_of,
     run_comparison,
 )
+from autosegloss.search.content import bare_content
 from autosegloss.search.folder import CHECKPOINT_FILE, COMPARISON_FILES, WEIGHTS, check_folder
 from autosegloss.search.head import Head, other_data, other_environment
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import RetrainConfig, StudyConfig, as_config, fingerprint
-from autosegloss.search.space import bare_content
 from autosegloss.search.tables import Table
 
 _NAME = 80  # characters of a loss in the names of files

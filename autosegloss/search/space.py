@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from autosegloss.loss.relax import LogicKind
 from autosegloss.loss.settings import RelaxationConfig
 from autosegloss.metric import metric
 from autosegloss.metric.expr import Expr
+from autosegloss.search.content import bare_content
 from autosegloss.search.settings import StudyConfig
 
 _CROSS_ENTROPY, _SUM = "cross-entropy", "the sum"
@@ -197,13 +197,3 @@ def _coordinates(space: SearchSpace) -> tuple[str, ...]:
         return ("v",)
     number = number_of_points(space.curve, space.pieces)
     return tuple(f"{axis}{i}" if number > 1 else axis for i in range(1, number + 1) for axis in "uv")
-
-
-def bare_content(loss: Loss) -> LossContent:
-    """The content of a loss's file without its provenance, and with lists for tuples: equal losses compare equal."""
-    content: LossContent = json.loads(json.dumps(loss.content() | {"provenance": {}}))
-    return content
-
-
-CROSS_ENTROPY: LossContent = bare_content(CrossEntropy())
-"""The content of cross-entropy, the baseline of every search."""

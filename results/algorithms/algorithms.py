@@ -26,13 +26,14 @@ from autosegloss.proxy.train import predict
 from autosegloss.proxy.trial import Proxy
 from autosegloss.report.environment import packages
 from autosegloss.search.algorithms import ALGORITHMS
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.runners.base import attempt
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import as_config
-from autosegloss.search.space import CROSS_ENTROPY, LossFamily
+from autosegloss.search.space import LossFamily
 from autosegloss.search.statistics import interval_text
 from autosegloss.search.study import Study
 from results.common.rows import Row, complete

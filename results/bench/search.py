@@ -15,10 +15,10 @@ from typing import Any
 from autosegloss.files import write_text
 from autosegloss.report.environment import about
 from autosegloss.search.algorithms.external import RandomSearch
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.ray import RayRunner
-from autosegloss.search.space import CROSS_ENTROPY
 from autosegloss.search.study import Study
 from results.common.script import run, script
 

@@ -17,10 +17,10 @@ from autosegloss.errors import InputError
 from autosegloss.files import write_text
 from autosegloss.report.environment import packages
 from autosegloss.search.algorithms import ALGORITHMS
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.base import JobQueue
-from autosegloss.search.space import CROSS_ENTROPY
 from autosegloss.search.study import Study
 from results.algorithms.algorithms import Valley
 from results.common.script import run, script

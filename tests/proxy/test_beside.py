@@ -12,9 +12,9 @@ import pytest
 from autosegloss.errors import InputError
 from autosegloss.proxy import imports
 from autosegloss.proxy.imports import import_function, use_folder
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config, dump_config, fingerprint, load_config
-from autosegloss.search.space import CROSS_ENTROPY
 
 NETWORK = """
 import torch

@@ -20,9 +20,9 @@ from autosegloss.proxy.labels import LABELS, LabelTask, build_labels, near_bound
 from autosegloss.proxy.mean_teacher import MeanTeacher, Unlabelled
 from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.train import initial_network, train
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import SearchConfig, StudyConfig, as_config
-from autosegloss.search.space import CROSS_ENTROPY
 
 HALF = 5e-4  # what half precision leaves of a share
 

@@ -19,9 +19,9 @@ from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.networks import build_network, encoder_prefix
 from autosegloss.proxy.networks.weights import matching_weights, read_weights
 from autosegloss.proxy.train import initial_network, pretrain, train
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config
-from autosegloss.search.space import CROSS_ENTROPY
 
 # A backbone whose deepest map is 1/8 of the image, so that the tests' images have pixels left there.
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "layer_type": "basic"}

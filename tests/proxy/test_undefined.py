@@ -15,10 +15,10 @@ from autosegloss.proxy.networks import build_network
 from autosegloss.proxy.networks.weights import matching_weights
 from autosegloss.proxy.train import predict
 from autosegloss.search.compare import compare
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.retrain import retrain
 from autosegloss.search.settings import as_config
-from autosegloss.search.space import CROSS_ENTROPY
 from tests.searches import short
 
 CONFIG = short("Overflowing")

@@ -34,9 +34,9 @@ from autosegloss.report.pages.figures import surface_values, toy_label
 from autosegloss.report.pages.report import report_page
 from autosegloss.report.shown import loss_line
 from autosegloss.search.compare import compare
+from autosegloss.search.content import bare_content
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config, load_config
-from autosegloss.search.space import bare_content
 from tests.journals import rewrite, trials_of
 from tests.report.test_contact_sheet import browser, chromium, luminance
 

@@ -19,7 +19,7 @@ from autosegloss.cli import main
 from autosegloss.errors import AutoseglossError, InputError
 from autosegloss.loss import named_loss
 from autosegloss.search.comparison import PLAN_VERSION, write_table
-from autosegloss.search.space import bare_content
+from autosegloss.search.content import bare_content
 from autosegloss.search.tables import Row, Table, not_learned
 from autosegloss.search.tabulate import read_table, resolved, tabulate
 from tests import oracles

@@ -21,11 +21,12 @@ from autosegloss.proxy import train
 from autosegloss.proxy.data import Split
 from autosegloss.proxy.train import CHECK_EVERY, LossFunction
 from autosegloss.proxy.trial import Evaluation, Proxy
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import ProxyObjective, proxy_of
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import as_config
-from autosegloss.search.space import CROSS_ENTROPY, LossFamily
+from autosegloss.search.space import LossFamily
 from tests.faulty import TINY
 from tests.toys import TOY, Quadratic, run_toy, toy_loss
 

@@ -22,6 +22,7 @@ from autosegloss.proxy.trial import TARGET
 from autosegloss.report.pages import figures
 from autosegloss.report.pages.report import report_page
 from autosegloss.search.algorithms.ppo import PPO2
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.guard import Check, checked, guarded
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
@@ -30,7 +31,7 @@ from autosegloss.search.plan import Findings
 from autosegloss.search.runners.base import JobQueue
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import as_config
-from autosegloss.search.space import CROSS_ENTROPY, LossFamily
+from autosegloss.search.space import LossFamily
 from autosegloss.search.study import Study
 from tests.faulty import TINY
 from tests.toys import TOY_LOSSES, toy_loss

@@ -64,11 +64,12 @@ def read(path: Path, **options: Any) -> list[Any]:
 def test_a_head_then_a_line_per_trial_each_with_its_checksum(halfway: Path) -> None:
     head, *trials = records_of(halfway / JOURNAL)  # which checks the checksums
     assert list(head) == ["format", "version", "versions", "processor", "data"]
-    assert (head["format"], head["version"]) == ("autosegloss-journal", 2)
+    assert (head["format"], head["version"]) == ("autosegloss-journal", 3)
     assert head["versions"] == versions()
     assert list(head["versions"]) == ["autosegloss", "torch", "numpy", "python"]
     assert list(head["processor"]) == ["architecture", "vendor", "instructions"]
-    keys = ["stage", "step", "index", "loss", "seed", "theta", "reward", "metrics", "validation", "error", "seconds"]
+    keys = ["stage", "step", "index", "loss", "seed", "theta", "rate"]
+    keys += ["reward", "metrics", "validation", "error", "seconds"]
     assert [list(trial) for trial in trials] == [keys] * 12
 
 

@@ -197,7 +197,7 @@ def test_a_ray_of_our_own_starts_quietly_stops_at_a_signal_and_leaves_nothing(
         os.killpg(driver.pid, end)  # as a terminal does: to the driver and all it started
         output, _ = driver.communicate(timeout=60)
     # The whole group gets SIGTERM, Ray's servers too: Ray may then end the driver itself before a traceback is printed,
-    # with an exit status that depends on who is first. (The command line prints its last line from a process of its own.)
+    # with a status that depends on who is first. (The last line of the command line is from a process of its own.)
     if end == signal.SIGINT or output:
         assert output.startswith("Traceback"), output  # and nothing before it
     if end == signal.SIGINT:

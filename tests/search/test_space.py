@@ -18,8 +18,9 @@ from autosegloss.loss import MixedLoss, SurrogateLoss, slots
 from autosegloss.loss.base import Loss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.report.shown import loss_line
+from autosegloss.search.content import bare_content
 from autosegloss.search.settings import as_config, load_config
-from autosegloss.search.space import LossFamily, bare_content
+from autosegloss.search.space import LossFamily
 from tests.faulty import TINY
 from tests.journals import trials_of
 from tests.searches import COMMANDS, ROOT, configuration

@@ -17,13 +17,14 @@ from autosegloss.report.pages.examples import Trained, examples
 from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import LOSSES, same_metrics
 from autosegloss.search.api import Status, status
+from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE
 from autosegloss.search.guard import guarded
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.plan import Final, Findings
 from autosegloss.search.settings import StudyConfig
-from autosegloss.search.space import CROSS_ENTROPY, LossFamily
+from autosegloss.search.space import LossFamily
 from autosegloss.search.statistics import Difference, Estimate
 
 
