@@ -53,6 +53,7 @@ def message(load: Any, *arguments: Any) -> str:
 def test_defaults_are_those_of_the_contract() -> None:
     assert as_config({"metric": "miou"}).model_dump() == {
         "metric": "miou",
+        "reward": None,
         "relaxation": {
             "curve": "auto",
             "pieces": 2,
@@ -70,6 +71,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "start": {"regime": "encoder", "iterations": 200, "weights": None},
             "train": TRAIN | {"iterations": 100, "batch_size": 8},
         },
+        "trial": None,
         "search": {
             "algorithm": "ppo2",
             "steps": 12,
@@ -438,7 +440,8 @@ def test_an_unknown_metric_is_named_with_one_alike_or_where_all_are_listed(study
         (
             "bar.x=3",
             "--set bar.x=3: bar: unknown key; "
-            "allowed: metric, relaxation, proxy, search, guard, finalists, resources, retrain, compare, modules",
+            "allowed: metric, reward, relaxation, proxy, trial, search, guard, finalists, resources, retrain, compare, "
+            "modules",
         ),
         (
             "metric.name.deeper=3",
@@ -561,6 +564,7 @@ configs = st.builds(
     lambda chosen, rest: as_config({"metric": chosen, **rest}),
     st.sampled_from(["miou", {"name": "tversky", "alpha": 0.25}, "0.5 * miou + 0.5 * bf1(radius=3)", metric("miou")]),
     section(
+        reward=st.sampled_from(["-miou", {"name": "bf1", "radius": 2}]),
         relaxation=section(
             curve=st.sampled_from(["auto", "bezier", "linear", "log", "identity"]),
             pieces=st.integers(1, 64),
@@ -597,6 +601,7 @@ configs = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(config=configs)
+@example(config=as_config({"metric": "miou", "trial": "my_module:train", "reward": "-hd95"}))
 @example(config=as_config({"metric": "miou", "proxy": {"data": {"\x85": "\x85", "1e-3": "1e-3", "": ""}}}))
 def test_the_dump_loads_back_equal(config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "round_trip.yaml"

@@ -34,6 +34,15 @@ def _metric(value: object) -> str | dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 
+def _reward(value: object) -> str | dict[str, Any]:
+    """Refuse what is neither a text, which may be no metric but a number that a trial returns, nor a metric."""
+    if not isinstance(value, str):
+        return _metric(value)
+    if not value.strip(" -"):
+        raise ValueError(f"must name a number or a metric, got {show(value)}")
+    return value.strip()
+
+
 def _column(value: object) -> str | dict[str, Any]:
     return CALIBRATION if value == CALIBRATION else _metric(value)
 
@@ -93,6 +102,8 @@ MetricSpec: TypeAlias = Annotated[
     str | dict[str, Any], PlainValidator(_metric), WithJsonSchema({**_SCHEMA, "examples": ["miou"]})
 ]
 """A name, a name with options, a text expression, or a name for one, as it was written."""
+RewardSpec: TypeAlias = Annotated[str | dict[str, Any], PlainValidator(_reward), WithJsonSchema(_SCHEMA)]
+"""A metric, or the name of a number that a trial returns, perhaps after a minus sign."""
 Columns: TypeAlias = Annotated[
     list[Annotated[str | dict[str, Any], PlainValidator(_column), WithJsonSchema(_SCHEMA)]], AfterValidator(_columns)
 ]

@@ -6,7 +6,9 @@ process, last, so that it hides nothing that is installed.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -97,6 +99,15 @@ def import_function(name: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{owner} must be a function, got {type(found).__name__}.")
     return found  # type: ignore[no-any-return]
+
+
+def source_hash(function: object) -> str:
+    """The hash of the file of a function, by which an edited one is known; empty if it has no file."""
+    try:
+        file = inspect.getsourcefile(function)  # type: ignore[arg-type]
+        return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except (TypeError, OSError):
+        return ""
 
 
 def _refuse_ambiguous(root: str, owner: str) -> None:

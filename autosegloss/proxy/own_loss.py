@@ -6,8 +6,6 @@ refuse it, so that a file never imports anything.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from autosegloss.errors import InputError
 from autosegloss.loss import Loss
 from autosegloss.loss.base import LossContent
 from autosegloss.loss.named import loss_for_data
-from autosegloss.proxy.imports import import_function
+from autosegloss.proxy.imports import import_function, source_hash
 from autosegloss.proxy.users_code import parameters_of, users_code
 
 FUNCTION_FORMAT = "autosegloss-function"
@@ -45,7 +43,7 @@ class OwnLoss(Loss):
         super().__init__()
         self.name, self.counts, self.ignore_index, self.provenance = name, list(counts), ignore_index, {}
         function = import_function(name, "loss")
-        self._source = _source(function)
+        self._source = source_hash(function)
         offered = {"ignore_index": ignore_index, "num_classes": len(counts), "counts": list(counts)}
         arguments = _chosen(name, function, offered)
         with users_code(f"loss `{name}`"):
@@ -114,15 +112,6 @@ def any_loss(name: str, *, counts: Sequence[int], ignore_index: int = 255, reduc
     if _NAME.fullmatch(name) and not Path(name).exists():
         return OwnLoss(name, counts, ignore_index)
     return loss_for_data(name, counts, ignore_index, reduce_over_ranks)
-
-
-def _source(function: object) -> str:
-    """The hash of the file of a function: an edited loss is another loss."""
-    try:
-        file = inspect.getsourcefile(function)  # type: ignore[arg-type]
-        return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except (TypeError, OSError):
-        return ""
 
 
 def _chosen(name: str, function: Any, offered: Mapping[str, Any]) -> dict[str, Any]:

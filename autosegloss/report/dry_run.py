@@ -20,7 +20,7 @@ from autosegloss.errors import AutoseglossError, ConfigError, InputError, Refuse
 from autosegloss.loss import Loss
 from autosegloss.loss.named import loss_for_data
 from autosegloss.metric import metric
-from autosegloss.metric.settings import CALIBRATION
+from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset, Split, load_dataset, reader
 from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.labels import build_labels
@@ -37,6 +37,7 @@ from autosegloss.search.comparison import losses_of
 from autosegloss.search.folder import JOURNAL_FILE
 from autosegloss.search.journal import Journal
 from autosegloss.search.objective import proxy_of
+from autosegloss.search.own_trial import TrialObjective
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import StudyConfig
@@ -102,8 +103,41 @@ class Forecast:
         return "\n".join(lines)
 
 
-def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None) -> Forecast:
+@dataclass(frozen=True)
+class OwnForecast:
+    """What is known of a search with a trial of the user's own before any trial.
+
+    Args:
+        trial: The function, as "module:function".
+        reward: The number that is maximised.
+        space: The coordinates that are searched.
+        trials: Number of trials, including the finals.
+        workers: Number of parallel trials.
+    """
+
+    trial: str
+    reward: str
+    space: str
+    trials: int
+    workers: int
+    warnings: tuple[str, ...] = ()
+
+    def to_text(self) -> str:
+        """The forecast, one line per quantity."""
+        return "\n".join(
+            [
+                f"trial      {self.trial}: not run, since one call is a whole trial; its time is not known",
+                f"reward     {self.reward}",
+                f"space      {self.space}",
+                f"search     {self.trials} trials, {self.workers} in parallel",
+            ]
+        )
+
+
+def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None) -> Forecast | OwnForecast:
     """Run each part of a search once: data, resources, start, a few iterations of a trial, and an evaluation.
+
+    A trial of the user's own is imported, but not called.
 
     Args:
         config: The configuration of the search.
@@ -117,11 +151,14 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
     chosen = choose_runner(runner, config.resources, address)
     checks = _Checks()
     proxy = checks.proxy(config)
-    if proxy is None:
+    if checks.mistakes:
         raise checks.error
     with chosen.ready():
         pass  # the workers fit
     workers = 1 if isinstance(chosen, SerialRunner) else config.resources.workers
+    if proxy is None:
+        space = LossFamily.of(config).text
+        return OwnForecast(config.trial or "", spec_label(config.goal), space, _trials(config), workers)
     whole = proxy.dataset
     config = config.with_class_numbers(whole.classes)
     family = LossFamily.of(config)
@@ -198,7 +235,7 @@ class _Checks:
         return None
 
     def proxy(self, config: StudyConfig, folder: str | None = None) -> Proxy | None:
-        """The proxy of a configuration; None if there are mistakes.
+        """The proxy of a configuration; None if there are mistakes, or a trial of the user's own replaces it.
 
         Args:
             config: The configuration.
@@ -207,6 +244,9 @@ class _Checks:
         data, tried = config.proxy.data, self.tried
         use_folder(config.folder if folder is None else folder)
         tried(_check_search, config)
+        if config.trial is not None:
+            tried(TrialObjective.of, config)
+            return None
         dataset = tried(load_dataset, data.name, **data.options)
         proxies = [config.proxy, *(config.in_setting(name).proxy for name in config.compare.settings)]
         for proxy in proxies:

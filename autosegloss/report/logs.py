@@ -210,14 +210,16 @@ class ScalarLog:
 def status_record(found: Status) -> dict[str, Any]:
     """The status of a search as a JSON object.
 
-    Its keys are `metric`, `state` ("finished", "running" or "stopped"), the counts of trials `done`, `failed` and
-    `total`, `step_count`, the finished `steps` with the keys of `JsonLog`, the `best` trial so far, and the loss
-    `found`; the last two are null if there is none.
+    Its keys are `metric`, `reward` (if that is something else), `state` ("finished", "running" or "stopped"), the
+    counts of trials `done`, `failed` and `total`, `step_count`, the finished `steps` with the keys of `JsonLog`, the
+    `best` trial so far, and the loss `found`; the last two are null if there is none.
     """
     study = found.study
     counts = _counts(study)
     del counts["running"]  # only the process that runs the trials knows it
     record: dict[str, Any] = {"metric": spec_label(found.config.metric), "state": found.state, **counts}
+    if found.config.reward is not None:
+        record["reward"] = spec_label(found.config.reward)
     record |= {"damage": found.damage or None, "versions": dict(found.versions), "processor": dict(found.processor)}
     record |= {"step_count": study.step_count, "steps": [asdict(step) for step in study.steps]}
     record |= {"best": None, "found": None}

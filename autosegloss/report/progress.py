@@ -19,7 +19,7 @@ from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
 from autosegloss.report.shown import loss_line
-from autosegloss.report.tables import search_table
+from autosegloss.report.tables import number, search_table
 from autosegloss.search.api import Result, Status, scores_of
 from autosegloss.search.comparison import Comparison
 from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE
@@ -54,8 +54,7 @@ class Display:
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        target = spec_label(self._config.metric)
-        self._console.print(f"searching for a loss for {target}; writing to {self._folder}/", markup=False)
+        self._console.print(f"searching for a loss for {self._config.title}; writing to {self._folder}/", markup=False)
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -82,9 +81,9 @@ class Display:
 
     def end(self, result: Result) -> None:
         """Show the result."""
-        target, loss = spec_label(self._config.metric), self._folder / LOSS_FILE
-        self._console.print(search_table(result, target))
-        score = {name: f"{100 * row['target'].mean:.1f}" if row else "failed" for name, row in result.scores.items()}
+        target, loss, own = spec_label(self._config.goal), self._folder / LOSS_FILE, self._config.trial is not None
+        self._console.print(search_table(result, target, own))
+        score = {name: number(row["target"].mean, own) if row else "failed" for name, row in result.scores.items()}
         if zero := not_learned(list(result.scores.values())):
             self._console.print(zero, markup=False)
         guards = result.findings.about_guards
@@ -194,8 +193,12 @@ def best_text(study: Study, config: StudyConfig) -> str:
     if study.best is None:
         return "no best trial yet"
     job, outcome = study.best
-    target = metric(config.metric)
-    names = dict.fromkeys([*guard_shares(config.guard), *(name for name in _BESIDE if METRICS[name]() != target)])
+    if config.trial is None:
+        target = metric(config.goal)
+        beside = [name for name in _BESIDE if METRICS[name]() != target]
+    else:
+        beside = list(outcome.metrics)[: len(_BESIDE)]
+    names = dict.fromkeys([*guard_shares(config.guard), *beside])
     metrics = ", ".join(f"{name} {outcome.metrics[name]:.3f}" for name in names if name in outcome.metrics)
     return f"best so far {outcome.reward:.4f} (sample {job.index} of step {job.step}): {metrics}"
 
@@ -206,7 +209,7 @@ def status_text(found: Status) -> str:
     advice = "; continue with: autosegloss search CONFIG --resume" if found.state == "stopped" else ""
     mixed = [f"{key} {text}" for key, text in {**found.versions, **found.processor}.items() if " and " in text]
     lines = [
-        f"{spec_label(found.config.metric)}: {found.state}{advice}",
+        f"{found.config.title}: {found.state}{advice}",
         *([found.damage] if found.damage else []),
         *([f"run in several environments: {', '.join(mixed)}"] if mixed else []),
         f"{stage_text(study)}; {study.done} of {study.total} trials done, {study.failed} failed",

@@ -18,15 +18,17 @@ LOSSES: Final = {"cross-entropy": "cross-entropy", "start": "before the search",
 """The titles of the losses that a search compares, by their names in its result."""
 
 
-def search_table(result: Result, target: str) -> Table:
+def search_table(result: Result, target: str, own: bool = False) -> Table:
     """Every metric on the validation set, for cross-entropy, the start of the search, and the found loss.
 
     Args:
         result: A finished search.
         target: The title of the metric of the search.
+        own: Whether the numbers are those that a trial of the user's own returned.
     """
     seeds = len(result.findings.seeds)
-    caption = f"validation set ({VALIDATION}), %: mean ± sd over {seeds} fresh seeds; gain over cross-entropy"
+    what = "what the trial returned" if own else f"validation set ({VALIDATION}), %"
+    caption = f"{what}: mean ± sd over {seeds} fresh seeds; gain over cross-entropy"
     table = Table(caption=Text(caption))
     table.add_column("metric", overflow="fold", min_width=12)
     for title in (*LOSSES.values(), "gain"):
@@ -39,9 +41,9 @@ def search_table(result: Result, target: str) -> Table:
         if before and before != section:
             table.add_section()
         title = f"target: {target}" if name == TARGET else " = ".join(metrics)
-        gain = f"{100 * (found[name].mean - first[name].mean):+.1f}" if name in first else "-"
+        gain = number(found[name].mean - first[name].mean, own, "+") if name in first else "-"
         style = "bold" if name == TARGET else ""
-        table.add_row(Text(title), *(_score(row.get(name)) for row in rows), gain, style=style)
+        table.add_row(Text(title), *(_score(row.get(name), own) for row in rows), gain, style=style)
     return table
 
 
@@ -53,9 +55,14 @@ def same_metrics(names: list[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _score(score: Score | None) -> str:
-    """A score in %; None if the training failed with every seed."""
-    return "-" if score is None else f"{100 * score.mean:.1f} ± {100 * score.sd:.1f}"
+def number(value: float, own: bool, sign: str = "-") -> str:
+    """A score in %, or a number of a trial of the user's own as it is; the sign "+" shows that of all numbers."""
+    return f"{value:{sign}.4g}" if own else f"{100 * value:{sign}.1f}"
+
+
+def _score(score: Score | None, own: bool) -> str:
+    """A score; None if the training failed with every seed."""
+    return "-" if score is None else f"{number(score.mean, own)} ± {number(score.sd, own)}"
 
 
 def values_table(evaluation: FolderEvaluation) -> Table:

@@ -13,7 +13,7 @@ from autosegloss.errors import InputError, LossFileError, RefusedError, cut, not
 from autosegloss.files import sweep_drafts, write_text
 from autosegloss.loss import Loss, load_loss
 from autosegloss.loss.file import build_loss
-from autosegloss.metric.settings import guard_shares
+from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Proxy
 from autosegloss.search.algorithms import ALGORITHMS, Algorithm
@@ -31,6 +31,7 @@ from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal, in_use
 from autosegloss.search.objective import ProxyObjective, announce, proxy_of
+from autosegloss.search.own_trial import FirstTrial, TrialObjective
 from autosegloss.search.plan import Final, Findings
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
@@ -75,9 +76,10 @@ def search(
     chosen = choose_runner(runner, settled.resources, address)
     if check_folder(folder, SEARCH_FILES, "search", resume) and not settled.names_classes:
         _refuse_another_configuration(folder, settled)
-    proxy = proxy_of(settled)
-    settled = settled.with_class_numbers(proxy.dataset.classes)
-    announce(proxy.dataset, on_data)
+    proxy = TrialObjective.of(settled) if settled.trial is not None else proxy_of(settled)
+    if isinstance(proxy, Proxy):
+        settled = settled.with_class_numbers(proxy.dataset.classes)
+        announce(proxy.dataset, on_data)
     with Journal(folder / JOURNAL_FILE, resume=resume, head=head_of(settled, proxy)) as journal:
         if journal.trials:
             _refuse_another_configuration(folder, settled)
@@ -92,14 +94,19 @@ def search(
         if not study.finished:
             journal.note_changes()
             with chosen.ready():
-                with limited(settled.resources.time_limit, "the pretraining"):
-                    prepared = proxy.prepare()
-                chosen.run(study, ProxyObjective(prepared))
+                if isinstance(proxy, TrialObjective):
+                    chosen.run(FirstTrial(study), proxy)
+                else:
+                    with limited(settled.resources.time_limit, "the pretraining"):
+                        prepared = proxy.prepare()
+                    chosen.run(study, ProxyObjective(prepared))
         return _result(settled, folder, study.findings(), journal)
 
 
-def head_of(config: StudyConfig, proxy: Proxy) -> Head:
+def head_of(config: StudyConfig, proxy: Proxy | TrialObjective) -> Head:
     """The head of the journal of a run on this machine."""
+    if isinstance(proxy, TrialObjective):
+        return Head.here(proxy.fingerprint(), config.resources.gpus)
     data, weights = proxy.dataset.fingerprint(), config.proxy.start.weights
     if weights is not None:
         data["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
@@ -239,6 +246,7 @@ def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Jour
         "versions": journal.versions,
         "processor": journal.processor,
         "data": journal.data,
+        **({"maximised": spec_label(config.goal)} if config.reward is not None else {}),
         **({"guards": findings.about_guards} if findings.about_guards else {}),
     }
     with resumable():

@@ -31,6 +31,7 @@ from autosegloss.search.folder import COMPARISON_FILES, check_folder
 from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
+from autosegloss.search.own_trial import refuse_trial
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
 from autosegloss.search.seeds import comparison_seeds
@@ -109,6 +110,11 @@ def compare(
         SearchError: Every run failed; raised after the table with the errors is written.
     """
     settled = as_config(config)
+    refuse_trial(
+        settled,
+        "compare",
+        "Call the function yourself, with autosegloss.load_loss(NAME) of each loss on the same seeds.",
+    )
     losses = settled.compare.losses if losses is None else losses
     seeds = settled.compare.seeds if seeds is None else seeds
     check_losses(losses, seeds)
@@ -116,13 +122,13 @@ def compare(
     folder = Path(out).absolute()
     chosen = choose_runner(runner, settled.resources, address)
     check_folder(folder, COMPARISON_FILES, "comparison", resume)
-    columns, verdicts, more = columns_of(settled.metric, settled.compare.metrics)
+    columns, verdicts, more = columns_of(settled.goal, settled.compare.metrics)
     proxies, definitions, more_of = _load(settled, losses, more)
     distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
     for dataset in distinct.values():
         announce(dataset, on_data)
     classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
-    asked = resolved(metrics or (), [TARGET, *METRICS, *more, *classes, CALIBRATION], settled.metric)
+    asked = resolved(metrics or (), [TARGET, *METRICS, *more, *classes, CALIBRATION], settled.goal)
     modules = settled.recorded_modules(losses)
     plan = {
         "version": PLAN_VERSION,
@@ -148,7 +154,7 @@ def compare(
         plan,
         folder,
         run,
-        target=spec_label(settled.metric),
+        target=spec_label(settled.goal),
         notes={name: proxy.dataset.note for name, proxy in proxies.items()},
         what="comparison",
         resume=resume,

@@ -98,6 +98,11 @@ def joined(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def other_data(where: Path, what: str, changed: Sequence[str]) -> str:
     """Why a run on other data can't be continued; `what` is a search, a comparison, ..."""
+    if list(changed) == ["trial"]:
+        return (
+            f"{cut(str(where))}: the file of the function `trial` has changed since this {what} began. Results of "
+            "different trainers can't be mixed. Restore the file, or choose another folder."
+        )
     return (
         f"{cut(str(where))}: the data has changed since this {what} began, in: {cut(', '.join(changed))}. Results on "
         "different data can't be mixed. Restore the images and masks, or choose another folder."

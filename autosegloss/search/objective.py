@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autosegloss.errors import TrainingDiverged
-from autosegloss.metric import metric
-from autosegloss.metric.settings import guard_metrics
+from autosegloss.metric import METRICS, metric
+from autosegloss.metric.settings import guard_metrics, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Evaluation, Proxy
 from autosegloss.search.jobs import Job, Outcome
@@ -24,13 +24,14 @@ def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
         DataError, InputError, RefusedError: See `Proxy.load` and `Proxy.check`.
         SearchError: The network takes longer than a trial may.
     """
+    relaxed = {spec_label(config.metric): metric(config.metric)} if config.reward is not None else {}
     proxy = Proxy.load(
         config.proxy,
-        metric(config.metric),
+        metric(config.goal),
         seed=config.search.seed,
         gpus=config.resources.gpus,
         dataset=dataset,
-        guarded=guard_metrics(config.guard),
+        guarded={name: expr for name, expr in relaxed.items() if name not in METRICS} | guard_metrics(config.guard),
         folder=config.folder,
     )
     with limited(config.resources.time_limit, "the network, on a single image,"):

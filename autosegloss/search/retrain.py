@@ -51,6 +51,7 @@ from autosegloss.search.folder import CHECKPOINT_FILE, COMPARISON_FILES, WEIGHTS
 from autosegloss.search.head import Head, other_data, other_environment
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
+from autosegloss.search.own_trial import refuse_trial
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import RetrainConfig, StudyConfig, as_config, fingerprint
 from autosegloss.search.tables import Table
@@ -103,6 +104,7 @@ def retrain(
         SearchError: Every run failed; raised after the table with the errors is written.
     """
     settled = as_config(config)
+    refuse_trial(settled, "retrain", "Train with your own trainer, by autosegloss.load_loss(FILE).")
     check_losses(losses, seeds, least=1)
     folder = Path(out).absolute()
     with _processes(settled) as world:
@@ -128,7 +130,7 @@ def retrain(
             plan,
             folder,
             retraining.lead,
-            target=spec_label(settled.metric),
+            target=spec_label(settled.goal),
             notes={"": proxy.dataset.note},
             what="retraining",
             resume=resume,
@@ -193,7 +195,7 @@ def _plan(
     definitions = {name: bare_content(module) for name, module in zip(losses, modules, strict=True)}
     weights = config.proxy.start.weights
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
-    columns, verdicts, _ = columns_of(config.metric, None)
+    columns, verdicts, _ = columns_of(config.goal, None)
     return {
         "version": PLAN_VERSION,
         "losses": list(losses),

@@ -23,7 +23,7 @@ from pydantic import (
 from autosegloss.config.reading import read_file, read_mapping
 from autosegloss.config.section import Keys, Positive, Section, merged, misplaced
 from autosegloss.config.yaml12 import Dumper, show
-from autosegloss.errors import ConfigError
+from autosegloss.errors import AutoseglossError, ConfigError, listed
 from autosegloss.loss.settings import RelaxationConfig
 from autosegloss.metric import metric
 from autosegloss.metric.expr import has_class_names
@@ -31,8 +31,10 @@ from autosegloss.metric.settings import (
     Columns,
     Guards,
     MetricSpec,
+    RewardSpec,
     guard_metrics,
     guard_with_numbers,
+    spec_label,
     with_numbers,
 )
 from autosegloss.proxy.imports import use_folder
@@ -186,14 +188,29 @@ class CompareConfig(Section):
         return {name: setting.model_dump(exclude_unset=True) for name, setting in settings.items()}
 
 
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their keys, as `train.iterations`."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _leaves(item, f"{prefix}{key}.") if isinstance(item, Mapping) and item else {f"{prefix}{key}": item}
+    return found
+
+
 class StudyConfig(Section):
     """A study: one metric in, one loss out. Every key except `metric` has a default."""
 
     metric: MetricSpec
     """The target metric: a name, a mapping such as {name: biou, radius: 3}, a text expression such as iou(symptom), or
     a name for one, {name: symptom, expression: iou(2)}."""
+    reward: RewardSpec | None = None
+    """What the search maximises, if that is not the metric, which the loss relaxes: another metric, or with `trial` the
+    name of a number that it returns; after a minus sign, as in `-hd95`, what it minimises. By default the metric, or
+    with `trial` the number of its name."""
     relaxation: RelaxationConfig = RelaxationConfig()
     proxy: ProxyConfig = ProxyConfig()
+    trial: str | None = None
+    """A trainer of your own in place of the proxy: `module:function`, called with a loss, a seed and the share of the
+    full schedule to train for, in (0, 1]; it returns a mapping of names to numbers."""
     search: SearchConfig = SearchConfig()
     guard: Guards = {}
     """Metrics that must not fall below a share of their value under cross-entropy, e.g. {miou: 0.9, iou(symptom): 0.8},
@@ -206,6 +223,38 @@ class StudyConfig(Section):
     """The folder where the modules of `module:function` are found, besides Python's path; relative to the
     configuration. Default: the folder of the configuration."""
     _folder: str = PrivateAttr(default_factory=os.getcwd)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> StudyConfig:
+        """Refuse a reward that is no metric of a proxy, and next to a trial of the user's own what only a proxy has."""
+        if self.trial is None:
+            try:
+                metric(self.goal)
+            except AutoseglossError as error:
+                raise misplaced(
+                    f"must be a metric, as there is no `trial` that returns numbers: {error}", "reward"
+                ) from error
+            return self
+        if isinstance(self.reward, dict):
+            raise misplaced("must be the name of a number that `trial` returns, such as map50 or -hd95", "reward")
+        if has_class_names(metric(self.metric)):
+            raise misplaced("must have numbers for classes next to `trial`, as no data tells their names", "metric")
+        own, defaults = (_leaves(each.model_dump()) for each in (self.proxy, ProxyConfig()))
+        if changed := [f"proxy.{key}" for key in own | defaults if own.get(key) != defaults.get(key)]:
+            keys = ", ".join(listed(changed))
+            raise misplaced(f"`trial` replaces the proxy, so {keys} would have no effect; remove one of them", "trial")
+        return self
+
+    @property
+    def goal(self) -> str | dict[str, Any]:
+        """What the search maximises, as it was written: the reward, or the metric without one."""
+        return self.metric if self.reward is None else self.reward
+
+    @property
+    def title(self) -> str:
+        """The metric that the loss relaxes, and the reward if that is something else."""
+        label = spec_label(self.metric)
+        return label if self.reward is None else f"{label} (reward: {spec_label(self.reward)})"
 
     @property
     def folder(self) -> str:
@@ -220,7 +269,7 @@ class StudyConfig(Section):
         """
         proxies = (self.proxy, *(self.in_setting(name).proxy for name in self.compare.settings))
         names = [name for proxy in proxies for name in (proxy.data.name, proxy.network.name)]
-        names += [*self.compare.losses, *losses, self.search.searcher or ""]
+        names += [*self.compare.losses, *losses, self.search.searcher or "", self.trial or ""]
         own = any(":" in name and not name.startswith(("smp:", "transformers:")) for name in names)
         return self.folder if own else None
 
@@ -237,18 +286,21 @@ class StudyConfig(Section):
 
     @property
     def names_classes(self) -> bool:
-        """Whether the metric or the guard has a class by name, which only the data can tell the number of."""
-        metrics = (metric(self.metric), *guard_metrics(self.guard).values())
+        """Whether a metric of the proxy has a class by name, which only the data can tell the number of."""
+        if self.trial is not None:
+            return False
+        metrics = (metric(self.metric), metric(self.goal), *guard_metrics(self.guard).values())
         return any(map(has_class_names, metrics))
 
     def with_class_numbers(self, class_names: Sequence[str]) -> StudyConfig:
-        """The configuration with class numbers in place of names in its metric and guard, so that it needs no data.
+        """The configuration with class numbers in place of names in its metrics, so that it needs no data.
 
         Raises:
             InputError: A class is unknown.
         """
         own, guard = with_numbers(self.metric, class_names), guard_with_numbers(self.guard, class_names)
-        return self.model_copy(update={"metric": own, "guard": guard})
+        reward = None if self.reward is None else with_numbers(self.reward, class_names)
+        return self.model_copy(update={"metric": own, "reward": reward, "guard": guard})
 
     def late_mistakes(self) -> Iterator[tuple[Keys, ValidationError]]:
         """Errors of a setting in combination with the configuration."""
@@ -307,6 +359,8 @@ _LATER = {
     ("proxy", "train", "augment"): "flip",
     ("search", "lag"): 0,
     ("search", "searcher"): None,
+    ("reward",): None,
+    ("trial",): None,
 }
 """Keys added after version 0.1, and the values that keep the earlier behaviour."""
 

@@ -181,9 +181,9 @@ class Table:
 
     @property
     def metric(self) -> str | dict[str, Any]:
-        """The target metric, as the configuration has it."""
+        """The target metric, as the configuration has it: its reward, or its metric without one."""
         configuration: dict[str, Any] = next(iter(self.plan["configurations"].values()))
-        found: str | dict[str, Any] = configuration["metric"]
+        found: str | dict[str, Any] = configuration.get("reward") or configuration["metric"]
         return found
 
     @property

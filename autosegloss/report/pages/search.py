@@ -45,19 +45,21 @@ def search_page(folder: Path, images: bool) -> str:
     labels = {"cross-entropy": "cross-entropy", "start": "start", "found": findings.label}
     compared = {title: finals[labels[name]] for name, title in LOSSES.items()}
     scores = {title: _scores(final) for title, final in compared.items()}
-    target = spec_label(config.metric)
+    metrics = _metrics(compared, scores, config, len(findings.seeds))
+    data = []
+    if config.trial is None:
+        bars = sections.zero_classes(scores.values()) + sections.class_bars(scores)
+        data.append(sections.Section("classes", "Classes", bars))
+        data.append(sections.Section("images", "Images", _images(config, findings, compared, images)))
     return sections.page(
-        f"Search for a loss for {target}",
+        f"Search for a loss for {config.title}",
         _summary(found, findings, loss, compared, scores),
         [
             sections.Section("search", "The search", _course(found, findings)),
             sections.Section("curves", "The curves found", sections.curves(loss)),
             sections.Section("surfaces", "Loss surfaces", sections.surfaces({"found loss": loss})),
-            sections.Section("metrics", "All metrics", _metrics(compared, scores, target, len(findings.seeds))),
-            sections.Section(
-                "classes", "Classes", sections.zero_classes(scores.values()) + sections.class_bars(scores)
-            ),
-            sections.Section("images", "Images", _images(config, findings, compared, images)),
+            sections.Section("metrics", "All metrics", metrics),
+            *data,
             sections.Section("provenance", "Provenance", _provenance(folder, found, findings, loss)),
         ],
     )
@@ -67,22 +69,30 @@ def _summary(
     found: Status, findings: Findings, loss: Loss, compared: Mapping[str, Final], scores: sections.Scores
 ) -> dict[str, str]:
     study, config = found.study, found.config
+    own = config.trial is not None
     first, _, last = compared.values()
-    theirs, _, ours = (sections.mean_text(row.get(TARGET)) for row in scores.values())
+    theirs, _, ours = (sections.mean_text(row.get(TARGET), own) for row in scores.values())
     gain = _difference(last, first, TARGET)
-    by = f"; difference {sections.gain_text(gain)}" if gain else ""
+    by = f"; difference {sections.gain_text(gain, own=own)}" if gain else ""
     return {
-        "parts of the data": sections.parts(),
+        **({} if own else {"parts of the data": sections.parts()}),
         "found": f"{escape(findings.label)}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
         "its loss": escape(loss_line(loss)),
         **({"guards": f"on held-out images: {escape(findings.about_guards)}"} if findings.about_guards else {}),
-        "validation set": f"{escape(spec_label(config.metric))}, %: found loss {ours}, cross-entropy {theirs}{by} "
-        "(mean [95 % interval])",
+        "what the trial returned" if own else "validation set": f"{escape(spec_label(config.goal))}"
+        f"{'' if own else ', %'}: found loss {ours}, cross-entropy {theirs}{by} (mean [95 % interval])",
         "search": f"{escape(config.search.algorithm)}, {study.step_count} steps, {study.done} trials with the finals, "
         f"{study.failed} failed; {study.seconds:.0f} s of training",
-        "proxy": f"{escape(config.proxy.network.name)} on {escape(config.proxy.data.name)}, "
-        f"{config.proxy.train.iterations} iterations",
+        **_trainer(config),
     }
+
+
+def _trainer(config: StudyConfig) -> dict[str, str]:
+    """What trained with the losses."""
+    if config.trial is not None:
+        return {"trial": f"<code>{escape(config.trial)}</code>"}
+    network, data = config.proxy.network.name, config.proxy.data.name
+    return {"proxy": f"{escape(network)} on {escape(data)}, {config.proxy.train.iterations} iterations"}
 
 
 # The search -----------------------------------------------------------------------------------------------------------
@@ -111,7 +121,7 @@ def _course(found: Status, findings: Findings) -> str:
         "line winner": "found loss in the finals",
     }
     note = (
-        "The reward is the target metric on the held-out part of the training set"
+        f"The reward is {_reward_text(found.config)}"
         f"{', reduced by the guard' if found.config.guard else ''}. All trials of a step share a seed; the finals use "
         f"{len(findings.seeds)} fresh seeds."
     )
@@ -124,6 +134,14 @@ def _course(found: Status, findings: Findings) -> str:
         f'<p class="note">{note}</p>\n<figure class="wide">{figure}</figure>\n{_legend(legend)}\n'
         f"{_guards(findings)}{details('The finals in numbers', members)}\n{_coordinates(found, findings, steps)}"
     )
+
+
+def _reward_text(config: StudyConfig) -> str:
+    """What the reward is."""
+    if config.trial is not None:
+        return f"{escape(spec_label(config.goal))}, as the trial returns it"
+    what = "the target metric" if config.reward is None else escape(spec_label(config.reward))
+    return f"{what} on the held-out part of the training set"
 
 
 def _guards(findings: Findings) -> str:
@@ -241,32 +259,34 @@ def _difference(ours: Final, first: Final, name: str) -> Difference | None:
     return Difference.of([a[name] for a, _ in pairs], [b[name] for _, b in pairs])
 
 
-def _metrics(compared: Mapping[str, Final], scores: sections.Scores, target: str, seeds: int) -> str:
+def _metrics(compared: Mapping[str, Final], scores: sections.Scores, config: StudyConfig, seeds: int) -> str:
     """Every metric of the three losses, and the gains of the found loss on the other two."""
     first, before, last = compared.values()
+    own = config.trial is not None
     rows = []
     for names in same_metrics(sections.measured(scores.values())):
         name = names[0]
         rows.append(
             [
-                sections.metric_title(names, target),
-                *(sections.mean_text(row.get(name)) for row in scores.values()),
-                *(_marked(_difference(last, other, name)) for other in (first, before)),
+                sections.metric_title(names, spec_label(config.goal)),
+                *(sections.mean_text(row.get(name), own) for row in scores.values()),
+                *(_marked(_difference(last, other, name), own) for other in (first, before)),
             ]
         )
-    titles = ["%", *map(escape, compared), "found minus cross-entropy", "found minus before the search"]
+    titles = ["" if own else "%", *map(escape, compared), "found minus cross-entropy", "found minus before the search"]
     note = (
-        f"Validation set, %: mean [95 % t-interval of the mean] over {seeds} fresh seeds; differences are paired by "
-        "seed. ▲ and ▼ mark intervals that exclude 0; there is no correction for the number of metrics, so some are "
-        "marked by chance. The t-interval is not clipped to 0..100. No decision of the search used these numbers."
+        f"{'What the trial returned' if own else 'Validation set, %'}: mean [95 % t-interval of the mean] over {seeds} "
+        "fresh seeds; differences are paired by seed. ▲ and ▼ mark intervals that exclude 0; there is no correction "
+        "for the number of metrics, so some are marked by chance."
+        f"{'' if own else ' The t-interval is not clipped to 0..100. No decision of the search used these numbers.'}"
     )
     return f'<p class="note">{note}</p>\n' + table(titles, rows, "all metrics of the three losses")
 
 
-def _marked(value: Difference | None) -> str:
+def _marked(value: Difference | None, own: bool) -> str:
     if value is None:
         return "-"
-    return sections.gain_text(value, "▲" if value.low > 0 else "▼" if value.high < 0 else "")
+    return sections.gain_text(value, "▲" if value.low > 0 else "▼" if value.high < 0 else "", own)
 
 
 def _images(config: StudyConfig, findings: Findings, compared: Mapping[str, Final], images: bool) -> str:

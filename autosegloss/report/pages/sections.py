@@ -20,6 +20,7 @@ from autosegloss.report.pages import figures
 from autosegloss.report.pages.elements import document, facts_list, text_block
 from autosegloss.report.pages.examples import NUMBER
 from autosegloss.report.plots import curves_of, formula, surrogates
+from autosegloss.report.tables import number
 from autosegloss.search.head import versions
 from autosegloss.search.statistics import Difference, Estimate
 from autosegloss.search.tables import not_learned
@@ -158,17 +159,19 @@ def metric_title(names: Sequence[str], target: str) -> str:
     return escape(f"target: {target}" if names[0] == TARGET else " = ".join(names))
 
 
-def mean_text(value: Estimate | None) -> str:
-    """A mean in %, with its interval if there is one."""
+def mean_text(value: Estimate | None, own: bool = False) -> str:
+    """A mean, with its interval if there is one; `own` as for `number`."""
     if value is None:
         return "-"
-    interval = "" if value.low is None or value.high is None else f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-    return f"<b>{100 * value.mean:.1f}</b>{interval}"
+    ends = [] if value.low is None or value.high is None else [value.low, value.high]
+    interval = f" [{', '.join(number(end, own) for end in ends)}]" if ends else ""
+    return f"<b>{number(value.mean, own)}</b>{interval}"
 
 
-def gain_text(value: Difference, mark: str = "") -> str:
-    """A difference in %, with its interval and perhaps a mark before it."""
-    text = f"<b>{100 * value.mean:+.1f}</b> [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
+def gain_text(value: Difference, mark: str = "", own: bool = False) -> str:
+    """A difference, with its interval and perhaps a mark before it; `own` as for `number`."""
+    mean, low, high = (number(each, own, "+") for each in (value.mean, value.low, value.high))
+    text = f"<b>{mean}</b> [{low}, {high}]"
     return f'<span class="mark">{mark}</span> {text}' if mark else text
 
 

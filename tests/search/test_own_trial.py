@@ -1,0 +1,221 @@
+"""A trainer of the user's own as the trial, and a reward that is not the metric of the loss."""
+
+from __future__ import annotations
+
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import autosegloss
+from autosegloss.cli import main
+from autosegloss.errors import AutoseglossError, ConfigError, InputError, RefusedError, SearchError
+from autosegloss.metric import metric
+from autosegloss.report.pages import figures
+from autosegloss.search.settings import as_config
+from autosegloss.search.study import Study
+from tests import own_trials
+from tests.faulty import TINY
+from tests.journals import trials_of
+
+OWN: dict[str, Any] = {
+    "metric": "miou",
+    "trial": "tests.own_trials:train",
+    "reward": "-cost",
+    "search": {"steps": 2, "samples": 3},
+    "finalists": {"candidates": 1, "seeds": 2},
+}
+
+
+def run(out: Path, **changes: Any) -> bytes:
+    autosegloss.search({**OWN, **changes}, runner="serial", out=out)
+    return (out / "loss.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search from the command line; beside it `own.yaml`, and `told`, what it printed."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own.yaml").write_text(json.dumps(OWN))
+    own_trials.BUDGETS.clear()
+    with redirect_stdout(StringIO()) as told:
+        assert main(["search", str(folder / "own.yaml"), "--runner", "serial", "--out", str(folder / "out")]) == 0
+    (folder / "told").write_text(told.getvalue())
+    return folder / "out"
+
+
+def test_the_reward_is_a_number_of_the_trial(undisturbed: Path) -> None:
+    trials = trials_of(undisturbed / "trials.jsonl")
+    assert set(own_trials.BUDGETS) == {1.0}
+    for trial in trials:
+        cost, miou = trial["metrics"]["cost"], trial["metrics"]["miou"]
+        assert trial["metrics"] == {"cost": cost, "miou": 1 - cost, "steps": 6}
+        assert trial["reward"] == -cost
+        assert trial["validation"] in ({}, {"target": -cost, "cost": cost, "miou": miou, "steps": 6})
+        assert bool(trial["validation"]) == (trial["stage"] == "final")
+    assert len({trial["reward"] for trial in trials}) > 5, "the losses and the seeds differ"
+    loss = autosegloss.load_loss(undisturbed / "loss.json")
+    assert loss.provenance["maximised"] == "-cost"
+    best = max(loss.provenance["validation"].values(), key=lambda row: row["target"]["mean"])
+    assert loss.provenance["validation"]["found"]["cost"]["mean"] == -best["target"]["mean"]
+
+
+def test_a_trial_is_told_its_name_everywhere(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "surface_values", lambda _: np.eye(3))  # which take seconds
+    path, told = undisturbed.parent / "own.yaml", (undisturbed.parent / "told").read_text()
+    assert "searching for a loss for miou (reward: -cost); " in told
+    assert "target: -cost" in told
+    assert "what the trial returned: mean ± sd over 2 fresh seeds" in told.replace("\n", " ")
+    assert "-cost: cross-entropy -0." in told, "as it is, not in %"
+    assert main(["status", str(undisturbed)]) == 0
+    told = capsys.readouterr().out
+    assert "miou (reward: -cost): finished" in told
+    assert "cost 0." in told
+    assert main(["status", str(undisturbed), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reward"] == "-cost"
+    assert main(["report", str(undisturbed), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "The reward is -cost, as the trial returns it." in page
+    assert "What the trial returned: mean" in page
+    assert 'id="images"' not in page
+    assert 'id="classes"' not in page
+    assert "held-out" not in page
+    capsys.readouterr()
+    assert main(["search", str(path), "--runner", "serial", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "trial      tests.own_trials:train: not run, since one call is a whole trial" in told
+    assert "search     14 trials, 1 in parallel" in told
+
+
+def test_resumed_it_gives_the_same_bytes_and_another_file_is_refused(tmp_path: Path) -> None:
+    module = tmp_path / "beside_own.py"
+    source = Path(own_trials.__file__).read_text()
+    module.write_text(source)
+    path = tmp_path / "own.yaml"
+    path.write_text(json.dumps({**OWN, "trial": "beside_own:train"}))
+    autosegloss.search(path, runner="serial", out=tmp_path / "expected")
+
+    def stop(study: Study) -> None:
+        if study.done == 6:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        autosegloss.search(path, runner="serial", out=out, observer=stop)
+    assert len(trials_of(out / "trials.jsonl")) == 6
+    module.write_text(source + "\n")
+    with pytest.raises(RefusedError, match="the file of the function `trial` has changed since this search began"):
+        autosegloss.search(path, runner="serial", out=out, resume=True)
+    module.write_text(source)
+    autosegloss.search(out / "config.yaml", runner="serial", out=out, resume=True)  # which knows the module's folder
+    assert (out / "loss.json").read_bytes() == (tmp_path / "expected/loss.json").read_bytes()
+
+
+@pytest.mark.usefixtures("ray_address")
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
+    autosegloss.search(OWN, runner="ray", out=tmp_path / "out")
+    assert (tmp_path / "out/loss.json").read_bytes() == (undisturbed / "loss.json").read_bytes()
+
+
+MAPPING = 'return a mapping of names to numbers, such as {"miou": 0.71}, got '
+
+
+def test_a_first_trial_that_returns_something_else_ends_the_search(tmp_path: Path) -> None:
+    plain = {"reward": None}
+    for name, expected, changes in [
+        ("nothing", MAPPING + "None.", plain),
+        ("empty", MAPPING + "{}.", plain),
+        ("unnamed", MAPPING + "0.5 for 1.", plain),
+        ("text", MAPPING + "'0.5' for 'miou'.", plain),
+        ("several", MAPPING + "tensor([", plain),
+        ("target", "`target` stands for the reward in the tables; rename it.", plain),
+        (
+            "other",
+            "(did you mean `mean_iou`?), which `reward` needs. It returned `mean_iou`, `loss`; name one of",
+            plain,
+        ),
+        ("other", "returned no `los` (did you mean `loss`?), which `reward` needs.", {"reward": "-los"}),
+        ("train", "which `guard` needs. It returned `cost`, `miou`", {"guard": {"biou": 0.5}}),
+    ]:
+        with pytest.raises(RefusedError) as caught:
+            run(tmp_path / "out", trial=f"tests.own_trials:{name}", **changes)
+        assert f"trial `tests.own_trials:{name}`" in str(caught.value)
+        assert expected in str(caught.value)
+        assert trials_of(tmp_path / "out/trials.jsonl") == []
+    run(tmp_path / "out", trial="tests.own_trials:train")  # nothing was left that would have to be resumed
+
+
+def test_a_trial_that_fails_is_a_failed_trial(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="step 0: 3 of 3 trials failed") as caught:
+        run(tmp_path / "raising", trial="tests.own_trials:raising")
+    assert "own_trials.py:" in str(caught.value)
+    assert "ValueError: no such row" in str(caught.value)
+    with pytest.raises(SearchError, match="not finite: reward is nan, miou is nan"):
+        run(tmp_path / "undefined", trial="tests.own_trials:undefined", reward=None)
+    run(tmp_path / "now_and_then", trial="tests.own_trials:now_and_then")
+    failed = [each["error"] for each in trials_of(tmp_path / "now_and_then/trials.jsonl") if each["error"]]
+    assert len(failed) == 3
+    assert all(MAPPING + "{}" in error for error in failed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "expected"),
+    [
+        ({"trial": "tests.absent:train"}, InputError, "no module named `tests.absent`"),
+        ({"trial": "tests.own_trials:trian"}, InputError, "did you mean `train`"),
+        ({"trial": "train"}, InputError, "trial must be `module:function`, got 'train'"),
+        (
+            {"trial": "tests.own_trials:of_two"},
+            InputError,
+            "must take (loss, seed, budget), got (loss: 'Any', seed: 'int')",
+        ),
+        (
+            {"proxy": {"data": {"name": "nuclei"}, "train": {"iterations": 9}}},
+            ConfigError,
+            "`trial` replaces the proxy, so proxy.data.name, proxy.train.iterations would have no effect",
+        ),
+        ({"reward": {"name": "biou"}}, ConfigError, "reward: must be the name of a number that `trial` returns"),
+        ({"reward": "-"}, ConfigError, "reward: must name a number or a metric"),
+        ({"metric": "iou(cat)"}, ConfigError, "metric: must have numbers for classes next to `trial`"),
+        ({"trial": None}, ConfigError, "reward: must be a metric, as there is no `trial` that returns numbers: unkn"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(
+    changes: dict[str, Any], error: type[AutoseglossError], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error) as caught:
+        run(tmp_path / "out", **changes)
+    assert expected in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_that_train_the_proxy_refuse_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(json.dumps(OWN))
+    for command in ("compare", "retrain"):
+        assert main([command, str(path), "--loss", "jml", "--loss", "dml", "--out", str(tmp_path / command)]) == 2
+        told = capsys.readouterr().err
+        assert f"`autosegloss {command}` trains the proxy, which `trial: tests.own_trials:train` replaces." in told
+        assert "autosegloss.load_loss(" in told
+        assert not (tmp_path / command).exists()
+
+
+def test_the_reward_of_a_proxy_may_be_another_metric_than_that_of_its_loss(tmp_path: Path) -> None:
+    config = {**TINY, "reward": "-iou(border)", "search": {"steps": 1, "samples": 2}}
+    autosegloss.search(config, runner="serial", out=tmp_path / "out")
+    settled = as_config(tmp_path / "out/config.yaml")
+    assert settled.reward == {"name": "-iou(border)", "expression": str(metric("-iou(2)"))}
+    assert settled.title == "biou(radius=2) (reward: -iou(border))"
+    for trial in trials_of(tmp_path / "out/trials.jsonl"):
+        assert trial["reward"] != trial["metrics"]["biou(radius=2)"], "which is measured, too"
+        if trial["stage"] == "final":
+            assert trial["validation"]["target"] == -trial["validation"]["IoU of border"]
+            assert trial["theta"] is None or trial["loss"]["metric"] == str(metric({"name": "biou", "radius": 2}))
+    assert autosegloss.load_loss(tmp_path / "out/loss.json").provenance["maximised"] == "-iou(border)"
