@@ -9,17 +9,21 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autosegloss.loss.base import LossContent
+from autosegloss.search.algorithms import Algorithm
 from autosegloss.search.algorithms.ppo import PPO2
 from autosegloss.search.content import CROSS_ENTROPY
+from autosegloss.search.finals import Schedule
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
+from autosegloss.search.plan import without_rivals
 from autosegloss.search.runners.base import Runner
 from autosegloss.search.study import Study
 
@@ -128,30 +132,40 @@ class Clocked:
         return outcome
 
 
+class ToyLosses:
+    """What stands for the losses of a search: a toy goes by theta."""
+
+    def content(self, theta: tuple[float, ...]) -> LossContent:
+        """What stands for the loss at a point."""
+        return toy_loss(theta)
+
+    def rate(self, theta: tuple[float, ...]) -> float:
+        """The learning rate, as it is."""
+        return 1.0
+
+
+def search_of(
+    algorithm: Algorithm[Any],
+    journal: Journal,
+    *,
+    guard: Mapping[str, float] | None = None,
+    observer: Callable[[Study], None] | None = None,
+    **numbers: int,
+) -> Study:
+    """A study of toys without rivals."""
+    begin = without_rivals(algorithm, ToyLosses())
+    return Study(begin, journal, CROSS_ENTROPY, Schedule(**numbers), guard=guard, observer=observer)
+
+
 def toy_loss(theta: tuple[float, ...]) -> LossContent:
     """What stands for the loss at a point: a toy goes by theta."""
     return {"theta": list(theta)}
 
 
-TOY_LOSSES = (toy_loss, CROSS_ENTROPY)
-"""The loss at a point, and the loss to compare with."""
-
-
 def toy_study(journal: Journal, observer: Callable[[Study], None] | None = None, lag: int = 0) -> Study:
-    """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 35 trials in all."""
+    """A small study: 3 steps of 8 samples, then 2 candidates on 2 seeds; 37 trials in all."""
     algorithm = PPO2(start=(0.5,) * 3, samples=8, updates=5)
-    return Study(
-        algorithm,
-        journal,
-        toy_loss,
-        CROSS_ENTROPY,
-        steps=3,
-        candidates=2,
-        finalist_seeds=2,
-        seed=7,
-        lag=lag,
-        observer=observer,
-    )
+    return search_of(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag, observer=observer)
 
 
 TOY = Quadratic((0.7, 0.3, 0.6), (1.0, 1.0, 1.0), noise=0.02)

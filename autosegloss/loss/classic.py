@@ -44,6 +44,10 @@ Builder = Callable[[int, "Sequence[int] | None"], Loss]
 LabelMap = npt.NDArray[np.integer] | Tensor
 
 
+LOG_AT_HALF: Final = math.log1p(0.5 / 0.1) / math.log1p(1 / 0.1)
+"""The height at 1/2 of the log curve of e = 0.1."""
+
+
 class PixelLoss(Loss):
     """A loss of checked pixels, computed in full precision."""
 
@@ -322,6 +326,17 @@ def generalized_dice(ignore_index: int = 255) -> SurrogateLoss:
     return SurrogateLoss(dice, curve="identity", ignore_index=ignore_index)
 
 
+def log_miou(ignore_index: int = 255) -> SurrogateLoss:
+    """Mean IoU whose intersection has a log curve of e = 0.1: log(1 + x / e) / log(1 + 1 / e).
+
+    At e -> 0 a log curve on accuracy is cross-entropy. For hard labels.
+
+    Args:
+        ignore_index: The label of ignored pixels in integer targets.
+    """
+    return SurrogateLoss("miou", [[(0.5, LOG_AT_HALF)], []], curve="log", ignore_index=ignore_index)
+
+
 def class_counts(labels: Iterable[LabelMap], num_classes: int, ignore_index: int = 255) -> list[int]:
     """The pixels of each class in label maps, such as some images of a data set.
 
@@ -421,6 +436,7 @@ CLASSICS: Final[dict[str, Builder]] = {
     "focal": lambda ignore_index, _: Focal(ignore_index=ignore_index),
     "boundary_cross_entropy": lambda ignore_index, _: BoundaryCrossEntropy(ignore_index=ignore_index),
     "generalized_dice": lambda ignore_index, _: generalized_dice(ignore_index),
+    "log_miou": lambda ignore_index, _: log_miou(ignore_index),
 }
 """The classics by name: each builds its loss from `ignore_index` and the pixels of each class, or None."""
 

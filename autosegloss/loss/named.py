@@ -98,6 +98,7 @@ ABOUT: Final = {
     "lovasz": "Lovász-softmax of the batch, for mean IoU",
     "boundary_cross_entropy": "cross-entropy in which pixels near a boundary weigh 10 times as much",
     "generalized_dice": "one Dice ratio over all classes, a class weighing 1 / |target|^2",
+    "log_miou": "mIoU with a log curve on the intersection, halfway to cross-entropy",
     "jml": "Jaccard metric loss, for mean IoU; right for soft labels",
     "dml": "Dice semimetric loss; right for soft labels",
     "ctl": "compatible Tversky loss; right for soft labels",

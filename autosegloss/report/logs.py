@@ -23,8 +23,8 @@ from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_record, warn
 from autosegloss.search.api import Result, Status, scores_of, scores_record
 from autosegloss.search.comparison import Comparison
+from autosegloss.search.findings import Findings
 from autosegloss.search.folder import LOSS_FILE, TABLE_FILE
-from autosegloss.search.plan import Findings
 from autosegloss.search.study import Study
 from autosegloss.search.tables import Table, not_learned
 

@@ -123,10 +123,10 @@ def plot_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
 
 def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Score]]) -> None:
     groups = same_metrics(list(scores["found"]))
-    height = 0.8 / len(LOSSES)
-    for i, ((name, title), colour) in enumerate(zip(LOSSES.items(), (_GREY, _ORANGE, _BLUE), strict=True)):
-        places = [j + (i - (len(LOSSES) - 1) / 2) * height for j in range(len(groups))]
-        row = [scores[name][names[0]] for names in groups]
+    height = 0.8 / len(scores)
+    for i, ((name, row_of), colour) in enumerate(zip(scores.items(), (_GREY, _ORANGE, _BLUE), strict=True)):
+        places = [j + (i - (len(scores) - 1) / 2) * height for j in range(len(groups))]
+        row, title = [row_of[names[0]] for names in groups], LOSSES[name]
         means, sds = [100 * score.mean for score in row], [100 * score.sd for score in row]
         error = {"linewidth": 0.8}
         axis.barh(places, means, height=height * 0.9, xerr=sds, color=colour, error_kw=error, label=title)
@@ -146,5 +146,5 @@ def _validation(loss: Loss) -> dict[str, dict[str, Score]]:
     except ValidationError:
         return {}
     rows = {"start" if name == "identity" else name: row for name, row in rows.items()}  # its name in earlier files
-    complete = rows.keys() == LOSSES.keys() and all(row.keys() == rows["found"].keys() for row in rows.values())
-    return rows if complete else {}
+    complete = len(rows) == 3 and rows.keys() < LOSSES.keys() and "found" in rows
+    return rows if complete and all(row.keys() == rows["found"].keys() for row in rows.values()) else {}

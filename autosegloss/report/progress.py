@@ -19,11 +19,11 @@ from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
 from autosegloss.report.shown import loss_line
-from autosegloss.report.tables import number, search_table
+from autosegloss.report.tables import LOSSES, number, search_table
 from autosegloss.search.api import Result, Status, scores_of
 from autosegloss.search.comparison import Comparison
+from autosegloss.search.findings import Step
 from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE
-from autosegloss.search.plan import Step
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.study import Study
 from autosegloss.search.tables import Table, not_learned
@@ -89,8 +89,8 @@ class Display:
         guards = result.findings.about_guards
         about = f"guards, on held-out images: {guards}\n" if guards else ""
         self._console.print(
-            f"{target}: cross-entropy {score['cross-entropy']}, before the search {score['start']}, "
-            f"found loss {score['found']} ({result.findings.label}).\n"
+            f"{target}: {', '.join(f'{LOSSES[name]} {text}' for name, text in score.items())} "
+            f"({result.findings.label}).\n"
             f"{about}"
             f"its loss: {loss_line(result.loss)}\n"
             f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
@@ -176,7 +176,9 @@ def seconds_left(study: Study, workers: int) -> float:
 
 
 def stage_text(study: Study) -> str:
-    """The stage of a study: its finished steps, or the finals."""
+    """The stage of a study: the screening of the rivals, its finished steps, or the finals."""
+    if study.stage == "screening":
+        return "screening the rivals"
     done = len(study.steps)
     now = "" if done < study.step_count or study.finished else ", now the finals"
     return f"{done} of {study.step_count} steps{now}"

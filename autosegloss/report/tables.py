@@ -14,12 +14,17 @@ from autosegloss.search.api import Result
 from autosegloss.search.statistics import Score
 from autosegloss.search.tables import VALIDATION
 
-LOSSES: Final = {"cross-entropy": "cross-entropy", "start": "before the search", "found": "found loss"}
+LOSSES: Final = {
+    "cross-entropy": "cross-entropy",
+    "start": "before the search",
+    "rival": "best rival",
+    "found": "found loss",
+}
 """The titles of the losses that a search compares, by their names in its result."""
 
 
 def search_table(result: Result, target: str, own: bool = False) -> Table:
-    """Every metric on the validation set, for cross-entropy, the start of the search, and the found loss.
+    """Every metric on the validation set, for cross-entropy, the best rival or else the start, and the found loss.
 
     Args:
         result: A finished search.
@@ -31,9 +36,9 @@ def search_table(result: Result, target: str, own: bool = False) -> Table:
     caption = f"{what}: mean ± sd over {seeds} fresh seeds; gain over cross-entropy"
     table = Table(caption=Text(caption))
     table.add_column("metric", overflow="fold", min_width=12)
-    for title in (*LOSSES.values(), "gain"):
+    for title in (*(LOSSES[name] for name in result.scores), "gain"):
         table.add_column(title, justify="right", overflow="fold", min_width=6)
-    first, *_, found = rows = [result.scores[name] for name in LOSSES]
+    first, *_, found = rows = [*result.scores.values()]
     section = None
     for metrics in same_metrics(list(found)):
         name = metrics[0]

@@ -18,6 +18,8 @@ from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Proxy
 from autosegloss.search.algorithms import ALGORITHMS, Algorithm
 from autosegloss.search.content import CROSS_ENTROPY, bare_content
+from autosegloss.search.finals import Schedule
+from autosegloss.search.findings import Final, Findings
 from autosegloss.search.folder import (
     CONFIG_FILE,
     JOURNAL_FILE,
@@ -30,9 +32,12 @@ from autosegloss.search.folder import (
 from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal, in_use
+from autosegloss.search.ladder import LADDERS
 from autosegloss.search.objective import ProxyObjective, announce, proxy_of
 from autosegloss.search.own_trial import FirstTrial, TrialObjective
-from autosegloss.search.plan import Final, Findings
+from autosegloss.search.plan import Begin, Plan
+from autosegloss.search.points import point_of
+from autosegloss.search.rivals import Screened, Screening, rivals_of
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
 from autosegloss.search.settings import StudyConfig, as_config, dump_config, fingerprint, load_config
@@ -48,8 +53,8 @@ class Result:
     Args:
         loss: The loss found, as in `folder/loss.json`.
         folder: The folder of the loss, the journal and the configuration.
-        scores: Validation scores over the seeds of the finals, by loss ("cross-entropy", "start", "found") and by
-            metric ("target" is the metric of the search).
+        scores: Validation scores over the seeds of the finals, by loss ("cross-entropy", "rival", the best one, or
+            without rivals "start", and "found") and by metric ("target" is the metric of the search).
         findings: The steps and finals of the search.
     """
 
@@ -73,6 +78,7 @@ def search(
     folder = _folder(config, out)
     LossFamily.of(settled).check()
     algorithm_of(settled)  # refuses a searcher that can't be imported
+    rivals_of(settled)  # and rivals that are no losses
     chosen = choose_runner(runner, settled.resources, address)
     if check_folder(folder, SEARCH_FILES, "search", resume) and not settled.names_classes:
         _refuse_another_configuration(folder, settled)
@@ -99,7 +105,7 @@ def search(
                 else:
                     with limited(settled.resources.time_limit, "the pretraining"):
                         prepared = proxy.prepare()
-                    chosen.run(study, ProxyObjective(prepared))
+                    chosen.run(study, ProxyObjective(prepared, settled.finalists.iterations))
         return _result(settled, folder, study.findings(), journal)
 
 
@@ -210,27 +216,49 @@ def algorithm_of(config: StudyConfig) -> Algorithm[Any]:
     Raises:
         InputError: The searcher of the algorithm `tune` can't be imported.
     """
+    return _begin(config)(None)[0]
+
+
+def _begin(config: StudyConfig) -> Begin:
+    """How a study begins: by its rivals, which decide what is `auto` and where it starts."""
     build = ALGORITHMS[config.search.algorithm]
-    algorithm: Algorithm[Any] = build(start=LossFamily.of(config).start, **config.search.options)
-    return algorithm
+
+    def begin(screened: Screened | None) -> tuple[Algorithm[Any], LossFamily]:
+        best = () if screened is None else screened.best
+        family = LossFamily.of(config, [build_loss(each.arm.loss) for each in best])
+        rivals = () if screened is None else screened.finalists
+        points = (point_of(family, build_loss(each.arm.loss), each.arm.rate) for each in rivals)
+        start = next((point for point in points if point is not None), family.start)
+        algorithm: Algorithm[Any] = build(start=start, **config.search.options)
+        return algorithm, family
+
+    return begin
 
 
 def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], None] | None = None) -> Study:
     """The study of a configuration, in the state that its journal records."""
-    family = LossFamily.of(config)
-    return Study(
-        algorithm_of(config),
-        journal,
-        family.content,
-        CROSS_ENTROPY,
+    begin, guard, finals = _begin(config), guard_shares(config.guard), config.finalists
+    schedule = Schedule(
         steps=config.search.steps,
-        candidates=config.finalists.candidates,
-        finalist_seeds=config.finalists.seeds,
+        candidates=finals.candidates,
+        finalist_seeds=finals.seeds,
         seed=config.search.seed,
-        guard=guard_shares(config.guard),
         lag=config.search.lag,
-        observer=observer,
+        test_seeds=finals.test_seeds,
+        longer=(finals.iterations or 0) > config.proxy.train.iterations,
+        always=config.search.always,
     )
+    screening = _screening(config, Plan(begin, CROSS_ENTROPY, schedule, guard=guard).total)
+    return Study(begin, journal, CROSS_ENTROPY, schedule, screening=screening, guard=guard, observer=observer)
+
+
+def _screening(config: StudyConfig, others: int) -> Screening | None:
+    """The screening of a configuration, of at most half as many trials as all others; None without rivals."""
+    rivals, optimizer = rivals_of(config), config.proxy.train.optimizer
+    if not rivals:
+        return None
+    steps = LADDERS[optimizer] if config.rivals.steps is None else config.rivals.steps
+    return Screening(rivals, steps, optimizer, config.rivals.seeds, others // 2 if config.search.steps else None)
 
 
 def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Journal) -> Result:
@@ -247,6 +275,8 @@ def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Jour
         "processor": journal.processor,
         "data": journal.data,
         **({"maximised": spec_label(config.goal)} if config.reward is not None else {}),
+        **({} if findings.rate == 1 else {"learning_rate": findings.rate}),
+        **({"conclusion": findings.conclusion} if findings.conclusion else {}),
         **({"guards": findings.about_guards} if findings.about_guards else {}),
     }
     with resumable():
@@ -256,9 +286,7 @@ def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Jour
 
 def scores_of(findings: Findings) -> dict[str, dict[str, Score]]:
     """The `scores` of a `Result`."""
-    labels = {"cross-entropy": "cross-entropy", "start": "start", "found": findings.label}
-    finals = {final.label: final for final in findings.finals}
-    return {name: _scores(finals[label]) for name, label in labels.items()}
+    return {name: _scores(final) for name, final in findings.compared.items()}
 
 
 def _scores(final: Final) -> dict[str, Score]:

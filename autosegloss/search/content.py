@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from autosegloss.loss import MixedLoss
 from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import CrossEntropy
 
@@ -12,6 +13,11 @@ def bare_content(loss: Loss) -> LossContent:
     """The content of a loss's file without its provenance, and with lists for tuples: equal losses compare equal."""
     content: LossContent = json.loads(json.dumps(loss.content() | {"provenance": {}}))
     return content
+
+
+def parts_of(loss: Loss) -> tuple[Loss, ...]:
+    """The parts of a sum, or the loss itself."""
+    return loss.parts if isinstance(loss, MixedLoss) else (loss,)
 
 
 CROSS_ENTROPY: LossContent = bare_content(CrossEntropy())

@@ -70,6 +70,11 @@ def checked(
     )
 
 
+def is_baseline(job: Job, baseline: LossContent) -> bool:
+    """Whether a job trains with cross-entropy as a user would, at the learning rate as it is."""
+    return job.loss == baseline and job.rate == 1
+
+
 def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float], baseline: LossContent) -> dict[Job, Outcome]:
     """Reduce the rewards of outcomes whose other metrics fall too far below those of cross-entropy.
 
@@ -88,7 +93,7 @@ def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float], baseli
     """
     if not shares:
         return dict(outcomes)
-    baselines = {job.seed: outcome for job, outcome in outcomes.items() if job.loss == baseline}
+    baselines = {job.seed: outcome for job, outcome in outcomes.items() if is_baseline(job, baseline)}
     return {job: _reduced(outcome, baselines[job.seed], shares) for job, outcome in outcomes.items()}
 
 

@@ -94,7 +94,7 @@ class TrialObjective:
                     f"these in `{what}`."
                 )
         reward = values[name] if name == self.reward else -values[name]
-        validation = {} if job.stage == "search" else {TARGET: reward, **values}
+        validation = {} if job.stage not in ("final", "compare") else {TARGET: reward, **values}
         return Outcome(reward, values, validation, error=None, seconds=time.perf_counter() - start)
 
     def _function(self) -> Any:

@@ -1,208 +1,218 @@
-"""The plan of a search: the jobs of each step and of the finals, and the result.
+"""The plan of a search: screening of the rivals, steps, finals.
 
 The plan is a deterministic function of the outcomes; when and where trials run does not matter.
 """
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms import Algorithm
 from autosegloss.search.algorithms.state import Theta
-from autosegloss.search.guard import Check, checked
+from autosegloss.search.finals import Finals, Member, Schedule, failed_as_lowest
+from autosegloss.search.findings import Findings, Screen, Step
+from autosegloss.search.gates import FIDELITY_RIVALS, Fidelity, Headroom
 from autosegloss.search.jobs import Job, Outcome
-from autosegloss.search.seeds import final_seeds, step_seed
+from autosegloss.search.rivals import Screened, Screening
+from autosegloss.search.seeds import screening_seeds, step_seed
 
 Trial = tuple[Job, Outcome]
+Batches = Generator[list[list[Job]], list[Outcome], None]
 
 
-@dataclass(frozen=True)
-class Step:
-    """A finished step of the search.
+class Losses(Protocol):
+    """The losses at the points of a search."""
 
-    Args:
-        step: Number of the step.
-        seed: Seed of all its trials.
-        mu: The algorithm's answer before the step, if it has one.
-        std: The algorithm's standard deviation of each coordinate, if it has one.
-        mean: Mean reward; failed trials count as the lowest reward.
-        best: Highest reward.
-        failed: Number of trials without a reward.
-        start: Reward of the loss at the start of the search, with the seed of the step; None if it failed.
-    """
+    def content(self, theta: Theta) -> LossContent:
+        """The loss at a point, as the content of its file."""
 
-    step: int
-    seed: int
-    mu: Theta | None
-    std: Theta | None
-    mean: float
-    best: float
-    failed: int
-    start: float | None
+    def rate(self, theta: Theta) -> float:
+        """The factor of the learning rate with which it trains."""
 
 
-@dataclass(frozen=True)
-class Final:
-    """The result of one member of the finals.
-
-    Args:
-        label: "cross-entropy", "start", "mu of step 7" or "sample 3 of step 7".
-        loss: The content of its loss file.
-        theta: Its coordinates; None for cross-entropy.
-        reward: Mean reward over the seeds; a failed run counts as the lowest reward. None if all runs failed.
-        rewards: Reward per seed; None for a failed run.
-        metrics: Every metric on the held-out part, per seed.
-        validation: Every metric on the validation set, per seed. No decision looks at it.
-        guards: The guards, checked; empty without guards, or if all runs failed.
-    """
-
-    label: str
-    loss: LossContent
-    theta: Theta | None
-    reward: float | None
-    rewards: tuple[float | None, ...]
-    metrics: tuple[dict[str, float], ...]
-    validation: tuple[dict[str, float], ...]
-    guards: tuple[Check, ...] = ()
-
-    @property
-    def broken(self) -> tuple[Check, ...]:
-        """The guards that the loss does not keep."""
-        return tuple(check for check in self.guards if not check.kept)
+Begin = Callable[[Screened | None], tuple[Algorithm[Any], Losses]]
+"""Makes the optimiser and its losses, from the screening if there was one."""
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The result of a search and the evidence for it. Equal searches give equal findings: no times are recorded.
-
-    Args:
-        label: Label of the winner.
-        loss: The winner, as the content of its loss file.
-        theta: Its coordinates; None for cross-entropy, which is returned if no other loss keeps its guards.
-        reward: The winner's mean reward over the seeds of the finals.
-        seeds: The seeds of the finals, which no step has used.
-        steps: The steps of the search.
-        finals: Cross-entropy, the start of the search, then the candidates.
-    """
-
-    label: str
-    loss: LossContent
-    theta: Theta | None
-    reward: float
-    seeds: tuple[int, ...]
-    steps: tuple[Step, ...]
-    finals: tuple[Final, ...]
-
-    @property
-    def about_guards(self) -> str:
-        """What became of the guards, in a sentence; empty without guards."""
-        winner = next(final for final in self.finals if final.label == self.label)
-        if not winner.guards:
-            return ""
-        passed = [final for final in self.finals if final.broken and final.reward is not None]
-        best = max(passed, key=lambda final: final.reward or 0.0, default=None)
-        if winner.theta is None and best is not None:
-            return (
-                f"no loss keeps its guards, so cross-entropy is returned instead; the best of them, {best.label} "
-                f"(reward {best.reward:.4f}): {_sentence(best.broken)}."
-            )
-        kept = f"kept: {_sentence(winner.guards)}."
-        if later := self._broken_later(winner):
-            kept += f" But not on the validation set, which decides nothing: {_sentence(later)}."
-        if best is not None and (best.reward or 0.0) > self.reward:
-            kept += f" {best.label} has a higher reward, {best.reward:.4f}, but breaks them: {_sentence(best.broken)}."
-        return kept
-
-    def _broken_later(self, winner: Final) -> tuple[Check, ...]:
-        """The guards that the winner does not keep on the validation set, among those measured there."""
-        shares = {check.metric: check.share for check in winner.guards}
-        later = checked(winner.validation, self.finals[0].validation, shares)
-        return tuple(check for check in later if not check.kept)
-
-    def to_json(self) -> str:
-        """The findings as JSON; equal findings give equal bytes."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+def without_rivals(algorithm: Algorithm[Any], losses: Losses) -> Begin:
+    """Begins with this optimiser whatever the screening finds."""
+    return lambda _: (algorithm, losses)
 
 
 class Plan:
-    """The steps of a search, in the order of the paper, then the finals.
+    """The course of a study.
 
-    Every step also trains with the loss at the start, of which the algorithm is not told: it shows what the search has
-    gained so far, with the same seed.
+    1. The screening of the rivals, if there are any, and its gates.
+    2. The steps of the search, in the order of the paper. Every step also trains with the loss at the start and with
+       that at the centre, of which the algorithm is not told: they show what the search has gained so far, with the
+       same seed.
+    3. The finals, in which candidates of the search race the best rivals.
 
     Args:
-        algorithm: The optimiser.
-        loss_at: The loss at a point, as the content of its file.
-        baseline: The loss to compare with, cross-entropy, likewise.
-        steps: Number of steps.
-        candidates: Number of distinct thetas in the finals, besides the start.
-        finalist_seeds: Number of runs of each member of the finals.
-        seed: Seed of the study, from which `seeds` derives those of the trials.
+        begin: See `Begin`.
+        baseline: The loss to compare with, cross-entropy, as the content of its file.
+        schedule: The numbers.
+        screening: The screening; None without rivals.
         guard: Shares of the baseline's metrics that a winner keeps on the mean over the finals; every step then trains
             with the baseline as well.
-        lag: Number of steps that may be unfinished when the next one begins. The result depends on the lag, never on
-            timing.
     """
 
     def __init__(
         self,
-        algorithm: Algorithm[Any],
-        loss_at: Callable[[Theta], LossContent],
+        begin: Begin,
         baseline: LossContent,
-        *,
-        steps: int,
-        candidates: int,
-        finalist_seeds: int,
-        seed: int,
+        schedule: Schedule,
+        screening: Screening | None = None,
         guard: Mapping[str, float] | None = None,
-        lag: int = 0,
     ) -> None:
-        self._algorithm = algorithm
-        self._loss_at = loss_at
-        self._candidates = candidates
-        self._finalist_seeds = finalist_seeds
-        self._seed = seed
+        self._begin = begin
         self._baseline = baseline
+        self._schedule = schedule
+        self._screening = screening
         self._guard = dict(guard or {})
-        self._extra = int(bool(self._guard))
-        self._lag = lag
+        self._algorithm, self._losses = begin(None)
 
-        self.step_count = steps
+        self.step_count = schedule.steps
         """Number of steps of the search."""
         self.steps: list[Step] = []
         """The finished steps."""
-        self.asked = len(algorithm.ask(algorithm.init()))
+        self._end: Theta | None = None  # the answer after the last step
+        self.screen: Screen | None = None
+        """The screening, once it is finished."""
+        self.asked = len(self._algorithm.ask(self._algorithm.init()))
         """Number of points for which the algorithm asks in a step. Jobs of a step with this index or a higher one are
-        beside them: the start, and the baseline if there is a guard."""
-        self.total = steps * (self.asked + 1 + self._extra) + (2 + candidates) * finalist_seeds
-        """Number of trials; reduced when thetas coincide or there are fewer candidates."""
+        beside them: the start, the centre, and the baseline if there is a guard."""
+        self._finals = Finals(baseline, schedule, self._guard)
+        self._started = 0
+        self._most = {
+            "screen": 0 if screening is None else screening.total,
+            "fidelity": FIDELITY_RIVALS if screening is not None and schedule.longer else 0,
+            "search": self.step_count * self._of_step(),
+            "finals": self._finals.most(screening is not None, searched=True),
+        }
+
+    @property
+    def total(self) -> int:
+        """Number of trials: of what has begun as it is, of the rest the most that there can be."""
+        return self._started + sum(self._most.values())
+
+    @property
+    def losses(self) -> Losses:
+        """The losses at the points of the search."""
+        return self._losses
 
     def course(self) -> Generator[list[list[Job]], list[Outcome], Findings]:
-        """Run the search as a generator.
+        """Run the study as a generator.
 
         The generator yields lists of jobs to start and is sent the outcomes of the oldest unfinished list, in the
         order of its jobs. It returns the findings.
         """
+        course = self._course()
+        batches = next(course)
+        while True:
+            self._started += sum(map(len, batches))
+            outcomes = yield batches
+            try:
+                batches = course.send(outcomes)
+            except StopIteration as stop:
+                self._most = {}
+                found: Findings = stop.value
+                return found
+
+    def _course(self) -> Generator[list[list[Job]], list[Outcome], Findings]:
+        if self._screening is not None:
+            yield from self._screen(self._screening)
+        trials: list[Trial] = []
+        yield from self._search(trials)
+        candidates, used = self._candidates(trials), {step.seed for step in self.steps}
+        self._most["finals"] = 0
+        if self.screen is None:
+            start = self._member("start", self._algorithm.start)
+            return (yield from self._finals.plain(start, candidates, used, self.steps))
+        return (yield from self._finals.race(candidates, used, self.steps, self.screen))
+
+    # The screening.
+
+    def _screen(self, screening: Screening) -> Batches:
+        """Run the screening and its gates, and make the optimiser."""
+        seeds = screening_seeds(self._schedule.seed, screening.seeds)
+        course, number = screening.course(), 0
+        runs = next(course)
+        while runs:
+            jobs = [
+                Job("screen", number, index, run.arm.loss, seeds[run.seed], rate=run.arm.rate)
+                for index, run in enumerate(runs)
+            ]
+            if self._guard and number and all(run.seed == 0 for run in runs):
+                jobs.append(Job("screen", number, len(runs), self._baseline, seeds[0]))
+            self._most["screen"] = max(0, self._most["screen"] - len(runs))
+            outcomes = yield [jobs]
+            number += 1
+            try:
+                runs = course.send([outcome.reward for outcome in outcomes[: len(runs)]])
+            except StopIteration as stop:
+                screened: Screened = stop.value
+                break
+        self._most["screen"] = 0
+        fidelity = yield from self._fidelity(screened, seeds[0])
+        best = [each for each in screened.best if None not in each.rewards]
+        headroom = Headroom.of(
+            [each.arm.name for each in best], [[x for x in each.rewards if x is not None] for each in best]
+        )
+        schedule = self._schedule
+        searched = schedule.steps > 0 and (headroom is None or headroom.told_apart or schedule.always)
+        if not searched:
+            self.step_count = 0
+            self._most |= {"search": 0, "finals": self._finals.most(True, searched=False)}
+        self._algorithm, self._losses = self._begin(screened)
+        self.screen = Screen(screened, tuple(seeds), headroom, fidelity, searched)
+
+    def _fidelity(self, screened: Screened, seed: int) -> Generator[list[list[Job]], list[Outcome], Fidelity | None]:
+        """Train rivals at the schedule of the finals too, where that is longer."""
+        if not self._schedule.longer:
+            return None
+        best = {each.arm.rival: each for each in reversed(screened.tried) if each.rewards[0] is not None}
+        chosen = [*best.values()][::-1][:FIDELITY_RIVALS]
+        self._most["fidelity"] = 0
+        if not chosen:
+            return None
+        jobs = [Job("fidelity", 0, index, each.arm.loss, seed, rate=each.arm.rate) for index, each in enumerate(chosen)]
+        if self._guard:
+            jobs.append(Job("fidelity", 0, len(jobs), self._baseline, seed))
+        outcomes = yield [jobs]
+        pairs = [
+            (each.arm.name, each.rewards[0], outcome.reward)
+            for each, outcome in zip(chosen, outcomes, strict=False)
+            if each.rewards[0] is not None and outcome.reward is not None
+        ]
+        return Fidelity.of(*map(list, zip(*pairs, strict=True))) if pairs else None
+
+    # The search.
+
+    def _of_step(self) -> int:
+        """The most trials of a step."""
+        centre = self._algorithm.answer(self._algorithm.init()) is not None
+        return self.asked + 1 + centre + bool(self._guard)
+
+    def _search(self, trials: list[Trial]) -> Batches:
+        """Run the steps; `trials` takes the samples of all of them."""
         algorithm, state = self._algorithm, self._algorithm.init()
         asked: deque[tuple[Any, list[Theta], list[Job]]] = deque()
-        trials: list[Trial] = []
         begun = 0
         for step in range(self.step_count):
             new: list[list[Job]] = []
-            while begun < min(step + self._lag + 1, self.step_count):
+            while begun < min(step + self._schedule.lag + 1, self.step_count):
                 asking = state
                 for _ in range(begun - step):
                     asking = algorithm.skip(asking)
                 points = algorithm.ask(asking)
-                jobs = self._jobs(begun, points)
-                self.total -= len(points) + 1 + self._extra - len(jobs)
+                jobs = self._jobs(begun, points, algorithm.answer(asking))
+                self._most["search"] -= self._of_step()
                 asked.append((asking, points, jobs))
                 new.append(jobs)
                 begun += 1
@@ -210,117 +220,67 @@ class Plan:
             asked_state, points, jobs = asked.popleft()
             tried = [(job, each) for job, each in zip(jobs, outcomes, strict=True) if job.index < len(points)]
             by_theta = {job.theta: each for job, each in zip(jobs, outcomes, strict=True)}
-            rewards = _failed_as_lowest([by_theta[theta] for theta in points])
+            rewards = failed_as_lowest([by_theta[theta] for theta in points])
+            mu = algorithm.answer(asked_state)
             self.steps.append(
                 Step(
                     step=step,
                     seed=jobs[0].seed,
-                    mu=algorithm.answer(asked_state),
+                    mu=mu,
                     std=algorithm.spread(asked_state),
                     mean=fmean(rewards),
                     best=max(rewards),
                     failed=sum(outcome.reward is None for _, outcome in tried),
                     start=by_theta[algorithm.start].reward,
+                    centre=None if mu is None else by_theta[mu].reward,
                 )
             )
             trials += tried
             state = algorithm.tell(state, rewards, asked_state)
+        self._end = algorithm.answer(state)
 
-        members = [
-            _Member("cross-entropy", self._baseline, None),
-            *(
-                _Member(label, self._loss_at(theta), theta)
-                for label, theta in [("start", algorithm.start), *self._choose_candidates(trials)]
-            ),
-        ]
-        self.total -= (2 + self._candidates - len(members)) * self._finalist_seeds
-        seeds = final_seeds(self._seed, self._finalist_seeds, {step.seed for step in self.steps})
-        outcomes = yield [
-            [
-                Job("final", ordinal, index, member.loss, seed, member.theta)
-                for ordinal, seed in enumerate(seeds)
-                for index, member in enumerate(members)
-            ]
-        ]
-        return self._decide(members, seeds, outcomes)
-
-    def _jobs(self, step: int, points: Sequence[Theta]) -> list[Job]:
-        """A job for each distinct point, the start among them, then one for the baseline if every step trains it."""
-        seed = step_seed(self._seed, step)
-        all_points = [*points, self._algorithm.start]
+    def _jobs(self, step: int, points: Sequence[Theta], centre: Theta | None) -> list[Job]:
+        """A job for each distinct point, start and centre among them, then one for the baseline if there is a guard."""
+        seed = step_seed(self._schedule.seed, step)
+        all_points = [*points, self._algorithm.start, *([] if centre is None else [centre])]
         first = {theta: index for index, theta in reversed(list(enumerate(all_points)))}
         jobs = [
-            Job("search", step, index, self._loss_at(theta), seed, theta)
+            Job("search", step, index, self._losses.content(theta), seed, theta, self._losses.rate(theta))
             for index, theta in enumerate(all_points)
             if first[theta] == index
         ]
-        return [*jobs, Job("search", step, len(all_points), self._baseline, seed)] if self._extra else jobs
+        return [*jobs, Job("search", step, len(all_points), self._baseline, seed)] if self._guard else jobs
 
-    def _choose_candidates(self, trials: Sequence[Trial]) -> list[tuple[str, Theta]]:
-        """The best centres and the best samples in turn, distinct from each other and from the start.
+    def _candidates(self, trials: Sequence[Trial]) -> list[Member]:
+        """The centre at the end, then the best samples and the best centres in turn, all distinct.
 
-        Centres come first: the mean reward of a step averages many trainings (the paper's choice), whereas the reward
-        of the best sample is biased upwards by selection.
+        The centre comes first: it averages many trainings, whereas the reward of the best sample is biased upwards by
+        selection. Rewards of different steps, which have different seeds, are compared by their lead over the start.
         """
-        by_mean = sorted(self.steps, key=lambda step: -step.mean)  # stable: of equals, the earlier first
+        starts = {step.step: step.start for step in self.steps}
+
+        def lead(step: int, reward: float) -> float:
+            start = starts[step]
+            return reward if start is None else reward - start
+
+        by_centre = sorted(
+            (step for step in self.steps if step.centre is not None),
+            key=lambda step: -lead(step.step, step.centre or 0.0),
+        )  # stable: of equals, the earlier first
         by_reward = sorted(
             ((job, outcome.reward) for job, outcome in trials if outcome.reward is not None),
-            key=lambda trial: -trial[1],
+            key=lambda trial: -lead(trial[0].step, trial[1]),
         )
-        taken = {self._algorithm.start}
-        centres = _distinct(((f"mu of step {step.step}", step.mu) for step in by_mean), taken)
+        taken: set[Theta] = set() if self._screening is not None else {self._algorithm.start}
+        end = _distinct([(f"mu after step {self.step_count - 1}", self._end)], taken)
         samples = _distinct(((f"sample {job.index} of step {job.step}", job.theta) for job, _ in by_reward), taken)
-        in_turn = [entry for pair in zip_longest(centres, samples) for entry in pair if entry is not None]
-        return in_turn[: self._candidates]
+        centres = _distinct(((f"mu of step {step.step}", step.mu) for step in by_centre), taken)
+        in_turn = [entry for pair in zip_longest(samples, centres) for entry in pair if entry is not None]
+        chosen = [*end, *in_turn][: self._schedule.candidates]
+        return [self._member(label, theta) for label, theta in chosen]
 
-    def _decide(self, members: Sequence[_Member], seeds: Sequence[int], outcomes: Sequence[Outcome]) -> Findings:
-        """The findings: of the start and the candidates that keep the guards, the best by mean reward.
-
-        If none keeps them, cross-entropy wins, which does by definition.
-        """
-        rewards = _failed_as_lowest(outcomes)
-        finals: list[Final] = []
-        for index, member in enumerate(members):
-            own = outcomes[index :: len(members)]
-            alive = any(outcome.reward is not None for outcome in own)
-            finals.append(
-                Final(
-                    label=member.label,
-                    loss=member.loss,
-                    theta=member.theta,
-                    reward=fmean(rewards[index :: len(members)]) if alive else None,
-                    rewards=tuple(outcome.reward for outcome in own),
-                    metrics=tuple(outcome.metrics for outcome in own),
-                    validation=tuple(outcome.validation for outcome in own),
-                    guards=checked(
-                        [run.metrics for run in own], [run.metrics for run in outcomes[:: len(members)]], self._guard
-                    ),
-                )
-            )
-        # `max` keeps the first of equals: the start wins a tie.
-        rated = [(final.reward, final) for final in finals if final.reward is not None]
-        keeping = [entry for entry in rated if entry[1].theta is not None and not entry[1].broken]
-        reward, winner = max(keeping or rated[:1], key=lambda entry: entry[0])
-        return Findings(winner.label, winner.loss, winner.theta, reward, tuple(seeds), tuple(self.steps), tuple(finals))
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A member of the finals before it is run."""
-
-    label: str
-    loss: LossContent
-    theta: Theta | None
-
-
-def _sentence(checks: Sequence[Check]) -> str:
-    return ", ".join(map(str, checks))
-
-
-def _failed_as_lowest(outcomes: Sequence[Outcome]) -> list[float]:
-    """The rewards; a missing one is replaced by the lowest."""
-    lowest = min(outcome.reward for outcome in outcomes if outcome.reward is not None)
-    return [lowest if outcome.reward is None else outcome.reward for outcome in outcomes]
+    def _member(self, label: str, theta: Theta) -> Member:
+        return Member(label, self._losses.content(theta), theta, self._losses.rate(theta))
 
 
 def _distinct(entries: Iterable[tuple[str, Theta | None]], taken: set[Theta]) -> list[tuple[str, Theta]]:

@@ -6,6 +6,7 @@ that are compared share a seed, so that random effects cancel:
 - `STEP`: all trials of a step of the search; the ordinal is the number of the step.
 - `FINAL`: all members of the finals; ordinals whose seed a step has used are skipped.
 - `COMPARISON`: all losses of a comparison or a retraining.
+- `SCREENING`: all rivals of the screening before a search.
 
 An optimiser draws the points of a step from `step_rng` alone. The random numbers of a training iteration follow from
 the seed of the training, the rank and the iteration (see `proxy.train`).
@@ -21,6 +22,7 @@ import numpy as np
 STEP: Final = 0
 FINAL: Final = 1
 COMPARISON: Final = 2
+SCREENING: Final = 3
 
 
 def step_seed(study_seed: int, step: int) -> int:
@@ -43,6 +45,11 @@ def final_seeds(study_seed: int, number: int, used: Collection[int]) -> list[int
 def comparison_seeds(study_seed: int, number: int) -> list[int]:
     """The seeds of a comparison or a retraining."""
     return [_seed(study_seed, COMPARISON, ordinal) for ordinal in range(number)]
+
+
+def screening_seeds(study_seed: int, number: int) -> list[int]:
+    """The seeds of the screening."""
+    return [_seed(study_seed, SCREENING, ordinal) for ordinal in range(number)]
 
 
 def step_rng(search_seed: int, step: int) -> np.random.Generator:

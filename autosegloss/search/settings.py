@@ -63,8 +63,28 @@ def _algorithm(name: str) -> str:
     return name
 
 
+def _steps(value: list[float] | None) -> list[float] | None:
+    """Refuse a ladder that does not ascend."""
+    if value is not None and value != sorted(set(value)):
+        raise ValueError(f"must ascend, each step once, got {show(value)}")
+    return value
+
+
+class RivalsConfig(Section):
+    """The rivals: what people would use, screened before the search, which starts from the best of them."""
+
+    losses: list[str] | None = None
+    """Names of losses, as for `load_loss`, and of loss files; `identity` and `log` are the metric itself as a loss,
+    under identity curves and under log curves. Default: what people would use; `[]`: no screening."""
+    steps: Annotated[list[Positive] | None, Field(min_length=1, max_length=16), AfterValidator(_steps)] = None
+    """The steps at which each rival is tried, ascending: its scale under SGD, a factor of the learning rate under
+    AdamW. Default: 1, 2, 4, 8, 16 under SGD; 1/3, 1, 3 under AdamW."""
+    seeds: Annotated[int, Field(ge=1, le=1_000)] = 3
+    """Paired seeds on which the best rivals are trained; at least 3 to tell them apart."""
+
+
 class SearchConfig(Section):
-    """The search: `steps` times `samples` trials, and one of the start in each step."""
+    """The search: `steps` times `samples` trials, and in each step one of the start and one of the centre."""
 
     algorithm: Annotated[
         str, AfterValidator(_algorithm), WithJsonSchema({"enum": list(ALGORITHMS), "type": "string"})
@@ -72,10 +92,12 @@ class SearchConfig(Section):
     """The search algorithm: `ppo2` (proximal policy optimisation of a truncated normal), `snes` (natural evolution
     strategies: the same policy with a learned spread), `random`, `cma_es`, `tpe`, or `tune`, a searcher of Ray
     Tune; the last three need the extra `algorithms`."""
-    steps: Annotated[int, Field(ge=1, le=10_000)] = 12
-    """Updates of the policy."""
+    steps: Annotated[int, Field(ge=0, le=10_000)] = 12
+    """Updates of the policy; 0 ends after the screening, with the best rival."""
     samples: Annotated[int, Field(ge=2, le=10_000)] = 32
     """Trials per step; at least 2, since they are compared with each other."""
+    always: bool = False
+    """Whether to search even where the best rivals can't be told apart."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the search, from which the seeds of all trials derive."""
     lag: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -120,12 +142,16 @@ class SearchConfig(Section):
 
 
 class FinalistsConfig(Section):
-    """The finals: the best losses of the search are retrained on fresh seeds before one is chosen."""
+    """The finals: the best losses of the search race the best rivals on fresh seeds."""
 
     candidates: Annotated[int, Field(ge=1, le=1_000)] = 3
-    """Number of losses that are retrained before one is chosen."""
+    """Number of losses of the search in the finals, and of rivals; the better half of each goes on to the test."""
     seeds: Annotated[int, Field(ge=2, le=1_000)] = 3
     """Fresh seeds per loss; at least 2, for a standard deviation."""
+    test_seeds: Annotated[int, Field(ge=2, le=1_000)] = 6
+    """Further seeds for the test that a loss of the search beats every rival; unused without rivals."""
+    iterations: Iterations | None = None
+    """Iterations of a training in the finals. Default: those of the proxy."""
 
 
 class ResourcesConfig(Section):
@@ -211,6 +237,7 @@ class StudyConfig(Section):
     trial: str | None = None
     """A trainer of your own in place of the proxy: `module:function`, called with a loss, a seed and the share of the
     full schedule to train for, in (0, 1]; it returns a mapping of names to numbers."""
+    rivals: RivalsConfig = RivalsConfig()
     search: SearchConfig = SearchConfig()
     guard: Guards = {}
     """Metrics that must not fall below a share of their value under cross-entropy, e.g. {miou: 0.9, iou(symptom): 0.8},
@@ -272,6 +299,13 @@ class StudyConfig(Section):
         names += [*self.compare.losses, *losses, self.search.searcher or "", self.trial or ""]
         own = any(":" in name and not name.startswith(("smp:", "transformers:")) for name in names)
         return self.folder if own else None
+
+    @model_validator(mode="after")
+    def _something(self) -> StudyConfig:
+        """Refuse a study of neither rivals nor steps."""
+        if self.search.steps == 0 and self.rivals.losses == []:
+            raise misplaced("must be at least 1 where there are no rivals", "search", "steps")
+        return self
 
     def __eq__(self, other: object) -> bool:
         """Whether all keys are equal but `modules`, which is a place, wherever they were read."""
@@ -348,6 +382,10 @@ def dump_config(config: StudyConfig) -> str:
 
 
 _LATER = {
+    ("rivals",): RivalsConfig(losses=[]),
+    ("search", "always"): False,
+    ("finalists", "test_seeds"): 6,
+    ("finalists", "iterations"): None,
     ("relaxation", "scale"): 1,
     ("relaxation", "cross_entropy"): 0,
     ("relaxation", "class_power"): 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final, TypeGuard
 
 from autosegloss.errors import InputError, shown
 from autosegloss.loss import MixedLoss, SearchSpace, SurrogateLoss, slots
@@ -16,10 +17,12 @@ from autosegloss.loss.relax import LogicKind
 from autosegloss.loss.settings import RelaxationConfig
 from autosegloss.metric import metric
 from autosegloss.metric.expr import Expr
-from autosegloss.search.content import bare_content
+from autosegloss.search.content import bare_content, parts_of
 from autosegloss.search.settings import StudyConfig
 
-_CROSS_ENTROPY, _SUM = "cross-entropy", "the sum"
+OF_CROSS_ENTROPY: Final = "cross-entropy"
+RATE: Final = "learning rate"
+_SUM = "the sum"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class LossFamily:
     [0, 1], in this order:
 
     - the curves, as in `SearchSpace`;
-    - the scale: 2 ** (8 a - 2), from 1/4 to 64;
+    - the scale: 2 ** (8 a - 2), from 1/4 to 64; or the learning rate, as a factor of the proxy's: 2 ** (4 a - 2), from
+      1/4 to 4, where `relaxation.scale` is `auto` and the optimizer is AdamW, on which a scale has no effect;
     - the shares, one coordinate for each surrogate, then cross-entropy, if there are at least two whose shares are
       searched: proportional to 2 ** (12 (a - 1/2)), so that a share below 1% is well inside the cube;
     - class_power, the p with which a class weighs (its pixels in the batch) ** -p in cross-entropy: -1/4 + 3/2 a.
@@ -40,23 +44,37 @@ class LossFamily:
         space: The mapping from the first coordinates to curves.
         logics: The logic of each surrogate.
         relaxation: The other settings of the losses.
+        searches_rate: Whether the learning rate is searched.
     """
 
     space: SearchSpace
     logics: tuple[LogicKind, ...]
     relaxation: RelaxationConfig
+    searches_rate: bool = False
 
     @classmethod
-    def of(cls, config: StudyConfig) -> LossFamily:
+    def of(cls, config: StudyConfig, best: Sequence[Loss] = ()) -> LossFamily:
         """The family that a configuration describes.
+
+        Args:
+            config: The configuration.
+            best: The best rivals, by which `auto` is decided: of the logics that it allows, those in which a rival
+                reads the metric (all if there is none); `log` curves, or `bezier` if rivals read the metric under
+                identity curves alone.
 
         Raises:
             InputError: Its logic does not suit its metric or its labels.
         """
         relaxation, expr = config.relaxation, metric(config.metric)
-        kind: CurveKind = "log" if relaxation.curve == "auto" else relaxation.curve
+        readings = [part for loss in best for part in parts_of(loss) if is_reading(part, expr)]
+        logics = _logics(relaxation, expr, config.proxy.labels.soft)
+        if relaxation.logic == "auto":
+            seen = {reading.logic for reading in readings}
+            logics = tuple(logic for logic in logics if logic in seen) or logics
+        kind: CurveKind = _best_curve(readings) if relaxation.curve == "auto" else relaxation.curve
         space = SearchSpace(expr, kind, relaxation.pieces, relaxation.share_curves)
-        return cls(space, _logics(relaxation, expr, config.proxy.labels.soft), relaxation)
+        rate = relaxation.scale == "auto" and config.proxy.train.optimizer == "adamw"
+        return cls(space, logics, relaxation, rate)
 
     def check(self) -> None:
         """Raise InputError if there are no coordinates to search."""
@@ -74,9 +92,9 @@ class LossFamily:
         """The coordinates by what they belong to: the slots of a curve, or "the sum", with the names of each."""
         curves = [(" and ".join(map(str, group)), _coordinates(self.space)) for group in self.space.curves]
         numbers = [
-            *(["scale"] if _is_searched(self.relaxation.scale) else []),
-            *(f"share of {name}" for name in self._shared),
-            *(["class_power"] if self._has_class_power and _is_searched(self.relaxation.class_power) else []),
+            *([RATE] if self.searches_rate else ["scale"] if is_searched(self.relaxation.scale) else []),
+            *(f"share of {name}" for name in self.shared),
+            *(["class_power"] if self._has_class_power and is_searched(self.relaxation.class_power) else []),
         ]
         return tuple((title, names) for title, names in [*curves, (_SUM, tuple(numbers))] if names)
 
@@ -98,9 +116,9 @@ class LossFamily:
         return (*curves, *[0.5] * (len(self.names) - len(curves)))
 
     @cached_property
-    def _shared(self) -> tuple[str, ...]:
+    def shared(self) -> tuple[str, ...]:
         """The parts of the sum whose shares are searched."""
-        also = [_CROSS_ENTROPY] if _is_searched(self.relaxation.cross_entropy) else []
+        also = [OF_CROSS_ENTROPY] if is_searched(self.relaxation.cross_entropy) else []
         parts = (*self.logics, *also)
         return parts if len(parts) > 1 else ()
 
@@ -124,7 +142,7 @@ class LossFamily:
                 raise InputError(f"theta[{i}] must be in [0, 1], got {shown(t)}.")
         relaxation, at = self.relaxation, dict(zip(self.names, theta, strict=True))
         points = self.space.control_points(theta[: self.space.dimension])
-        scale = 2 ** (8 * at["scale"] - 2) if "scale" in at else float(relaxation.scale)
+        scale = 2 ** (8 * at["scale"] - 2) if "scale" in at else self._fixed_scale
         surrogates = [
             SurrogateLoss(self.space.expr, points, logic, self.space.curve, relaxation.classes) for logic in self.logics
         ]
@@ -135,24 +153,42 @@ class LossFamily:
         if self._has_class_power:
             fixed = relaxation.class_power
             power = -0.25 + 1.5 * at["class_power"] if "class_power" in at else float(fixed)
-            parts = {_CROSS_ENTROPY: CrossEntropy(class_power=power)} | parts
+            parts = {OF_CROSS_ENTROPY: CrossEntropy(class_power=power)} | parts
         shares = self._shares(at)
         return MixedLoss([(scale * shares[name], part) for name, part in parts.items() if shares[name]])
+
+    @property
+    def _fixed_scale(self) -> float:
+        return 1.0 if self.searches_rate else float(self.relaxation.scale)
+
+    def rate(self, theta: Sequence[float]) -> float:
+        """The factor of the learning rate at a point; 1 where it is not searched."""
+        at = dict(zip(self.names, theta, strict=True))
+        return float(2 ** (4 * at[RATE] - 2)) if RATE in at else 1.0
 
     def _shares(self, at: Mapping[str, float]) -> dict[str, float]:
         """The share of each part of the sum, given the coordinates by their names."""
         fixed = self.relaxation.cross_entropy
-        own = 0.0 if _is_searched(fixed) else float(fixed)
-        weights = {name: 2 ** (12 * (at[f"share of {name}"] - 0.5)) for name in self._shared} or {self.logics[0]: 1.0}
+        own = 0.0 if is_searched(fixed) else float(fixed)
+        weights = {name: 2 ** (12 * (at[f"share of {name}"] - 0.5)) for name in self.shared} or {self.logics[0]: 1.0}
         total = sum(weights.values())
-        return {_CROSS_ENTROPY: own} | {name: (1 - own) * weight / total for name, weight in weights.items()}
+        return {OF_CROSS_ENTROPY: own} | {name: (1 - own) * weight / total for name, weight in weights.items()}
 
     def content(self, theta: Sequence[float]) -> LossContent:
         """The loss at a point, as the content of its file."""
         return bare_content(self.loss(theta))
 
 
-def _is_searched(value: float | str) -> bool:
+def is_reading(loss: Loss, expr: Expr) -> TypeGuard[SurrogateLoss]:
+    """Whether a loss is a surrogate of a metric."""
+    return isinstance(loss, SurrogateLoss) and loss.expr == expr
+
+
+def _best_curve(readings: Sequence[SurrogateLoss]) -> CurveKind:
+    return "bezier" if readings and all(reading.curve != "log" for reading in readings) else "log"
+
+
+def is_searched(value: float | str) -> bool:
     """Whether a number of the configuration is a coordinate."""
     return isinstance(value, str)
 

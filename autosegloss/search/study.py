@@ -8,19 +8,26 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 from autosegloss.errors import InputError, RefusedError, SearchError, cut
 from autosegloss.loss.base import LossContent
-from autosegloss.search.algorithms import Algorithm
-from autosegloss.search.algorithms.state import Theta
-from autosegloss.search.guard import guarded
+from autosegloss.search.finals import Schedule
+from autosegloss.search.findings import Findings, Screen, Step
+from autosegloss.search.guard import guarded, is_baseline
 from autosegloss.search.jobs import Job, Outcome, Place
 from autosegloss.search.journal import Journal
-from autosegloss.search.plan import Findings, Plan, Step, Trial
+from autosegloss.search.plan import Begin, Losses, Plan, Trial
+from autosegloss.search.rivals import Screening
 
 # The last bits may differ between processors when a journal is moved to another machine.
 THETA_TOLERANCE = 1e-9
+_STAGES: Mapping[str, Literal["screening", "search", "finals"]] = {
+    "screen": "screening",
+    "fidelity": "screening",
+    "search": "search",
+    "final": "finals",
+}
 
 
 class Study:
@@ -30,14 +37,14 @@ class Study:
     the study is `finished`; `findings` then returns the result. The constructor replays the journal.
 
     Args:
-        algorithm: The optimiser.
+        begin: See `Plan`.
         journal: The journal, with the trials finished so far.
-        loss_at: See `Plan`.
         baseline: See `Plan`.
+        schedule: See `Plan`.
+        screening: See `Plan`.
         guard: Shares of cross-entropy's metrics below which a reward is reduced (see `guarded`); every step then
             trains with cross-entropy as well.
         observer: Called with the study after each record, for a display.
-        **numbers: `steps`, `candidates`, `finalist_seeds`, `seed` and `lag` of `Plan`.
 
     Raises:
         RefusedError: The journal does not fit the plan.
@@ -45,20 +52,20 @@ class Study:
 
     def __init__(
         self,
-        algorithm: Algorithm[Any],
+        begin: Begin,
         journal: Journal,
-        loss_at: Callable[[Theta], LossContent],
         baseline: LossContent,
+        schedule: Schedule,
         *,
+        screening: Screening | None = None,
         guard: Mapping[str, float] | None = None,
         observer: Callable[[Study], None] | None = None,
-        **numbers: int,
     ) -> None:
         self._journal = journal
         self._guard = dict(guard or {})
         self._baseline = baseline
         self._observer = observer
-        self._plan = Plan(algorithm, loss_at, baseline, guard=self._guard, **numbers)
+        self._plan = Plan(begin, baseline, schedule, screening, self._guard)
 
         self.done = 0
         """Number of finished trials, failed ones included."""
@@ -87,6 +94,23 @@ class Study:
     def steps(self) -> Sequence[Step]:
         """The finished steps."""
         return self._plan.steps
+
+    @property
+    def screen(self) -> Screen | None:
+        """The screening, once it is finished; None without rivals."""
+        return self._plan.screen
+
+    @property
+    def losses(self) -> Losses:
+        """The losses at the points of the search; before the screening is finished, those without one."""
+        return self._plan.losses
+
+    @property
+    def stage(self) -> Literal["screening", "search", "finals", "finished"]:
+        """What the oldest unfinished jobs belong to."""
+        if not self._batches:
+            return "finished"
+        return _STAGES[next(iter(self._batches[0].jobs.values())).stage]
 
     @property
     def total(self) -> int:
@@ -253,6 +277,11 @@ class _Batch:
         if not failed:
             return None
         first, outcome = failed[0]
+        if first.stage in ("screen", "fidelity") and len(failed) == len(self.jobs):
+            return (
+                f"screening: all {len(failed)} trials of round {first.step} failed. First: trial {first.index} (seed "
+                f"{first.seed}): {_reason(outcome)}."
+            )
         samples = sum(job.index < asked for job in self.jobs.values())
         lost = sum(job.index < asked for job, _ in failed)
         if first.stage == "search" and 2 * lost > samples:
@@ -260,16 +289,16 @@ class _Batch:
                 f"step {first.step}: {lost} of {samples} trials failed; the policy was not updated. "
                 f"First: trial {first.index} (seed {first.seed}): {_reason(outcome)}."
             )
-        compared = next(((job, outcome) for job, outcome in failed if job.loss == baseline and guarded), None)
+        compared = next(((job, outcome) for job, outcome in failed if is_baseline(job, baseline) and guarded), None)
         if compared is not None:
             return (
                 f"step {compared[0].step}: the trial of cross-entropy, which the guard compares with, failed "
                 f"(seed {compared[0].seed}): {_reason(compared[1])}."
             )
-        in_contest = [outcome for job, outcome in self.pairs() if job.loss != baseline]
+        in_contest = [outcome for job, outcome in self.pairs() if not is_baseline(job, baseline)]
         if first.stage == "final" and all(outcome.reward is None for outcome in in_contest):
             return (
-                f"finals: all {len(in_contest)} trials of the candidates and of the start failed; nothing can be "
+                f"finals: all {len(in_contest)} trials of other losses than cross-entropy failed; nothing can be "
                 f"chosen. First: trial {first.index} (seed {first.seed}): {_reason(outcome)}."
             )
         return None

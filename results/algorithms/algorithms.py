@@ -27,15 +27,18 @@ from autosegloss.proxy.trial import Proxy
 from autosegloss.report.environment import packages
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.content import CROSS_ENTROPY
+from autosegloss.search.finals import Schedule
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.objective import proxy_of
+from autosegloss.search.plan import without_rivals
 from autosegloss.search.runners.base import attempt
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import as_config
 from autosegloss.search.space import LossFamily
 from autosegloss.search.statistics import interval_text
 from autosegloss.search.study import Study
+from results.common.losses import ByTheta
 from results.common.rows import Row, complete
 from results.common.script import run, script
 
@@ -222,15 +225,12 @@ def searched(contestant: str, setting: Setting, seed: int) -> Theta:
     algorithm = ALGORITHMS[contestant.partition(",")[0]](start=setting.start(), samples=samples, seed=seed, **options)
     with tempfile.TemporaryDirectory(prefix="autosegloss-bench-") as folder, Journal(Path(folder, "trials")) as journal:
         study = Study(
-            algorithm,
+            without_rivals(algorithm, ByTheta()),
             journal,
-            lambda theta: {"theta": theta},  # the rewards go by theta
             CROSS_ENTROPY,
-            steps=setting.steps,
-            candidates=CANDIDATES,
-            finalist_seeds=FINALIST_SEEDS,
-            seed=seed,
-            lag=setting.lag,
+            Schedule(
+                steps=setting.steps, candidates=CANDIDATES, finalist_seeds=FINALIST_SEEDS, seed=seed, lag=setting.lag
+            ),
         )
         SerialRunner().run(study, setting.objective(seed))
         theta = study.findings().theta

@@ -16,10 +16,13 @@ from autosegloss.files import write_text
 from autosegloss.report.environment import about
 from autosegloss.search.algorithms.external import RandomSearch
 from autosegloss.search.content import CROSS_ENTROPY
+from autosegloss.search.finals import Schedule
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
+from autosegloss.search.plan import without_rivals
 from autosegloss.search.runners.ray import RayRunner
 from autosegloss.search.study import Study
+from results.common.losses import ByTheta
 from results.common.script import run, script
 
 MODULE = "results.bench.search"
@@ -103,14 +106,10 @@ def _run(size: tuple[int, int], objective: Sleeper) -> tuple[list[tuple[float, f
         path = Path(folder, "trials.jsonl")
         with Journal(path) as journal:
             study = Study(
-                RandomSearch(start=(0.5,) * 12, samples=samples),
+                without_rivals(RandomSearch(start=(0.5,) * 12, samples=samples), ByTheta()),
                 journal,
-                lambda theta: {"theta": theta},  # the rewards go by theta
                 CROSS_ENTROPY,
-                steps=steps,
-                candidates=1,
-                finalist_seeds=2,
-                seed=0,
+                Schedule(steps=steps, candidates=1, finalist_seeds=2, seed=0),
                 observer=lambda _: recorded.append(time.monotonic()),
             )
             RayRunner(WORKERS).run(study, objective)

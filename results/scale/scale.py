@@ -18,11 +18,14 @@ from autosegloss.files import write_text
 from autosegloss.report.environment import packages
 from autosegloss.search.algorithms import ALGORITHMS
 from autosegloss.search.content import CROSS_ENTROPY
+from autosegloss.search.finals import Schedule
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
+from autosegloss.search.plan import without_rivals
 from autosegloss.search.runners.base import JobQueue
 from autosegloss.search.study import Study
 from results.algorithms.algorithms import Valley
+from results.common.losses import ByTheta
 from results.common.script import run, script
 
 MODULE = "results.scale.scale"
@@ -150,15 +153,10 @@ def _simulated(name: str, steps: int, samples: int, lag: int, seed: int) -> tupl
 
     with tempfile.TemporaryDirectory(prefix="autosegloss-bench-") as folder, Journal(Path(folder, "trials")) as journal:
         study = Study(
-            algorithm,
+            without_rivals(algorithm, ByTheta()),
             journal,
-            lambda theta: {"theta": theta},  # the rewards go by theta
             CROSS_ENTROPY,
-            steps=steps,
-            candidates=CANDIDATES,
-            finalist_seeds=FINALIST_SEEDS,
-            seed=seed,
-            lag=lag,
+            Schedule(steps=steps, candidates=CANDIDATES, finalist_seeds=FINALIST_SEEDS, seed=seed, lag=lag),
             observer=observer,
         )
         runner.run(study, Trial(toy))

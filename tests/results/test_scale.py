@@ -11,11 +11,10 @@ import pytest
 
 from autosegloss.search.algorithms.external import RandomSearch
 from autosegloss.search.journal import Journal
-from autosegloss.search.study import Study
 from results.algorithms.algorithms import Valley
 from results.scale import scale
 from tests.journals import trials_of
-from tests.toys import TOY_LOSSES
+from tests.toys import search_of
 
 STEPS, SAMPLES = 6, 8
 
@@ -25,7 +24,7 @@ def simulated(folder: Path, slots: int, lag: int) -> tuple[scale.SimulatedRunner
     path = folder / "trials.jsonl"
     with Journal(path) as journal:
         algorithm = RandomSearch(start=(0.5,) * scale.DIMENSIONS, samples=SAMPLES)
-        study = Study(algorithm, journal, *TOY_LOSSES, steps=STEPS, candidates=1, finalist_seeds=2, seed=0, lag=lag)
+        study = search_of(algorithm, journal, steps=STEPS, candidates=1, finalist_seeds=2, seed=0, lag=lag)
         runner = scale.SimulatedRunner(slots)
         runner.run(study, scale.Trial(Valley(scale.DIMENSIONS, 0, 0.05)))
     return runner, trials_of(path)

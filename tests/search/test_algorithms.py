@@ -16,8 +16,7 @@ from autosegloss.search.algorithms.external import TuneSearch
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import as_config
-from autosegloss.search.study import Study
-from tests.toys import TOY, TOY_LOSSES, Quadratic
+from tests.toys import TOY, Quadratic, search_of
 
 Theta = tuple[float, ...]
 
@@ -178,7 +177,7 @@ def test_a_study_torn_anywhere_ends_the_same(name: str, tmp_path: Path) -> None:
     def run(folder: Path, *, resume: bool = False) -> str:
         with Journal(folder / "trials.jsonl", resume=resume) as journal:
             algorithm = build(name, start=(0.5,) * 3, samples=4)
-            study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7)
+            study = search_of(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
             SerialRunner().run(study, TOY)
             return study.findings().to_json()
 

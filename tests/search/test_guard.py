@@ -32,9 +32,8 @@ from autosegloss.search.runners.base import JobQueue
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import as_config
 from autosegloss.search.space import LossFamily
-from autosegloss.search.study import Study
 from tests.faulty import TINY
-from tests.toys import TOY_LOSSES, toy_loss
+from tests.toys import search_of, toy_loss
 
 BASELINE = Job("search", 0, 1, CROSS_ENTROPY, 5)
 TRIAL = Job("search", 0, 0, toy_loss((0.5,)), 5, (0.5,))
@@ -105,7 +104,7 @@ class Tempting:
 def tempted(folder: Path, guard: dict[str, float], objective: Objective, *, resume: bool = False) -> Findings:
     with Journal(folder / "trials.jsonl", resume=resume) as journal:
         algorithm = PPO2(start=(0.5,), samples=8)
-        study = Study(algorithm, journal, *TOY_LOSSES, steps=4, candidates=4, finalist_seeds=2, seed=1, guard=guard)
+        study = search_of(algorithm, journal, steps=4, candidates=4, finalist_seeds=2, seed=1, guard=guard)
         assert study.total == 4 * (9 + bool(guard)) + 2 * 6
         SerialRunner().run(study, objective)
         assert study.done == study.total

@@ -25,7 +25,7 @@ from autosegloss.search.journal import Journal
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.study import Study
 from tests.journals import trials_of
-from tests.toys import TOY, TOY_LOSSES, Quadratic, run_toy, toy_study
+from tests.toys import TOY, Quadratic, run_toy, search_of, toy_study
 
 JOURNAL = "trials.jsonl"
 
@@ -119,7 +119,7 @@ def test_candidates_are_distinct_and_of_both_kinds(tmp_path: Path, candidates: i
     # With baseline mu, mu is one of the samples too; in the first step it is the start, which is not run again.
     algorithm = PPO2(start=(0.5,) * 3, samples=4, updates=5, baseline="mu")
     with Journal(tmp_path / JOURNAL) as journal:
-        study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=candidates, finalist_seeds=1, seed=0)
+        study = search_of(algorithm, journal, steps=3, candidates=candidates, finalist_seeds=1, seed=0)
         announced = study.total
         SerialRunner().run(study, TOY)
         finals = study.findings().finals
@@ -264,7 +264,7 @@ def test_a_start_that_fails_is_noted_and_decides_nothing(tmp_path: Path, undistu
     both, guard = {("search", 0, index): "raise" for index in range(2)}, {"other": 0.5}
     with Journal(tmp_path / "few") as journal:
         algorithm = PPO2(start=(0.5,) * 3, samples=2)
-        study = Study(algorithm, journal, *TOY_LOSSES, steps=1, candidates=1, finalist_seeds=2, seed=0, guard=guard)
+        study = search_of(algorithm, journal, steps=1, candidates=1, finalist_seeds=2, seed=0, guard=guard)
         with pytest.raises(SearchError, match="step 0: 2 of 2 trials failed"):
             SerialRunner().run(study, replace(TOY, break_at=both))
 
@@ -398,7 +398,7 @@ def test_a_lag_changes_what_is_learned_and_nothing_else(tmp_path: Path) -> None:
     for lag in (0, 2):
         with Journal(tmp_path / str(lag) / JOURNAL) as journal:
             random = RandomSearch(start=(0.5,) * 3, samples=8)
-            study = Study(random, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag)
+            study = search_of(random, journal, steps=3, candidates=2, finalist_seeds=2, seed=7, lag=lag)
             SerialRunner().run(study, TOY)
             found.append(study.findings())
     assert found[0] == found[1]
@@ -415,7 +415,7 @@ def test_an_algorithm_is_told_from_which_state_its_points_came(tmp_path: Path) -
 
     with Journal(tmp_path / JOURNAL) as journal:
         algorithm = Listening((0.5,) * 3, samples=8, updates=5)
-        study = Study(algorithm, journal, *TOY_LOSSES, steps=4, candidates=2, finalist_seeds=2, seed=7, lag=2)
+        study = search_of(algorithm, journal, steps=4, candidates=2, finalist_seeds=2, seed=7, lag=2)
         SerialRunner().run(study, TOY)
     first, after_one = told[0][0], told[1][0]
     in_turn = [first, algorithm.skip(first), algorithm.skip(algorithm.skip(first))]
@@ -436,7 +436,7 @@ def test_points_that_coincide_are_run_once(tmp_path: Path) -> None:
 
     with Journal(tmp_path / JOURNAL) as journal:
         algorithm = Repeating((0.5,) * 3, samples=8, updates=5)
-        study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7)
+        study = search_of(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
         SerialRunner().run(study, counting)
         assert set(runs.values()) == {1}
         assert study.done == study.total == 35
@@ -468,6 +468,6 @@ def test_a_trial_is_on_disk_before_the_algorithm_is_told(tmp_path: Path) -> None
 
     with Journal(tmp_path / JOURNAL) as journal:
         algorithm = Watched((0.5,) * 3, samples=8)
-        study = Study(algorithm, journal, *TOY_LOSSES, steps=3, candidates=2, finalist_seeds=2, seed=7)
+        study = search_of(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
         SerialRunner().run(study, TOY)
     assert written == [9, 18, 27]

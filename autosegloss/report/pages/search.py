@@ -18,11 +18,11 @@ from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import LOSSES, same_metrics
 from autosegloss.search.api import Status, status
 from autosegloss.search.content import CROSS_ENTROPY
+from autosegloss.search.findings import Final, Findings
 from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE
 from autosegloss.search.guard import guarded
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import proxy_of
-from autosegloss.search.plan import Final, Findings
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.space import LossFamily
 from autosegloss.search.statistics import Difference, Estimate
@@ -41,9 +41,7 @@ def search_page(folder: Path, images: bool) -> str:
             f"with: autosegloss search CONFIG --out {folder} --resume."
         )
     loss, findings = found.loss, study.findings()
-    finals = {final.label: final for final in findings.finals}
-    labels = {"cross-entropy": "cross-entropy", "start": "start", "found": findings.label}
-    compared = {title: finals[labels[name]] for name, title in LOSSES.items()}
+    compared = {LOSSES[name]: final for name, final in findings.compared.items()}
     scores = {title: _scores(final) for title, final in compared.items()}
     metrics = _metrics(compared, scores, config, len(findings.seeds))
     data = []
@@ -182,7 +180,9 @@ def _legend(entries: Mapping[str, str]) -> str:
 
 def _coordinates(found: Status, findings: Findings, steps: Sequence[Sequence[tuple[Job, Outcome]]]) -> str:
     """Every coordinate of theta over the steps."""
-    family = LossFamily.of(found.config)
+    family = found.study.losses
+    if not isinstance(family, LossFamily):
+        return ""
     centres, spreads = [step.mu for step in findings.steps], [step.std for step in findings.steps]
     parts, first = [], 0
     for title, names in family.groups:
@@ -273,7 +273,7 @@ def _metrics(compared: Mapping[str, Final], scores: sections.Scores, config: Stu
                 *(_marked(_difference(last, other, name), own) for other in (first, before)),
             ]
         )
-    titles = ["" if own else "%", *map(escape, compared), "found minus cross-entropy", "found minus before the search"]
+    titles = ["" if own else "%", *map(escape, compared), *(f"found minus {escape(name)}" for name in [*compared][:2])]
     note = (
         f"{'What the trial returned' if own else 'Validation set, %'}: mean [95 % t-interval of the mean] over {seeds} "
         "fresh seeds; differences are paired by seed. ▲ and ▼ mark intervals that exclude 0; there is no correction "

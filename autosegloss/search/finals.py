@@ -1,0 +1,235 @@
+"""The finals: candidates of the search and the best rivals on fresh seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TypeAlias
+
+from autosegloss.loss.base import LossContent
+from autosegloss.search.algorithms.state import Theta
+from autosegloss.search.findings import Final, Findings, Screen, Step
+from autosegloss.search.guard import checked
+from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.race import Verdict, better_half, verdict
+from autosegloss.search.rivals import BASELINE
+from autosegloss.search.seeds import final_seeds
+
+Course: TypeAlias = Generator[list[list[Job]], list[Outcome], Findings]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The numbers of a study.
+
+    Args:
+        steps: Number of steps of the search.
+        candidates: Number of losses of the search in the finals, and of rivals.
+        finalist_seeds: Number of runs of each member of the finals.
+        seed: Seed of the study, from which `seeds` derives those of the trials.
+        lag: Number of steps that may be unfinished when the next one begins. The result depends on the lag, never on
+            timing.
+        test_seeds: Number of further runs for the test against the rivals.
+        longer: Whether a training of the finals is longer than one of the search.
+        always: Whether to search where the rivals can't be told apart.
+    """
+
+    steps: int
+    candidates: int
+    finalist_seeds: int
+    seed: int
+    lag: int = 0
+    test_seeds: int = 6
+    longer: bool = False
+    always: bool = False
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of the finals before it is run.
+
+    Args:
+        label: What it is called.
+        loss: The content of its loss file.
+        theta: Its coordinates; None if it is no loss of the search.
+        rate: The factor of the learning rate with which it trains.
+    """
+
+    label: str
+    loss: LossContent
+    theta: Theta | None = None
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Finals:
+    """The last part of a study.
+
+    Args:
+        baseline: The content of cross-entropy.
+        schedule: The numbers of the study.
+        guard: Shares of the baseline's metrics that a winner keeps on the mean over the finals.
+    """
+
+    baseline: LossContent
+    schedule: Schedule
+    guard: Mapping[str, float]
+
+    def most(self, rivals: bool, searched: bool) -> int:
+        """The most trials that there can be.
+
+        Args:
+            rivals: Whether there are rivals.
+            searched: Whether there are candidates.
+        """
+        number, heats = self.schedule.candidates, self.schedule.finalist_seeds
+        if not rivals:
+            return (2 + number) * heats
+        if not searched:
+            return (1 + number) * heats
+        return (1 + 2 * number) * heats + (1 + 2 * ((number + 1) // 2)) * self.schedule.test_seeds
+
+    def plain(
+        self, start: Member, candidates: Sequence[Member], used: Collection[int], steps: Sequence[Step]
+    ) -> Course:
+        """Without rivals: of the start and the candidates that keep the guards, the best by mean reward.
+
+        If none keeps them, cross-entropy wins, which does by definition.
+        """
+        seeds = final_seeds(self.schedule.seed, self.schedule.finalist_seeds, used)
+        finals = yield from self._run([self._of_baseline, start, *candidates], seeds, 0)
+        # `max` keeps the first of equals: the start wins a tie.
+        rated = [(final.reward, final) for final, _ in finals if final.reward is not None]
+        keeping = [entry for entry in rated if entry[1].theta is not None and not entry[1].broken]
+        _, winner = max(keeping or rated[:1], key=lambda entry: entry[0])
+        return _found(winner, seeds, steps, [final for final, _ in finals])
+
+    def race(
+        self, candidates: Sequence[Member], used: Collection[int], steps: Sequence[Step], screen: Screen
+    ) -> Course:
+        """Heats of the candidates and the best rivals, then the test on further seeds.
+
+        The better half of each goes on to the test, of the candidates only those that are ahead of every rival. The
+        best candidate that beats all rivals of the test wins; if there is none, the rival with the best mean over all
+        seeds. A loss that breaks a guard is out; cross-entropy, which keeps them by definition, stands in for rivals
+        that all do.
+        """
+        rivals = self._rivals(screen)
+        members = [self._of_baseline, *(rival for rival in rivals if rival.label != BASELINE)]
+        seen = [(member.loss, member.rate) for member in members]
+        candidates = [member for member in candidates if (member.loss, member.rate) not in seen]
+        number = self.schedule.finalist_seeds
+        seeds = final_seeds(self.schedule.seed, number + self.schedule.test_seeds, {*used, *screen.seeds})
+        heats = yield from self._run([*members, *candidates], seeds[:number], 0)
+        rewards = {
+            final.label: fmean(values) for final, values in heats if final.reward is not None and not final.broken
+        }
+        fit = {rival.label: rewards[rival.label] for rival in rivals if rival.label in rewards}
+        against = better_half(fit) or [BASELINE]
+        least = max(rewards.get(label, -math.inf) for label in against)
+        ahead = better_half({each.label: rewards.get(each.label, -math.inf) for each in candidates}, above=least)
+        of_heats = [final for final, _ in heats]
+        if not ahead:
+            winner = next(final for final in of_heats if final.label == against[0])
+            return _found(winner, seeds[:number], steps, of_heats, [each.label for each in rivals], screen)
+        again = [each for each in [*members, *candidates] if each.label in {BASELINE, *against, *ahead}]
+        finals = yield from self._run(again, seeds[number:], number)
+        values = {final.label: rewards for final, rewards in finals}
+        decision = verdict(
+            {label: values[label] for label in ahead},
+            {label: values[label] for label in against},
+            [final.label for final, _ in finals if not final.broken],
+        )
+        if decision.winners:
+            label = decision.winners[0]
+        else:
+            before = {final.label: rewards for final, rewards in heats}
+            kept = [final.label for final, _ in finals if final.label in against and not final.broken] or [BASELINE]
+            label = max(kept, key=lambda each: fmean([*before[each], *values[each]]))
+        of_test = [final for final, _ in finals]
+        winner = next(final for final in of_test if final.label == label)
+        return _found(winner, seeds[number:], steps, of_test, against, screen, of_heats, decision)
+
+    @property
+    def _of_baseline(self) -> Member:
+        return Member(BASELINE, self.baseline)
+
+    def _rivals(self, screen: Screen) -> list[Member]:
+        """The best rivals of the screening; one that is cross-entropy has its label."""
+        best = [each.arm for each in screen.screened.finalists[: self.schedule.candidates]]
+        same = [arm.loss == self.baseline and arm.rate == 1 for arm in best]
+        return [
+            self._of_baseline if is_baseline else Member(arm.name, arm.loss, None, arm.rate)
+            for arm, is_baseline in zip(best, same, strict=True)
+        ]
+
+    def _run(
+        self, members: Sequence[Member], seeds: Sequence[int], first: int
+    ) -> Generator[list[list[Job]], list[Outcome], list[tuple[Final, list[float]]]]:
+        """Train every member on every seed; the values are the rewards with the lowest for a failed one.
+
+        Args:
+            members: The members, cross-entropy first.
+            seeds: The seeds.
+            first: The ordinal of the first one.
+        """
+        outcomes = yield [
+            [
+                Job("final", ordinal, index, member.loss, seed, member.theta, member.rate)
+                for ordinal, seed in enumerate(seeds, start=first)
+                for index, member in enumerate(members)
+            ]
+        ]
+        number = len(members)
+        rewards, baselines = failed_as_lowest(outcomes), [run.metrics for run in outcomes[::number]]
+        finals = []
+        for index, member in enumerate(members):
+            own, values = outcomes[index::number], rewards[index::number]
+            alive = any(outcome.reward is not None for outcome in own)
+            final = Final(
+                label=member.label,
+                loss=member.loss,
+                theta=member.theta,
+                reward=fmean(values) if alive else None,
+                rewards=tuple(outcome.reward for outcome in own),
+                metrics=tuple(outcome.metrics for outcome in own),
+                validation=tuple(outcome.validation for outcome in own),
+                guards=checked([run.metrics for run in own], baselines, self.guard),
+                rate=member.rate,
+            )
+            finals.append((final, values))
+        return finals
+
+
+def failed_as_lowest(outcomes: Sequence[Outcome]) -> list[float]:
+    """The rewards; a missing one is replaced by the lowest."""
+    lowest = min(outcome.reward for outcome in outcomes if outcome.reward is not None)
+    return [lowest if outcome.reward is None else outcome.reward for outcome in outcomes]
+
+
+def _found(
+    winner: Final,
+    seeds: Sequence[int],
+    steps: Sequence[Step],
+    finals: Sequence[Final],
+    rivals: Sequence[str] = (),
+    screen: Screen | None = None,
+    heats: Sequence[Final] = (),
+    decision: Verdict | None = None,
+) -> Findings:
+    return Findings(
+        label=winner.label,
+        loss=winner.loss,
+        theta=winner.theta,
+        reward=winner.reward or 0.0,
+        seeds=tuple(seeds),
+        steps=tuple(steps),
+        finals=tuple(finals),
+        rate=winner.rate,
+        rivals=tuple(rivals),
+        screen=screen,
+        heats=tuple(heats),
+        verdict=decision,
+    )

@@ -1,0 +1,195 @@
+"""What a search finds: its steps, the screening of its rivals, its finals, and the loss to take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from autosegloss.loss.base import LossContent
+from autosegloss.search.algorithms.state import Theta
+from autosegloss.search.gates import Fidelity, Headroom
+from autosegloss.search.guard import Check, checked
+from autosegloss.search.race import Verdict
+from autosegloss.search.rivals import BASELINE, Screened
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step of the search.
+
+    Args:
+        step: Number of the step.
+        seed: Seed of all its trials.
+        mu: The algorithm's answer before the step, its centre, if it has one.
+        std: The algorithm's standard deviation of each coordinate, if it has one.
+        mean: Mean reward; failed trials count as the lowest reward.
+        best: Highest reward.
+        failed: Number of trials without a reward.
+        start: Reward of the loss at the start of the search, with the seed of the step; None if it failed.
+        centre: Reward of the loss at the centre, likewise; None also if there is no centre.
+    """
+
+    step: int
+    seed: int
+    mu: Theta | None
+    std: Theta | None
+    mean: float
+    best: float
+    failed: int
+    start: float | None
+    centre: float | None
+
+
+@dataclass(frozen=True)
+class Final:
+    """The result of one member of the finals.
+
+    Args:
+        label: "cross-entropy", a rival such as "8*lovasz", "start", "mu of step 7" or "sample 3 of step 7".
+        loss: The content of its loss file.
+        theta: Its coordinates; None for cross-entropy and rivals.
+        reward: Mean reward over the seeds; a failed run counts as the lowest reward. None if all runs failed.
+        rewards: Reward per seed; None for a failed run.
+        metrics: Every metric on the held-out part, per seed.
+        validation: Every metric on the validation set, per seed. No decision looks at it.
+        guards: The guards, checked; empty without guards, or if all runs failed.
+        rate: The factor of the learning rate with which it trains.
+    """
+
+    label: str
+    loss: LossContent
+    theta: Theta | None
+    reward: float | None
+    rewards: tuple[float | None, ...]
+    metrics: tuple[dict[str, float], ...]
+    validation: tuple[dict[str, float], ...]
+    guards: tuple[Check, ...] = ()
+    rate: float = 1.0
+
+    @property
+    def broken(self) -> tuple[Check, ...]:
+        """The guards that the loss does not keep."""
+        return tuple(check for check in self.guards if not check.kept)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The screening of the rivals.
+
+    Args:
+        screened: Every rival at every step that was tried.
+        seeds: The seeds of its trainings.
+        headroom: Whether the best rivals differ; None if there are too few rivals or seeds to say.
+        fidelity: Whether the proxy's schedule ranks them as that of the finals does; None if both are one.
+        searched: Whether a search followed.
+    """
+
+    screened: Screened
+    seeds: tuple[int, ...]
+    headroom: Headroom | None
+    fidelity: Fidelity | None
+    searched: bool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The result of a search and the evidence for it. Equal searches give equal findings: no times are recorded.
+
+    Args:
+        label: Label of the winner.
+        loss: The winner, as the content of its loss file.
+        theta: Its coordinates; None for cross-entropy and rivals.
+        reward: The winner's mean reward over the seeds of the finals.
+        seeds: The seeds of the finals, which nothing else has used; with a test, those of the test.
+        steps: The steps of the search.
+        finals: Cross-entropy, then the rivals, or without rivals the start of the search, then the candidates.
+        rate: The factor of the learning rate with which the winner trains.
+        rivals: Labels of the rivals in the finals, the best of the screening first.
+        screen: The screening; None without rivals.
+        heats: The first part of the finals, which decides who goes on to the test: all its members, on seeds of its
+            own; empty if there is no test.
+        verdict: The test; None without one.
+    """
+
+    label: str
+    loss: LossContent
+    theta: Theta | None
+    reward: float
+    seeds: tuple[int, ...]
+    steps: tuple[Step, ...]
+    finals: tuple[Final, ...]
+    rate: float = 1.0
+    rivals: tuple[str, ...] = ()
+    screen: Screen | None = None
+    heats: tuple[Final, ...] = ()
+    verdict: Verdict | None = None
+
+    @property
+    def winner(self) -> Final:
+        """The winner in the finals."""
+        return next(final for final in self.finals if final.label == self.label)
+
+    @property
+    def best_rival(self) -> Final | None:
+        """The rival with the highest reward in the finals, or cross-entropy if all failed; None without a screening."""
+        alive = [final for final in self.finals if final.label in self.rivals and final.reward is not None]
+        return None if self.screen is None else max(alive, key=lambda each: each.reward or 0.0, default=self.finals[0])
+
+    @property
+    def compared(self) -> dict[str, Final]:
+        """The losses that a user compares: "cross-entropy", the best "rival" or else the "start", and the "found"."""
+        second = self.best_rival
+        if second is None:
+            middle = {"start": next(final for final in self.finals if final.label == "start")}
+        else:
+            middle = {"rival": second}
+        return {"cross-entropy": self.finals[0], **middle, "found": self.winner}
+
+    @property
+    def conclusion(self) -> str:
+        """Which loss is returned, and why, in a sentence; empty without rivals."""
+        if self.screen is None:
+            return ""
+        if self.verdict is not None and self.theta is not None:
+            lead = self.verdict.narrowest(self.label)
+            return f"{self.label} beats every rival here ({lead} over {lead.rival}): loss.json is the loss found"
+        if not self.screen.searched:
+            return f"no search was made: loss.json is {self.label}, the best rival"
+        if self.verdict is not None and (closest := self.verdict.closest) is not None:
+            return f"no searched loss beats {closest.rival} here ({closest}): loss.json is {self.label}"
+        return f"no searched loss is ahead of {self.label} in the first part of the finals: loss.json is {self.label}"
+
+    @property
+    def about_guards(self) -> str:
+        """What became of the guards, in a sentence; empty without guards."""
+        winner = self.winner
+        if not winner.guards:
+            return ""
+        passed = [final for final in self.finals if final.broken and final.reward is not None]
+        best = max(passed, key=lambda final: final.reward or 0.0, default=None)
+        if winner.label == BASELINE and best is not None:
+            return (
+                f"no loss keeps its guards, so cross-entropy is returned instead; the best of them, {best.label} "
+                f"(reward {best.reward:.4f}): {_sentence(best.broken)}."
+            )
+        kept = f"kept: {_sentence(winner.guards)}."
+        if later := self._broken_later(winner):
+            kept += f" But not on the validation set, which decides nothing: {_sentence(later)}."
+        if best is not None and (best.reward or 0.0) > self.reward:
+            kept += f" {best.label} has a higher reward, {best.reward:.4f}, but breaks them: {_sentence(best.broken)}."
+        return kept
+
+    def _broken_later(self, winner: Final) -> tuple[Check, ...]:
+        """The guards that the winner does not keep on the validation set, among those measured there."""
+        shares = {check.metric: check.share for check in winner.guards}
+        later = checked(winner.validation, self.finals[0].validation, shares)
+        return tuple(check for check in later if not check.kept)
+
+    def to_json(self) -> str:
+        """The findings as JSON; equal findings give equal bytes."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def _sentence(checks: Sequence[Check]) -> str:
+    return ", ".join(map(str, checks))

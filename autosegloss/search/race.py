@@ -1,0 +1,105 @@
+"""The race of the finals: who goes on to the test, and whether a loss of the search beats every rival.
+
+A loss of the search is returned only if it beats each remaining rival beyond doubt, on seeds that nothing else has
+used. Otherwise the best rival is returned.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import scipy
+
+from autosegloss.search.statistics import holm
+
+LEVEL: Final = 0.05
+"""The level of the test, and 1 minus the confidence of its bounds."""
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How far a loss is ahead of a rival on paired seeds.
+
+    Args:
+        loss: Label of the loss.
+        rival: Label of the rival.
+        mean: Mean of the paired differences in reward.
+        bound: The lower end of the one-sided 95% t-interval of their mean.
+        p: p-value of the one-sided paired t-test that the mean is at most 0.
+    """
+
+    loss: str
+    rival: str
+    mean: float
+    bound: float
+    p: float
+
+    @classmethod
+    def of(cls, loss: str, rival: str, ours: Sequence[float], theirs: Sequence[float]) -> Lead:
+        """The lead of paired rewards, at least two of them."""
+        gains = [a - b for a, b in zip(ours, theirs, strict=True)]
+        mean, error = statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
+        freedom = len(gains) - 1
+        bound = mean - float(scipy.stats.t.ppf(1 - LEVEL, freedom)) * error
+        p = float(scipy.stats.t.sf(mean / error, freedom)) if error > 0 else float(mean <= 0)
+        return cls(loss, rival, mean, bound, p)
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.1f}, bound {100 * self.bound:+.1f}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of the test.
+
+    Args:
+        winners: Labels of the losses of the search that beat every rival, the best first; empty if none does.
+        leads: The lead of each candidate over each rival.
+    """
+
+    winners: tuple[str, ...]
+    leads: tuple[Lead, ...]
+
+    def narrowest(self, loss: str) -> Lead:
+        """The lead of a loss over the rival that it beats by the least certain margin."""
+        return max((lead for lead in self.leads if lead.loss == loss), key=lambda lead: (lead.p, -lead.mean))
+
+    @property
+    def closest(self) -> Lead | None:
+        """The narrowest lead of the candidate that came closest to beating every rival."""
+        losses = dict.fromkeys(lead.loss for lead in self.leads)
+        return min(map(self.narrowest, losses), key=lambda lead: (lead.p, -lead.mean), default=None)
+
+
+def better_half(rewards: Mapping[str, float], above: float = -math.inf) -> list[str]:
+    """The better half of some labels by reward, rounded up, the best first; those with a reward above a bound alone."""
+    ranked = sorted((label for label in rewards if rewards[label] > above), key=lambda label: -rewards[label])
+    return ranked[: math.ceil(len(rewards) / 2)]
+
+
+def verdict(
+    candidates: Mapping[str, Sequence[float]], rivals: Mapping[str, Sequence[float]], fit: Sequence[str]
+) -> Verdict:
+    """Test each candidate against every rival.
+
+    A candidate beats the rivals if the largest of its p-values does, which keeps the level (an intersection-union
+    test), after Holm's correction over the candidates.
+
+    Args:
+        candidates: The rewards of each loss of the search on the seeds of the test.
+        rivals: Those of each rival, on the same seeds.
+        fit: Labels of the candidates that may win: those that keep the guards.
+
+    Reference: Berger, Multiparameter hypothesis testing and acceptance sampling, Technometrics 24, 1982.
+    """
+    leads = [
+        Lead.of(loss, rival, ours, theirs) for loss, ours in candidates.items() for rival, theirs in rivals.items()
+    ]
+    largest = [max(lead.p for lead in leads if lead.loss == loss) for loss in candidates]
+    passed = [loss for loss, p in zip(candidates, holm(largest), strict=True) if p <= LEVEL and loss in fit]
+    passed.sort(key=lambda loss: -statistics.fmean(candidates[loss]))
+    return Verdict(tuple(passed), tuple(leads))
