@@ -1,0 +1,209 @@
+"""Many searches of one configuration: what each returns beside the best tuned rival, on seeds that none has used.
+
+The rival is the one with the best mean reward over the screenings of all searches, so that it is tuned on more seeds
+than any loss that was found. Searches and trainings that were interrupted are continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autosegloss.files import write_text
+from autosegloss.loss.base import LossContent
+from autosegloss.loss.file import build_loss
+from autosegloss.metric.settings import spec_label
+from autosegloss.proxy.trial import TARGET, Proxy
+from autosegloss.report.environment import about
+from autosegloss.report.shown import loss_line
+from autosegloss.search import search
+from autosegloss.search.api import status
+from autosegloss.search.findings import Findings
+from autosegloss.search.objective import proxy_of
+from autosegloss.search.seeds import comparison_seeds
+from autosegloss.search.settings import StudyConfig, load_config
+from autosegloss.search.statistics import t_interval
+from results.common.rows import Row, complete
+from results.common.script import run, script
+
+MODULE = "results.rivals.rivals"
+FIRST = 100
+"""The seed of the first search; those of the configurations are below it."""
+FRESH = 99
+"""The seed from which those of the trainings on fresh seeds derive, and their pretraining."""
+WORKERS = 2
+
+
+class Task(NamedTuple):
+    """A training on a fresh seed."""
+
+    config: str
+    settings: tuple[str, ...]
+    loss: str
+    rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What a search returned, or a rival."""
+
+    name: str
+    loss: LossContent
+    rate: float = 1.0
+
+
+def summarize(config: Path, settings: Sequence[str], searches: int, seeds: int, out: Path) -> dict[str, Any]:
+    """Search, train what was returned and the rival on fresh seeds, and compare.
+
+    Args:
+        config: The file of the configuration.
+        settings: Overrides of its keys, as for `--set`.
+        searches: Number of searches.
+        seeds: Number of fresh seeds.
+        out: The folder to write to; the searches are in its folder `work`.
+    """
+    configuration, work = load_config(config, settings), out / "work" / config.stem
+    found = {FIRST + i: _searched(configuration, work / str(FIRST + i), FIRST + i) for i in range(searches)}
+    rival, tuned = _best_rival([*found.values()])
+    returned = {seed: Returned(each.label, each.loss, each.rate) for seed, each in found.items()}
+    fresh = comparison_seeds(FRESH, seeds)
+    losses = {json.dumps([each.loss, each.rate]): each for each in (rival, *returned.values())}
+    tasks = {
+        (key, seed): Task(str(config), (*settings, f"search.seed={FRESH}"), json.dumps(each.loss), each.rate, seed)
+        for key, each in losses.items()
+        for seed in fresh
+    }
+    rows = complete(work / "fresh.jsonl", ("loss", "seed"), tasks, _trained, WORKERS)
+
+    def values(each: Returned) -> list[float]:
+        return [rows[json.dumps([each.loss, each.rate]), seed][TARGET] for seed in fresh]
+
+    theirs = values(rival)
+    table = []
+    for seed, each in returned.items():
+        gains = [a - b for a, b in zip(values(each), theirs, strict=True)]
+        screen = found[seed].screen
+        table.append(
+            {
+                "search": seed,
+                "returned": each.name,
+                "is_rival": found[seed].theta is None,
+                "rate": each.rate,
+                "loss": each.loss,
+                "conclusion": found[seed].conclusion,
+                "headroom": None if screen is None or screen.headroom is None else str(screen.headroom),
+                "values": values(each),
+                "gains": gains,
+            }
+        )
+    return {
+        "config": str(config),
+        "settings": list(settings),
+        "metric": spec_label(configuration.goal),
+        "rival": {"name": rival.name, "screenings": tuned, "values": theirs},
+        "seeds": fresh,
+        "searches": table,
+        "about": about("cpu", "autosegloss", "torch", "numpy"),
+        "command": f"python -m {MODULE} {config} --searches {searches} --seeds {seeds}"
+        + "".join(f" --set {each}" for each in settings),
+    }
+
+
+def _searched(config: StudyConfig, folder: Path, seed: int) -> Findings:
+    """The findings of a search with a seed of its own."""
+    if not (folder / "loss.json").exists():
+        own = config.model_copy(update={"search": config.search.model_copy(update={"seed": seed})})
+        search(own, out=folder, resume=(folder / "trials.jsonl").exists())
+    return status(folder).study.findings()
+
+
+def _best_rival(found: Sequence[Findings]) -> tuple[Returned, str]:
+    """The rival with the best mean over all screenings that trained it on all of their seeds, in most of them."""
+    rewards: dict[str, list[float]] = {}
+    arms = {}
+    for each in found:
+        assert each.screen is not None
+        for tried in each.screen.screened.finalists:
+            arms[tried.arm.name] = tried.arm
+            rewards.setdefault(tried.arm.name, []).append(tried.reward)
+    often = {name: values for name, values in rewards.items() if 2 * len(values) >= len(found)} or rewards
+    best = max(often, key=lambda name: statistics.fmean(often[name]))
+    tuned = "; ".join(
+        f"{name} {100 * statistics.fmean(values):.1f} in {len(values)}"
+        for name, values in sorted(often.items(), key=lambda item: -statistics.fmean(item[1]))[:5]
+    )
+    return Returned(arms[best].name, arms[best].loss, arms[best].rate), tuned
+
+
+@cache
+def _proxy(config: str, settings: tuple[str, ...]) -> Proxy:
+    return proxy_of(load_config(config, settings)).prepare()
+
+
+def _trained(task: Task) -> Row:
+    proxy = _proxy(task.config, task.settings)
+    (found,) = proxy.run_group([json.loads(task.loss)], task.seed, True, [task.rate])
+    if isinstance(found, Exception):
+        raise found
+    return {TARGET: found.validation[TARGET], "reward": found.reward}
+
+
+def to_markdown(summary: dict[str, Any]) -> str:
+    """The summary as a page."""
+    rival, number = summary["rival"], len(summary["seeds"])
+    overall = [statistics.fmean(row["gains"]) for row in summary["searches"]]
+    by_seed = [statistics.fmean(gains) for gains in zip(*(row["gains"] for row in summary["searches"]), strict=True)]
+    lines = [
+        f"# Searches for {summary['metric']} with `{summary['config']}`",
+        "",
+        f"Validation set, %, over {number} fresh seeds: mean [95% t-interval], and the paired difference to the best "
+        f"tuned rival, `{rival['name']}`: {_interval(rival['values'], '.1f')}. It is the best by the mean held-out "
+        f"reward over the screenings of all searches ({rival['screenings']}).",
+        "",
+        f"All searches: {_interval(overall, '+.2f')} over the searches, {_interval(by_seed, '+.2f')} over the seeds.",
+        "",
+        "| search | returned | score | difference | why |",
+        "|---:|---|---:|---:|---|",
+    ]
+    for row in summary["searches"]:
+        name = f"`{row['returned']}`" if row["is_rival"] else loss_line(build_loss(row["loss"]))
+        lines.append(
+            f"| {row['search']} | {name.replace('|', chr(92) + '|')} | {_interval(row['values'], '.1f')} | "
+            f"{_interval(row['gains'], '+.2f')} | {row['conclusion']} |"
+        )
+    return "\n".join([*lines, "", f"Command: `{summary['command']}`. {summary['about']}.", ""])
+
+
+def _interval(values: Sequence[float], form: str) -> str:
+    if len(values) < 2 or len(set(values)) == 1:
+        return f"{100 * statistics.fmean(values):{form}}"
+    return "{:{form}} [{:{form}}, {:{form}}]".format(*(100 * x for x in t_interval(values)), form=form)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = script(MODULE, "Many searches, each beside the best tuned rival on fresh seeds.")
+    parser.add_argument("config", type=Path, help="a YAML file; see search_configs/")
+    parser.add_argument("--searches", type=int, default=20, help="number of searches; default: 20")
+    parser.add_argument("--seeds", type=int, default=12, help="number of fresh seeds; default: 12")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key")
+
+    def measure(given: argparse.Namespace) -> str:
+        summary = summarize(given.config, given.set, given.searches, given.seeds, given.out)
+        page = to_markdown(summary)
+        write_text(given.out / f"{given.config.stem}.json", json.dumps(summary, indent=2) + "\n")
+        write_text(given.out / f"{given.config.stem}.md", page)
+        return page
+
+    run(parser, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()
