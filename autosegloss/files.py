@@ -3,11 +3,13 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from autosegloss.errors import WriteError, cut
 
@@ -42,6 +44,28 @@ def write_bytes(path: Path, data: bytes) -> None:
                 draft.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(f"{cut(str(path))}: can't be written: {error.strerror or error}.") from error
+
+
+def read_json(data: bytes) -> Any:
+    """The value in a JSON file that can be written again as it is.
+
+    Raises:
+        ValueError, RecursionError: It is not JSON, holds NaN or infinity, or has a key twice in one mapping.
+    """
+    content = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key occurs twice in one mapping")
+    return content
 
 
 def sweep_drafts(folder: Path, names: Iterable[str]) -> None:

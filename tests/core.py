@@ -30,6 +30,9 @@ if __name__ == "__main__":
         assert loss(torch.randn(1, 3, 3, 3), labels).isfinite()
     for name in ("focal", "lovasz", "boundary_cross_entropy", "0.25*cross_entropy + 0.75*shapes/miou"):
         assert named_loss(name)(torch.randn(1, 3, 3, 3), labels).isfinite()
+    offsets = asl.fit_offsets("miou", [(torch.randn(1, 3, 3, 3), labels)], num_classes=3)
+    offsets.save(sys.argv[1])
+    assert asl.load_offsets(sys.argv[1]).to_json() == offsets.to_json()
     assert callable(asl.search)
     try:
         asl.load_config("study.yaml")

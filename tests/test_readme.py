@@ -89,6 +89,12 @@ def test_the_exact_metrics_of_two_batches() -> None:
     assert 0 < scope["calibration"].compute() < 1
 
 
+def test_the_offsets_are_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python", PAGES["offsets"])
+    exec(code, {})
+
+
 def test_the_page_shows_the_module_of_a_loss() -> None:
     (shown,) = blocks("py", PAGES["trainers"])
     assert f"\n\n{shown}\n\n" in source(named_loss("soft_jaccard").content())

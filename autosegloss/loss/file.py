@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from autosegloss.errors import ExprError, InputError, LossFileError, cut, shown
+from autosegloss.files import read_json
 from autosegloss.loss.base import FORMAT, Loss, check_flag, check_scale
 from autosegloss.loss.classic import PIXEL_LOSSES
 from autosegloss.loss.curve import CurveKind
@@ -73,10 +73,7 @@ def read_loss(data: bytes, name: str, ignore_index: int = 255, reduce_over_ranks
     if len(data) > LARGEST:
         raise LossFileError(f"{name}: more than {LARGEST:,} bytes, and so no loss file.")
     try:
-        content = json.loads(
-            data.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates
-        )
-        json.dumps(content, ensure_ascii=False).encode()  # what can't be written again is not read
+        content = read_json(data)
     except (ValueError, RecursionError) as error:
         raise LossFileError(
             f"{name}: not a JSON file that can be read ({error}). If it was cut off, export it again."
@@ -236,14 +233,3 @@ def _build_surrogate(
         reduce_over_ranks=reduce_over_ranks,
         scale=content.get("scale", 1.0),
     )
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number")
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key occurs twice in one mapping")
-    return content

@@ -1,8 +1,9 @@
-"""The metric room: expressions over class maps, their text, the catalogue, their exact values, and calibration."""
+"""The metric room: expressions over class maps, their text, the catalogue, exact values, calibration and offsets."""
 
 from autosegloss.metric.accumulate import Accumulator, Accumulators
 from autosegloss.metric.calibration import CalibrationError
 from autosegloss.metric.catalogue import METRICS
+from autosegloss.metric.decision import Offsets, fit_offsets, load_offsets
 from autosegloss.metric.expr import (
     Expr,
     any_class,
@@ -27,6 +28,7 @@ __all__ = [
     "Accumulators",
     "CalibrationError",
     "Expr",
+    "Offsets",
     "any_class",
     "band",
     "boundary",
@@ -34,8 +36,10 @@ __all__ = [
     "class_sum",
     "dilate",
     "erode",
+    "fit_offsets",
     "image_mean",
     "image_worst",
+    "load_offsets",
     "metric",
     "parse",
     "per_image",

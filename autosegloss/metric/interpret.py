@@ -194,7 +194,7 @@ def sums(nodes: tuple[e.Sum, ...], maps: Maps | ExactMaps) -> Sums:
         return {node: reduced(node, pixel_sums(node, maps, done)) for node in nodes}
     by_pixel = tuple(node for node in nodes if _is_pointwise(node))
     by_map = tuple(node for node in nodes if node not in by_pixel)
-    rows = (_counted_rows(by_pixel, maps) if by_pixel else {}) | (_mapped_rows(by_map, maps) if by_map else {})
+    rows = (counted_rows(by_pixel, maps.counts) if by_pixel else {}) | (_mapped_rows(by_map, maps) if by_map else {})
     return {node: reduced(node, rows[node]) for node in nodes}
 
 
@@ -211,6 +211,18 @@ def value(
         known: Values of sub-expressions that are known already; of what they alone are made of, no sum is needed.
     """
     return _value(expr, statistics, classes, dict(known or {})).reshape(())
+
+
+def values(expr: e.Expr, counts: Tensor) -> Tensor:
+    """The values of an expression that `is_counted` over several data sets, (N,).
+
+    Args:
+        expr: The expression.
+        counts: Pixels of each data set and class in neither map, in the target, in `pred`, in both: (N, C, 4) int64.
+    """
+    rows = counted_rows(statistics(expr), counts)
+    found = _value(expr, {node: row.to(torch.float64) for node, row in rows.items()}, "metric", {})
+    return found.flatten().expand(len(counts))
 
 
 def class_values(expr: e.Expr, statistics: Sums) -> Tensor:
@@ -261,9 +273,18 @@ def _is_pointwise(node: e.Sum) -> bool:
     )
 
 
-def _counted_rows(nodes: tuple[e.Sum, ...], maps: ExactMaps) -> Sums:
-    """The sums of each image from the counts of its pixels: maps of four pixels, one of each kind, say what each is."""
-    counts = maps.counts
+def is_counted(expr: e.Expr) -> bool:
+    """Whether the value follows from the counts of the pixels of the whole data set, see `ExactMaps.counts`."""
+    return all(_is_pointwise(node) and not node.per_image for node in statistics(expr))
+
+
+def counted_rows(nodes: tuple[e.Sum, ...], counts: Tensor) -> Sums:
+    """The sums of each image from the counts of its pixels: maps of four pixels, one of each kind, say what each is.
+
+    Args:
+        nodes: Sums whose pixels stand for themselves.
+        counts: As `ExactMaps.counts`, (N, C, 4).
+    """
     kinds = torch.arange(4, device=counts.device).unsqueeze(0)  # in the order of the counts
     table = TruthMaps(kinds // 2, kinds % 2, classes=kinds.new_ones(1))
     done: dict[e.Expr, Tensor] = {}
