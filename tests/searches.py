@@ -42,6 +42,6 @@ def short(network: str) -> dict[str, Any]:
             "start": {"regime": "scratch"},
             "train": {"iterations": 2, "batch_size": 2},
         },
-        "compare": {"metrics": ["miou"]},
+        "compare": {"metrics": ["miou"], "steps": [1]},
         "retrain": {"iterations": 2, "batch_size": 2},
     }

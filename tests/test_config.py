@@ -90,7 +90,14 @@ def test_defaults_are_those_of_the_contract() -> None:
         "finalists": {"candidates": 3, "seeds": 3},
         "resources": {"workers": 2, "cpus": 1, "gpus": 0.0, "time_limit": None},
         "retrain": TRAIN | {"iterations": 20_000, "batch_size": 16, "data": {}, "checkpoint_every": 500},
-        "compare": {"losses": [], "seeds": 5, "metrics": None, "settings": {"": {}}},
+        "compare": {
+            "losses": [],
+            "seeds": 5,
+            "steps": None,
+            "tuning_seeds": 2,
+            "metrics": None,
+            "settings": {"": {}},
+        },
         "modules": None,
     }
 
@@ -348,6 +355,14 @@ compare:
             "study.yaml:1: metric: must be a name, a mapping such as {name: biou, radius: 3}, "
             "or a text expression, got `3`",
         ),
+        (
+            "metric: miou\ncompare: {steps: []}",
+            "study.yaml:2: compare.steps: must have 1 to 16 steps, got 0",
+        ),
+        (
+            "metric: miou\ncompare: {steps: [2, 1]}",
+            "study.yaml:2: compare.steps: must ascend, each step once, got `[2.0, 1.0]`",
+        ),
         ("metric: miou\ncompare: {losses: jml}", "study.yaml:2: compare.losses: must be a list, got `jml`"),
         (
             "metric: miou\ncompare: {settings: {}}",
@@ -572,7 +587,7 @@ configs = st.builds(
             share_curves=st.booleans(),
             classes=st.sampled_from(["metric", "all", "present"]),
             scale=st.floats(1e-3, 1e3) | st.just("searched"),
-            cross_entropy=st.floats(1e-9, 1) | st.sampled_from(["searched", "auto"]),
+            cross_entropy=st.floats(1e-9, 1, exclude_max=True) | st.sampled_from(["searched", "auto"]),
             class_power=st.floats(-2, 2) | st.just("auto"),
         ),
         proxy=section(
@@ -587,6 +602,7 @@ configs = st.builds(
         resources=section(workers=st.integers(1, 10_000), gpus=st.floats(0, 8)),
         compare=section(
             losses=st.lists(texts, max_size=2),
+            steps=st.none() | st.just([0.5, 1.0, 16.0]),
             metrics=st.sampled_from([[], ["ece", {"name": "bf1", "radius": 2}]]),
             settings=st.dictionaries(
                 texts,

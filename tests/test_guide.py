@@ -25,6 +25,8 @@ SMALL = {
     "finalists.candidates": 1,
     "finalists.seeds": 2,
     "retrain.iterations": 2,
+    "compare.steps": "[1, 2]",
+    "compare.tuning_seeds": 1,
 }
 BUDGETS = {"search": ["--runner", "serial"], "compare": ["--runner", "serial"], "retrain": []}
 

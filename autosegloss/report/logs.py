@@ -112,10 +112,11 @@ class ComparisonLog(_JsonLines):
 
     - `start`: `config` (name), `folder`, `data` (a list of the data sets, see `autosegloss.report.data.data_record`),
       and the counts, which are those of the journal if the comparison is resumed;
-    - `trial`, after each trial: `setting`, `loss`, `seed`, `reward` (on the held-out part) or `error` (the other is
-      null), `seconds`, the counts;
-    - `end`: `scores` (by setting, loss and metric on the validation set: `mean`, `sd`, and the 95% interval from `low`
-      to `high`), `table` (path of the file).
+    - `trial`, after each trial: `stage` ("tune" where a step is tried, "compare" elsewhere), `setting`, `loss`, its
+      `step`, `seed`, `reward` (on the held-out part) or `error` (the other is null), `seconds`, the counts;
+    - `end`: `steps` (by setting and loss; null in tables made before losses were tuned), `scores` (by setting, loss
+      and metric on the validation set: `mean`, `sd`, and the 95% interval from `low` to `high`), `table` (path of the
+      file).
 
     The counts are the trials `done` and the `total`.
     """
@@ -131,14 +132,17 @@ class ComparisonLog(_JsonLines):
         job, outcome = comparison.last
         record = {"reward": outcome.reward, "error": outcome.error, "seconds": outcome.seconds}
         setting, loss = comparison.pair(job)
-        self._write("trial", setting=setting, loss=loss, seed=job.seed, **record, **counts)
+        about = {"setting": setting, "loss": loss, "step": comparison.step(job), "seed": job.seed}
+        self._write("trial", stage=job.stage, **about, **record, **counts)
 
     def end(self, table: Table) -> None:
         """Write the scores."""
         scores: dict[str, Any] = {row.setting: {} for row in table.rows}
+        steps: dict[str, Any] = {row.setting: {} for row in table.rows}
         for row in table.rows:
             scores[row.setting] |= scores_record({row.loss: row.scores})
-        self._write("end", scores=scores, table=str(self._folder / TABLE_FILE))
+            steps[row.setting][row.loss] = None if row.tuned is None else row.tuned.step
+        self._write("end", steps=steps, scores=scores, table=str(self._folder / TABLE_FILE))
 
 
 class ScalarLog:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autosegloss.errors import AutoseglossError
+from autosegloss.errors import AutoseglossError, InputError, cut
 from autosegloss.loss.base import LossContent
+from autosegloss.loss.file import build_loss
 from autosegloss.metric import METRICS, Expr
 from autosegloss.metric.expr import with_class_names
 from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset, load_dataset
+from autosegloss.proxy.own_loss import is_own
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, Proxy, device_of
 from autosegloss.search.comparison import (
     PLAN_VERSION,
@@ -30,14 +32,16 @@ from autosegloss.search.content import bare_content
 from autosegloss.search.folder import COMPARISON_FILES, check_folder
 from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.ladder import LADDERS
 from autosegloss.search.objective import announce, proxy_of
 from autosegloss.search.own_trial import refuse_trial
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
-from autosegloss.search.seeds import comparison_seeds
+from autosegloss.search.seeds import comparison_seeds, tuning_seeds
 from autosegloss.search.settings import StudyConfig, as_config, fingerprint
 from autosegloss.search.tables import Table
 from autosegloss.search.tabulate import check_baseline, resolved
+from autosegloss.search.tuning import Ladder, Tuning
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ class ComparisonObjective:
     more: tuple[dict[str, Expr], ...]
 
     def __call__(self, job: Job) -> Outcome:
-        """Train, and evaluate on the held-out part and the validation set."""
+        """Train, and evaluate on the held-out part; except where a step is tried, on the validation set as well."""
         start = time.perf_counter()
         setting = job.index % len(self.proxies)
         proxy = self.proxies[setting]
-        network = proxy.trained(proxy.loss(job.loss), job.seed)
+        network = proxy.trained(proxy.loss(job.loss), job.seed, rate=job.rate)
+        if job.stage == "tune":
+            return Outcome(proxy.reward(network), {}, {}, error=None, seconds=time.perf_counter() - start)
         found = proxy.evaluation(network, validate=True, more=self.more[setting])
         validation = found.validation | {CALIBRATION: proxy.calibration_error(network)}
         return Outcome(found.reward, found.metrics, validation, error=None, seconds=time.perf_counter() - start)
@@ -79,6 +85,9 @@ def compare(
     metrics: Sequence[str] | None = None,
 ) -> Table:
     """Train with several losses in the settings of a configuration and compare them on the validation sets.
+
+    First every loss is trained at each step of `compare.steps` on seeds of their own, and the step that is best on the
+    held-out part is chosen for each; the comparison is that of the losses at these steps.
 
     The runs are paired: in each setting and for each seed, all losses start from the same initial weights and see the
     same images in the same order. The seeds derive from `search.seed` and differ from those of a search. Each finished
@@ -129,6 +138,8 @@ def compare(
         announce(dataset, on_data)
     classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
     asked = resolved(metrics or (), [TARGET, *METRICS, *more, *classes, CALIBRATION], settled.goal)
+    tuning = _tuning(settled)
+    _check_steps(tuning, definitions)
     modules = settled.recorded_modules(losses)
     plan = {
         "version": PLAN_VERSION,
@@ -137,6 +148,8 @@ def compare(
         "metrics": columns,
         "verdicts": verdicts,
         "settings": list(proxies),
+        "steps": {name: list(ladder.steps) for name, ladder in tuning.ladders.items()},
+        "tuning_seeds": list(tuning.seeds),
         "configurations": {name: fingerprint(settled.in_setting(name)) for name in proxies},
         "definitions": definitions,
         **({} if modules is None else {"modules": modules}),
@@ -163,9 +176,33 @@ def compare(
         observer=observer,
         baseline=baseline,
         asked=asked,
+        tuning=tuning,
     )
     check_runs(table, folder)
     return table
+
+
+def _tuning(config: StudyConfig) -> Tuning:
+    """How the steps are chosen in each setting; a single step needs no trials."""
+    steps = config.compare.steps
+    optimizers = {name: config.in_setting(name).proxy.train.optimizer for name in config.compare.settings}
+    ladders = {name: Ladder(tuple(steps or LADDERS[optimizer]), optimizer) for name, optimizer in optimizers.items()}
+    number = 0 if steps is not None and len(steps) == 1 else config.compare.tuning_seeds
+    return Tuning(ladders, tuple(tuning_seeds(config.search.seed, number)))
+
+
+def _check_steps(tuning: Tuning, definitions: Mapping[str, Mapping[str, LossContent]]) -> None:
+    """Raise InputError if a loss can't be taken to a step: its scale would be too large."""
+    for setting, losses in definitions.items():
+        ladder = tuning.ladders[setting]
+        for name, content in losses.items():
+            for place, step in enumerate(ladder.steps):
+                try:
+                    loss = ladder.at(content, place).loss
+                    if loss is not content and not is_own(loss):
+                        build_loss(loss)
+                except AutoseglossError as error:
+                    raise InputError(f"compare.steps: loss `{cut(name)}` at step {step:g}: {error}") from error
 
 
 def _data_of(proxies: Mapping[str, Proxy]) -> dict[str, Any]:

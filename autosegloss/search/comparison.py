@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from autosegloss.errors import InputError, RefusedError, SearchError, cut, note, shown
@@ -31,28 +33,34 @@ from autosegloss.search.folder import (
     resumable,
 )
 from autosegloss.search.head import Head
-from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.jobs import Job, Outcome, Place
 from autosegloss.search.journal import Journal
 from autosegloss.search.tables import Row, Table
+from autosegloss.search.tuning import Ladder, Tuned, Tuning
 
-PLAN_VERSION = 3
-"""The version of `plan.json`: 3 since losses are defined by the contents of their files."""
+PLAN_VERSION = 4
+"""The version of the `plan.json` of a comparison: 4 since the steps of its losses are tuned."""
+UNTUNED_VERSION = 3
+"""That of a retraining, and of comparisons before: losses are trained as they are."""
 COLUMNS = ("miou", "miou_i", "miou_c", CALIBRATION)
 """The columns beside the target, by default."""
 
 
 class Comparison:
-    """A comparison in progress: hands out a job for every loss in every setting on every seed.
+    """A comparison in progress: hands out the jobs of every loss in every setting.
 
-    Jobs are ordered by seed, loss and setting, so that problems of a setting show early. A job's index is the index of
-    its loss times the number of settings, plus the index of its setting: appended losses and seeds leave earlier jobs
-    unchanged.
+    First each loss is trained at each step of the setting's ladder on the seeds of the tuning ("tune"), then at the
+    best of these on every seed of the comparison ("compare"); these jobs of a loss are handed out once its step is
+    known. Jobs of a stage are ordered by seed, loss and setting, so that problems of a setting show early. A job's
+    index is the index of its loss times the number of settings, plus the index of its setting: appended losses and
+    seeds leave earlier jobs unchanged.
 
     Args:
         losses: The contents of the loss files, by setting and name; each setting has the same names.
         seeds: The seeds of the runs.
         journal: The journal, with the trials finished so far.
         observer: Called with the comparison after each record.
+        tuning: The ladders and their seeds; None trains the losses as they are.
 
     Raises:
         RefusedError: The journal belongs to another comparison.
@@ -64,34 +72,42 @@ class Comparison:
         seeds: Sequence[int],
         journal: Journal,
         observer: Callable[[Comparison], None] | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         names = next(iter(losses.values()))
+        self._losses = losses
         self._pairs = [(setting, name) for name in names for setting in losses]
+        self._seeds = list(seeds)
+        self._tuning = Tuning({setting: Ladder() for setting in losses}) if tuning is None else tuning
         self._journal = journal
         self._observer = observer
-        self._jobs = [
-            Job("compare", ordinal, index, losses[setting][name], seed)
-            for ordinal, seed in enumerate(seeds)
-            for index, (setting, name) in enumerate(self._pairs)
+        tried = [
+            ("tune", step, index)
+            for ordinal in range(len(self._tuning.seeds))
+            for index in range(len(self._pairs))
+            for step in self._steps(ordinal, index)
         ]
-        self._outcomes: dict[Job, Outcome] = {}
+        runs = [("compare", ordinal, index) for ordinal in range(len(self._seeds)) for index in range(len(self._pairs))]
+        self._places: dict[Place, None] = dict.fromkeys([*tried, *runs])
+        self._waiting = dict(self._places)
+        self._outcomes: dict[Place, Outcome] = {}
         self.last: tuple[Job, Outcome] | None = None
         """The trial recorded last; None before the first one."""
         for line, (job, outcome) in zip(journal.line_numbers, journal.trials, strict=True):
-            if job not in self._jobs:
-                raise RefusedError(f"{cut(str(journal.path))}:{line}: this trial does not belong to this comparison.")
-            if job in self._outcomes:
+            if job.place in self._outcomes:
                 raise RefusedError(
                     f"{cut(str(journal.path))}:{line}: this trial is in the file twice. Restore the file from a copy, "
                     "or delete this line."
                 )
-            self._outcomes[job] = outcome
-        self._waiting = iter([job for job in self._jobs if job not in self._outcomes])
+            if job.place not in self._waiting or job != self._job(job.place):
+                raise RefusedError(f"{cut(str(journal.path))}:{line}: this trial does not belong to this comparison.")
+            self._outcomes[job.place] = outcome
+            del self._waiting[job.place]
 
     @property
     def total(self) -> int:
-        """Number of trials of the comparison."""
-        return len(self._jobs)
+        """Number of trials of the comparison, those that choose the steps included."""
+        return len(self._places)
 
     @property
     def done(self) -> int:
@@ -104,8 +120,12 @@ class Comparison:
         return self.done == self.total
 
     def next_job(self) -> Job | None:
-        """The next job to run; each is handed out once."""
-        return next(self._waiting, None)
+        """The next job to run, each handed out once; None if there is none, or none before others are recorded."""
+        for place in self._waiting:
+            if (job := self._job(place)) is not None:
+                del self._waiting[place]
+                return job
+        return None
 
     def record(self, job: Job, outcome: Outcome) -> None:
         """Record the outcome of a job.
@@ -114,11 +134,11 @@ class Comparison:
             InputError: The job does not belong to the comparison, or is already recorded.
             SearchError: The journal can't be written.
         """
-        if job not in self._jobs or job in self._outcomes:
+        if job.place in self._outcomes or job.place not in self._places or job != self._job(job.place):
             raise InputError(f"{job} is not due; record each job that next_job returns once.")
         outcome = outcome.checked()
         self._journal.append(job, outcome)
-        self._outcomes[job] = outcome
+        self._outcomes[job.place] = outcome
         self.last = job, outcome
         if self._observer is not None:
             self._observer(self)
@@ -127,9 +147,52 @@ class Comparison:
         """The setting and the loss of a job."""
         return self._pairs[job.index]
 
+    def step(self, job: Job) -> float:
+        """The step of the loss in a job."""
+        setting, loss = self.pair(job)
+        if job.stage == "tune":
+            return self._tuning.ladders[setting].steps[job.step % self._tuning.width]
+        return self.tuned(setting, loss).step
+
+    def tuned(self, setting: str, loss: str) -> Tuned:
+        """The step of a loss in a setting, once its trials at every step are recorded."""
+        ladder, means = self._tuning.ladders[setting], self._heldout(self._pairs.index((setting, loss)))
+        assert means is not None  # its trials are recorded
+        place = ladder.best(means)
+        return Tuned(ladder.name(loss, self._losses[setting][loss], place), ladder.steps[place], means)
+
     def outcomes(self, setting: str, loss: str) -> list[Outcome]:
         """The outcomes of a loss in a setting, one per seed, once the comparison is finished."""
-        return [self._outcomes[job] for job in self._jobs if self.pair(job) == (setting, loss)]
+        index = self._pairs.index((setting, loss))
+        return [self._outcomes["compare", ordinal, index] for ordinal in range(len(self._seeds))]
+
+    def _steps(self, ordinal: int, index: int) -> range:
+        """The steps of the jobs that try a loss on a seed: the ladder's places, seed by seed."""
+        start = ordinal * self._tuning.width
+        return range(start, start + self._tuning.tried(self._pairs[index][0]))
+
+    def _job(self, place: Place) -> Job | None:
+        """The job at one of the places; None if the step of its loss is not known yet."""
+        stage, step, index = place
+        setting, name = self._pairs[index]
+        ladder, content = self._tuning.ladders[setting], self._losses[setting][name]
+        if stage == "tune":
+            ordinal, rung = divmod(step, self._tuning.width)
+            loss, rate = ladder.at(content, rung)
+            return Job("tune", step, index, loss, self._tuning.seeds[ordinal], rate=rate)
+        if (means := self._heldout(index)) is None:
+            return None
+        loss, rate = ladder.at(content, ladder.best(means))
+        return Job("compare", step, index, loss, self._seeds[step], rate=rate)
+
+    def _heldout(self, index: int) -> tuple[float | None, ...] | None:
+        """The mean reward of a loss at each step, None where every run failed; None before all are recorded."""
+        places = [[*self._steps(ordinal, index)] for ordinal in range(len(self._tuning.seeds))]
+        found = [[self._outcomes.get(("tune", step, index)) for step in steps] for steps in zip(*places, strict=True)]
+        if any(outcome is None for outcomes in found for outcome in outcomes):
+            return None
+        rewards = [[each.reward for each in outcomes if each and each.reward is not None] for outcomes in found]
+        return tuple(fmean(each) if each else None for each in rewards)
 
 
 def run_comparison(
@@ -146,6 +209,7 @@ def run_comparison(
     observer: Callable[[Comparison], None] | None,
     baseline: str | None = None,
     asked: Sequence[str] = (),
+    tuning: Tuning | None = None,
 ) -> Table:
     """Run the unfinished jobs of a plan and write the table.
 
@@ -163,6 +227,7 @@ def run_comparison(
         observer: Called with the comparison at the start and after each trial.
         baseline: The loss that the others are compared with; None is the first.
         asked: The columns of the table, which have verdicts; none: those of the plan.
+        tuning: How the step of each loss is chosen; None trains the losses as they are.
 
     Raises:
         RefusedError: The folder holds another comparison.
@@ -178,13 +243,14 @@ def run_comparison(
         sweep_drafts(folder, (*COMPARISON_FILES, CHECKPOINT_FILE, f"*{WEIGHTS}"))
         with resumable():
             write_text(folder / PLAN_FILE, json.dumps(plan, indent=2) + "\n")
-        comparison = Comparison(plan["definitions"], plan["seeds"], journal, observer)
+        comparison = Comparison(plan["definitions"], plan["seeds"], journal, observer, tuning)
         if observer is not None:
             observer(comparison)
         if not comparison.finished:
             journal.note_changes()
             run(comparison)
-        table = Table(plan, command, target, notes, _rows(comparison, plan), journal.versions | journal.processor)
+        rows = _rows(comparison, plan, tuned=tuning is not None)
+        table = Table(plan, command, target, notes, rows, journal.versions | journal.processor)
         table = table.tabulated(baseline, asked)
         with resumable():
             write_table(table, folder)
@@ -260,11 +326,14 @@ def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         there = None
-    if (
-        not isinstance(there, dict)
-        or there.get("version") != PLAN_VERSION
-        or not all(isinstance(there.get(key), list) for key in ("losses", "seeds"))
-    ):
+    sound = isinstance(there, dict) and all(isinstance(there.get(key), list) for key in ("losses", "seeds"))
+    if sound and there.get("version") == UNTUNED_VERSION < plan["version"]:
+        raise RefusedError(
+            f"{cut(str(path))}: an earlier version of autosegloss, which did not tune the steps of losses, has begun "
+            f"this {what}. Continue it with that version, or choose another folder; a finished table can still be "
+            "tabulated and reported."
+        )
+    if not sound or there.get("version") != plan["version"]:
         raise RefusedError(
             f"{cut(str(path))}: this file is damaged, or of another version. Restore it from a copy, or choose another "
             "folder."
@@ -285,7 +354,7 @@ def _first_part(plan: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any
     return plan | {"losses": losses, "seeds": plan["seeds"][: len(there["seeds"])], "definitions": definitions}
 
 
-def _rows(comparison: Comparison, plan: Mapping[str, Any]) -> tuple[Row, ...]:
+def _rows(comparison: Comparison, plan: Mapping[str, Any], tuned: bool) -> tuple[Row, ...]:
     """The rows of the table, without differences."""
     rows = []
     for setting in plan["settings"]:
@@ -293,5 +362,14 @@ def _rows(comparison: Comparison, plan: Mapping[str, Any]) -> tuple[Row, ...]:
             outcomes = comparison.outcomes(setting, loss)
             runs = [None if run.reward is None else run.validation for run in outcomes]
             errors = [run.error for run in outcomes if run.error is not None]
-            rows.append(Row.of(setting, loss, runs, errors, None))
-    return tuple(rows)
+            step = comparison.tuned(setting, loss) if tuned else None
+            rows.append(Row.of(setting, loss, runs, errors, None, step))
+    return tuple(_distinct(row, rows) for row in rows)
+
+
+def _distinct(row: Row, rows: Sequence[Row]) -> Row:
+    """The row, with its own name added where another loss has the same name at its step (`lovasz` and `8*lovasz`)."""
+    same = [each for each in rows if (each.setting, each.name) == (row.setting, row.name)]
+    if len(same) == 1 or row.tuned is None or row.name == row.loss:
+        return row
+    return replace(row, tuned=replace(row.tuned, name=f"{row.name} (given as {row.loss})"))

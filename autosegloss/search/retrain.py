@@ -38,7 +38,7 @@ from autosegloss.proxy.train import undefined
 from autosegloss.proxy.trial import TARGET, Proxy, device_of, measured, validation_values
 from autosegloss.proxy.users_code import users_code
 from autosegloss.search.comparison import (
-    PLAN_VERSION,
+    UNTUNED_VERSION,
     Comparison,
     check_losses,
     check_runs,
@@ -197,7 +197,7 @@ def _plan(
     full = fingerprint(config) | {"retrain": config.retrain.model_dump()}
     columns, verdicts, _ = columns_of(config.goal, None)
     return {
-        "version": PLAN_VERSION,
+        "version": UNTUNED_VERSION,
         "losses": list(losses),
         "seeds": comparison_seeds(config.search.seed, seeds),
         "metrics": columns,

@@ -7,6 +7,7 @@ that are compared share a seed, so that random effects cancel:
 - `FINAL`: all members of the finals; ordinals whose seed a step has used are skipped.
 - `COMPARISON`: all losses of a comparison or a retraining.
 - `SCREENING`: all rivals of the screening before a search.
+- `TUNING`: all losses of a comparison at all steps, before one is chosen for each.
 
 An optimiser draws the points of a step from `step_rng` alone. The random numbers of a training iteration follow from
 the seed of the training, the rank and the iteration (see `proxy.train`).
@@ -23,6 +24,7 @@ STEP: Final = 0
 FINAL: Final = 1
 COMPARISON: Final = 2
 SCREENING: Final = 3
+TUNING: Final = 4
 
 
 def step_seed(study_seed: int, step: int) -> int:
@@ -50,6 +52,11 @@ def comparison_seeds(study_seed: int, number: int) -> list[int]:
 def screening_seeds(study_seed: int, number: int) -> list[int]:
     """The seeds of the screening."""
     return [_seed(study_seed, SCREENING, ordinal) for ordinal in range(number)]
+
+
+def tuning_seeds(study_seed: int, number: int) -> list[int]:
+    """The seeds on which a comparison chooses the step of each loss."""
+    return [_seed(study_seed, TUNING, ordinal) for ordinal in range(number)]
 
 
 def step_rng(search_seed: int, step: int) -> np.random.Generator:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import (
@@ -64,10 +64,16 @@ def _algorithm(name: str) -> str:
 
 
 def _steps(value: list[float] | None) -> list[float] | None:
-    """Refuse a ladder that does not ascend."""
+    """Refuse a ladder that is empty, long, or does not ascend."""
+    if value is not None and not 1 <= len(value) <= 16:
+        raise ValueError(f"must have 1 to 16 steps, got {len(value)}")
     if value is not None and value != sorted(set(value)):
         raise ValueError(f"must ascend, each step once, got {show(value)}")
     return value
+
+
+Steps: TypeAlias = Annotated[list[Positive] | None, AfterValidator(_steps)]
+"""The steps at which losses are tried, ascending; None: those of `LADDERS` for the optimizer."""
 
 
 class RivalsConfig(Section):
@@ -76,7 +82,7 @@ class RivalsConfig(Section):
     losses: list[str] | None = None
     """Names of losses, as for `load_loss`, and of loss files; `identity` and `log` are the metric itself as a loss,
     under identity curves and under log curves. Default: what people would use; `[]`: no screening."""
-    steps: Annotated[list[Positive] | None, Field(min_length=1, max_length=16), AfterValidator(_steps)] = None
+    steps: Steps = None
     """The steps at which each rival is tried, ascending: its scale under SGD, a factor of the learning rate under
     AdamW. Default: 1, 2, 4, 8, 16 under SGD; 1/3, 1, 3 under AdamW."""
     seeds: Annotated[int, Field(ge=1, le=1_000)] = 3
@@ -197,6 +203,12 @@ class CompareConfig(Section):
     compared with the first, or with that of `--baseline`."""
     seeds: Annotated[int, Field(ge=2, le=1_000)] = 5
     """Runs of each loss in each setting; at least 2, for an interval."""
+    steps: Steps = None
+    """The steps at which every loss is trained first, to be compared at the one that is best on the held-out images:
+    factors of its scale, or of the learning rate under `adamw` and for functions of your own. Default: 1, 2, 4, 8 and
+    16, or 1/3, 1 and 3 under `adamw`. `[1]` compares the losses as they are."""
+    tuning_seeds: Annotated[int, Field(ge=1, le=1_000)] = 2
+    """Runs of each loss at each of these steps."""
     metrics: Columns | None = None
     """The columns of the tables besides the target: metrics as for `metric`, or `ece`, the expected calibration error.
     There are verdicts on the target and on these, with Holm's correction over all. By default the columns are `miou`,

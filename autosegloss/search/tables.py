@@ -14,6 +14,7 @@ from autosegloss.metric import metric
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.search.statistics import Difference, Estimate, Score, holm
+from autosegloss.search.tuning import Tuned
 
 VALIDATION = "images that neither training nor search has used; often called the test set"
 """What the validation set is, for where it is first named."""
@@ -34,6 +35,7 @@ class Row:
         errors: The error of each failed run.
         scores: An estimate per metric, over the successful runs.
         differences: Difference to the baseline in the setting, per metric; empty for the baseline itself.
+        tuned: The step of the loss; None where losses were trained as they are.
     """
 
     setting: str
@@ -42,6 +44,12 @@ class Row:
     errors: tuple[str, ...]
     scores: dict[str, Estimate]
     differences: dict[str, Difference | None]
+    tuned: Tuned | None = None
+
+    @property
+    def name(self) -> str:
+        """What the loss is called at its step."""
+        return self.loss if self.tuned is None else self.tuned.name
 
     @classmethod
     def of(
@@ -51,6 +59,7 @@ class Row:
         runs: Sequence[dict[str, float] | None],
         errors: Sequence[str],
         baseline: Sequence[dict[str, float] | None] | None,
+        tuned: Tuned | None = None,
     ) -> Row:
         """The row of a loss from its runs, without verdicts; `baseline` has the runs to compare with, if any."""
         ended = [run for run in runs if run]
@@ -66,6 +75,7 @@ class Row:
                 each: Difference.of([own[each] for own, _ in pairs], [other[each] for _, other in pairs])
                 for each in (measured if baseline is not None else [])
             },
+            tuned=tuned,
         )
 
 
@@ -204,7 +214,7 @@ class Table:
             runs = {row.loss: row for row in self.rows if row.setting == setting}
             first = runs[new.first].runs
             own = [
-                Row.of(setting, loss, row.runs, row.errors, None if loss == new.first else first)
+                Row.of(setting, loss, row.runs, row.errors, None if loss == new.first else first, row.tuned)
                 for loss, row in runs.items()
             ]
             rows += [new._with_target(row) for row in judged(own, new.tested)]
@@ -258,7 +268,8 @@ class Table:
     def _part(self, setting: str, style: _Style) -> _Part:
         rows = [row for row in self.rows if row.setting == setting]
         columns = [name for name in self.columns if any(name in row.scores for row in rows)] or self.columns
-        seeds, first, note = len(self.plan["seeds"]), style.code(self.first), self.notes[setting]
+        names = {row.loss: style.code(row.name) for row in rows}
+        seeds, first, note = len(self.plan["seeds"]), names[self.first], self.notes[setting]
         over = f"mean [95% t-interval] over {seeds} seeds" if seeds > 1 else "one run"
         lower = f" Lower is better for {CALIBRATION}." if CALIBRATION in columns else ""
         zero = not_learned([row.scores for row in rows])
@@ -266,9 +277,9 @@ class Table:
         return _Part(
             setting=style.text(setting),
             titles=["loss", *(style.text(self.title(name)) for name in columns)],
-            scores=[[style.code(row.loss), *(_score(row.scores.get(name), style) for name in columns)] for row in rows],
+            scores=[[names[row.loss], *(_score(row.scores.get(name), style) for name in columns)] for row in rows],
             gains=[
-                [style.code(row.loss), *(_gain(row.differences.get(name), style) for name in columns)]
+                [names[row.loss], *(_gain(row.differences.get(name), style) for name in columns)]
                 for row in (rows if seeds > 1 else ())
                 if row.loss != self.first
             ],
@@ -278,11 +289,42 @@ class Table:
             f"{style.better('Better')} or {style.worse('worse')} only where a paired t-test "
             f"{style.text(self.tests_text(rows, columns))}",
             notes=[
-                *(f"{style.code(loss)}: {style.text(why)}" for loss, why in failed.items()),
+                *self._steps(setting, rows, style),
+                *(f"{names[loss]}: {style.text(why)}" for loss, why in failed.items()),
                 *([style.text(zero)] if zero else []),
                 *([style.text(note)] if note else []),
             ],
         )
+
+    def steps_text(self, setting: str) -> str:
+        """How the steps of the losses in a setting were chosen; empty where there was nothing to choose."""
+        steps = self.plan.get("steps", {}).get(setting, ())
+        if len(steps) < 2:
+            return ""
+        seeds = len(self.plan["tuning_seeds"])
+        among = ", ".join(f"{step:.3g}" for step in steps)
+        return f"Each loss at the step chosen on held-out images among {among}, {seeds} seed{'s' * (seeds > 1)} each."
+
+    def _steps(self, setting: str, rows: Sequence[Row], style: _Style) -> list[str]:
+        """How the steps were chosen, and the losses whose step is at an end of the ladder or could not be chosen."""
+        about = self.steps_text(setting)
+        if not about:
+            return []
+        steps = self.plan["steps"][setting]
+        ends: dict[str, list[str]] = {"lowest": [], "highest": [], "none": []}
+        for row in rows:
+            if row.tuned is None or all(mean is None for mean in row.tuned.heldout):
+                ends["none"].append(style.code(row.loss))
+            elif row.tuned.step in (steps[0], steps[-1]):
+                ends["lowest" if row.tuned.step == steps[0] else "highest"].append(style.code(row.name))
+        found = [
+            f"{style.text(f'At the {end} step, beyond which another may be better:')} {', '.join(names)}."
+            for end, names in ends.items()
+            if names and end != "none"
+        ]
+        if ends["none"]:
+            found.append(f"{style.text('Every trial at every step failed:')} {', '.join(ends['none'])}.")
+        return [" ".join([style.text(about), *found])]
 
     def title(self, name: str) -> str:
         """A metric as a reader knows it."""

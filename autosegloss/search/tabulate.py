@@ -17,9 +17,9 @@ from autosegloss.loss.base import LossContent
 from autosegloss.loss.file import build_loss
 from autosegloss.proxy.own_loss import is_own
 from autosegloss.proxy.trial import CLASS_PREFIX
-from autosegloss.search.comparison import PLAN_VERSION, check_runs, write_table
+from autosegloss.search.comparison import PLAN_VERSION, UNTUNED_VERSION, check_runs, write_table
 from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE, PLAN_FILE, TABLE_FILE
-from autosegloss.search.tables import Table, meaning
+from autosegloss.search.tables import Row, Table, meaning
 
 _NAMES = 450  # characters of the metrics named in a message
 _AGAIN = "Write it again with the command that made it and --resume."
@@ -110,6 +110,7 @@ def _sound(table: Table) -> bool:
             and table.notes.keys() == plan["definitions"].keys()
             and all(isinstance(name, str) for name in (*table.columns, *table.tested))
             and all(_is_loss(plan["definitions"][setting][loss]) for setting, loss in pairs)
+            and all(_is_tuned(row, plan) for row in table.rows)
             and all(len(row.runs) == len(plan["seeds"]) for row in table.rows)
             and all(not run or run.keys() == row.scores.keys() for row in table.rows for run in row.runs)
             and all(math.isfinite(x) for row in table.rows for run in row.runs if run for x in run.values())
@@ -125,8 +126,8 @@ def _plan(path: Path) -> dict[str, Any] | None:
         plan = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    known = isinstance(plan, dict) and plan.get("version") == PLAN_VERSION and {"losses", "seeds"} <= plan.keys()
-    return plan if known else None
+    known = isinstance(plan, dict) and plan.get("version") in (UNTUNED_VERSION, PLAN_VERSION)
+    return plan if known and {"losses", "seeds"} <= plan.keys() else None
 
 
 def check_baseline(baseline: str | None, losses: Sequence[str]) -> None:
@@ -179,6 +180,17 @@ def _names(names: Sequence[str]) -> str:
             return f"{', '.join(shown)}, ... and {len(names) - len(shown)} more"
         shown.append(cut(name, 60))
     return ", ".join(shown)
+
+
+def _is_tuned(row: Row, plan: Mapping[str, Any]) -> bool:
+    """Whether the step of a row is one of the plan's, with a mean for each where there was one to choose."""
+    if row.tuned is None:
+        return "steps" not in plan
+    steps, means = plan["steps"][row.setting], row.tuned.heldout
+    tried = len(steps) if len(steps) > 1 else 0
+    return (
+        row.tuned.step in steps and len(means) == tried and all(mean is None or math.isfinite(mean) for mean in means)
+    )
 
 
 def _is_loss(content: LossContent) -> bool:

@@ -43,6 +43,7 @@ TINY = {
         "train": {"iterations": 3, "batch_size": 4},
         "labels": {"name": "smoothed"},
     },
+    "compare": {"steps": [1]},
 }
 PLAIN = {"name": "tests.networks:Plain"}
 CROSSED: dict[str, Any] = {
@@ -51,6 +52,7 @@ CROSSED: dict[str, Any] = {
     "compare": {
         "losses": ["cross_entropy", "inverse_weighted_cross_entropy"],
         "seeds": 2,
+        "steps": [1],
         "metrics": ["macc", {"name": "bf1", "radius": 2}, "ece"],
         "settings": {
             "plain": {},
@@ -521,10 +523,12 @@ def test_a_comparison_as_lines_of_json(
     for number, (trial, line) in enumerate(zip(trials, lines, strict=True), start=1):
         shared = {key: line[key] for key in ("seed", "reward", "error", "seconds")}
         counts = {"done": number, "total": 4}
-        assert trial == {"event": "trial", "setting": "", "loss": LOSSES[line["index"]], **shared, **counts}
+        about = {"stage": "compare", "setting": "", "loss": LOSSES[line["index"]], "step": 1}
+        assert trial == {"event": "trial", **about, **shared, **counts}
     rows = json.loads((done / "table.json").read_text())["rows"]
     scores = {row["loss"]: row["scores"] for row in rows}
-    assert end == {"event": "end", "scores": {"": scores}, "table": str(folder / "table.json")}
+    steps = {"": dict.fromkeys(LOSSES, 1)}
+    assert end == {"event": "end", "steps": steps, "scores": {"": scores}, "table": str(folder / "table.json")}
     assert run(config, folder, "--json-logs", "--resume") == 0
     again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert again == [start | {"done": 4}, end]

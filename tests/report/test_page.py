@@ -52,6 +52,7 @@ SEARCH = {
     },
     "search": {"steps": 3, "samples": 4},
     "finalists": {"candidates": 1, "seeds": 3},
+    "compare": {"steps": [1]},
 }
 LOSSES = ["cross_entropy", "asl/voc/miou", "0.25*cross_entropy + 0.75*jml"]
 
@@ -226,7 +227,8 @@ def test_every_loss_of_a_comparison_is_shown_whatever_their_number_and_names(
     weighted = bare_content(named_loss("weighted_cross_entropy", counts=np.array([5, 3, 2])))
     table["plan"]["losses"] = names
     table["plan"]["definitions"][""] = {name: definitions["cross_entropy"] for name in names} | {names[1]: weighted}
-    table["rows"] = [table["rows"][0], *(json.loads(json.dumps(row)) | {"loss": name} for name in names[1:])]
+    copies = [json.loads(json.dumps(row)) | {"loss": name, "tuned": row["tuned"] | {"name": name}} for name in names]
+    table["rows"] = [table["rows"][0], *copies[1:]]
     for each in table["rows"]:
         each["scores"][f"IoU of {CLASSES[1]}"]["mean"] = 0.0
     table["rows"][2] |= {"runs": [None] * 3, "scores": {}, "differences": {}, "errors": [f"MemoryError: {EVIL}"] * 3}
@@ -254,7 +256,8 @@ def test_settings_and_verdicts_of_a_comparison_are_shown_where_there_are_any(com
             row["setting"] = setting
             for difference in row["differences"].values():
                 difference["verdict"] = None
-    for part in (table["plan"]["definitions"], table["plan"]["configurations"], table["notes"]):
+    plan = table["plan"]
+    for part in (plan["definitions"], plan["configurations"], plan["steps"], table["notes"]):
         part |= {"small": part[""], EVIL: part.pop("")}
     other[1]["differences"]["gacc"]["verdict"] = "worse"
     table["rows"] += other

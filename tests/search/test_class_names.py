@@ -65,7 +65,7 @@ def test_a_search_for_a_class_by_its_name(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_comparison_names_its_columns(tmp_path: Path) -> None:
     columns = ["iou(border)", {"name": "thin", "expression": "miou(classes=[border, interior], weights=[1, 2])"}]
-    compared = {"losses": ["cross_entropy", "jml"], "seeds": 2, "metrics": columns}
+    compared = {"losses": ["cross_entropy", "jml"], "seeds": 2, "steps": [1], "metrics": columns}
     assert main(command(tmp_path, "compare", compare=compared)) == 0
     table = json.loads((tmp_path / "compare/table.json").read_text())
     for row in table["rows"]:

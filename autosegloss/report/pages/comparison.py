@@ -18,6 +18,7 @@ from autosegloss.report.pages.examples import Trained, examples
 from autosegloss.report.plots import surrogates
 from autosegloss.report.tables import same_metrics
 from autosegloss.search.folder import JOURNAL_FILE, PLAN_FILE, TABLE_FILE
+from autosegloss.search.ladder import at_step
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import as_config
 from autosegloss.search.tables import Row, Table
@@ -43,6 +44,7 @@ def comparison_page(folder: Path, images: bool) -> str:
         "target": escape(found.target),
         "losses": escape(", ".join(dict.fromkeys(row.loss for row in found.rows))),
         "settings": escape(", ".join(filter(None, settings))),
+        "steps": " ".join(dict.fromkeys(filter(None, map(found.steps_text, settings)))),
         "runs": f"{seeds} of each loss, on the same seeds",
         "data": escape(notes),
     }
@@ -74,11 +76,12 @@ def _by_setting(settings: Mapping[str, Sequence[Row]], make: Callable[[Sequence[
 def _about(rows: Sequence[Row], found: Table) -> str:
     """What the numbers of a setting are."""
     seeds = len(found.plan["seeds"])
+    first = next(row for row in rows if row.loss == found.first)
     note = f"Validation set, %: {f'mean [95 % t-interval of the mean] over {seeds} seeds' if seeds > 1 else 'one run'}."
     if seeds > 1 and len(rows) > 1:
         tests = found.tests_text(rows, found.columns)
         note += (
-            f" Differences are to {escape(found.first)}, paired by seed; better or worse only where a paired t-test "
+            f" Differences are to {escape(first.name)}, paired by seed; better or worse only where a paired t-test "
             f"{escape(tests)}"
         )
     return note
@@ -86,21 +89,21 @@ def _about(rows: Sequence[Row], found: Table) -> str:
 
 def _goal(rows: Sequence[Row], found: Table) -> str:
     """The target of every loss, a row each; failures, and classes that no loss has learned."""
-    lines = []
+    first, lines = next(row for row in rows if row.loss == found.first), []
     for row in rows:
         gain = row.differences.get(TARGET)
         verdict = gain.verdict or "-" if gain else "baseline" if row.loss == found.first else "-"
         lines.append(
             [
-                escape(row.loss),
+                escape(row.name),
                 sections.mean_text(row.scores.get(TARGET)),
                 sections.gain_text(gain) if gain else "-",
                 verdict,
             ]
         )
-    titles = ["loss", escape(found.target), f"difference to {escape(found.first)}", "verdict"]
+    titles = ["loss", escape(found.target), f"difference to {escape(first.name)}", "verdict"]
     failed = "".join(
-        f'<p class="note">{escape(row.loss)}: {len(row.errors)} of {len(row.runs)} runs failed. '
+        f'<p class="note">{escape(row.name)}: {len(row.errors)} of {len(row.runs)} runs failed. '
         f"{escape(row.errors[0])}</p>"
         for row in rows
         if row.errors
@@ -125,7 +128,7 @@ def _metrics(rows: Sequence[Row], found: Table) -> str:
             for each in same_metrics(names)
         ]
         name = f"all metrics of losses {start + 1} to {start + len(part)}"
-        tables.append(table(["%", *(escape(row.loss) for row in part)], lines, name))
+        tables.append(table(["%", *(escape(row.name) for row in part)], lines, name))
     return f'<p class="note">{note}</p>\n' + "\n<br>\n".join(tables)
 
 
@@ -137,7 +140,7 @@ def _cell(row: Row, name: str) -> str:
 
 
 def _bars(rows: Sequence[Row], target: str) -> str:
-    return sections.class_bars({row.loss: row.scores for row in rows}, {TARGET: f"target: {target}"})
+    return sections.class_bars({row.name: row.scores for row in rows}, {TARGET: f"target: {target}"})
 
 
 def _images(found: Table, images: bool) -> str:
@@ -155,17 +158,24 @@ def _images(found: Table, images: bool) -> str:
     if not usable:
         return "<p>There are no pictures: on no seed did both trainings end.</p>"
     number = usable[0]
-    runs = {row.loss: run for row in (first, *ended) if (run := row.runs[number])}
+    shown = {row.loss: row for row in (first, *ended) if row.runs[number]}
 
     def make() -> str:
         ((setting, configuration),) = plan["configurations"].items()
         config = as_config({**configuration, "modules": plan.get("modules")})
         proxy, definitions = proxy_of(config), plan["definitions"][setting]
-        trained = {loss: Trained(loss, proxy.loss(definitions[loss]), run[TARGET]) for loss, run in runs.items()}
+        optimizer = config.proxy.train.optimizer
+        trained = {}
+        for loss, row in shown.items():
+            content, rate = definitions[loss], 1.0
+            if row.tuned is not None and row.tuned.step != 1:
+                content, rate = at_step(content, row.tuned.step, optimizer)
+            run = row.runs[number]
+            trained[loss] = Trained(row.name, proxy.loss(content), run[TARGET] if run else None, rate)
         return examples(proxy, list(trained.values()), trained[best.loss], plan["seeds"][number])
 
-    what = f"{escape(best.loss)}, the best of the other losses on the target, against {escape(first.loss)}"
-    left_out = [row.loss for row in found.rows if row.loss not in runs]
+    what = f"{escape(best.name)}, the best of the other losses on the target, against {escape(first.name)}"
+    left_out = [row.name for row in found.rows if row.loss not in shown]
     note = f"<p>Not shown, since their run failed: {escape(', '.join(left_out))}.</p>\n" if left_out and images else ""
     return note + sections.images(make, images, what)
 

@@ -39,11 +39,13 @@ class Trained:
         name: Its title.
         loss: The loss.
         recorded: The target metric on the validation set that the folder records for the same training.
+        rate: The factor of the learning rate.
     """
 
     name: str
     loss: LossFunction
     recorded: float | None
+    rate: float = 1.0
 
 
 def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int) -> str:
@@ -60,7 +62,9 @@ def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int)
     """
     prepared = proxy.prepare()
     dataset = prepared.dataset
-    predictions = {each.name: predict(prepared.trained(each.loss, seed), dataset.validation) for each in trained}
+    predictions = {
+        each.name: predict(prepared.trained(each.loss, seed, rate=each.rate), dataset.validation) for each in trained
+    }
     scores = {name: _image_scores(proxy.target, each, dataset) for name, each in predictions.items()}
     gains = {
         i: after - before
