@@ -249,7 +249,16 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
         always=config.search.always,
     )
     screening = _screening(config, Plan(begin, CROSS_ENTROPY, schedule, guard=guard).total)
-    return Study(begin, journal, CROSS_ENTROPY, schedule, screening=screening, guard=guard, observer=observer)
+    return Study(
+        begin,
+        journal,
+        CROSS_ENTROPY,
+        schedule,
+        screening=screening,
+        guard=guard,
+        guard_rivals=config.rivals.guard,
+        observer=observer,
+    )
 
 
 def _screening(config: StudyConfig, others: int) -> Screening | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeAlias
@@ -11,7 +11,7 @@ from typing import TypeAlias
 from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms.state import Theta
 from autosegloss.search.findings import Final, Findings, Screen, Step
-from autosegloss.search.guard import checked
+from autosegloss.search.guard import Baseline, Guard, checked
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.race import Verdict, better_half, verdict
 from autosegloss.search.rivals import BASELINE
@@ -70,36 +70,41 @@ class Finals:
     Args:
         baseline: The content of cross-entropy.
         schedule: The numbers of the study.
-        guard: Shares of the baseline's metrics that a winner keeps on the mean over the finals.
     """
 
     baseline: LossContent
     schedule: Schedule
-    guard: Mapping[str, float]
 
-    def most(self, rivals: bool, searched: bool) -> int:
+    def most(self, rivals: bool, searched: bool, guards: int) -> int:
         """The most trials that there can be.
 
         Args:
             rivals: Whether there are rivals.
             searched: Whether there are candidates.
+            guards: Number of losses that the guards compare with.
         """
         number, heats = self.schedule.candidates, self.schedule.finalist_seeds
         if not rivals:
             return (2 + number) * heats
+        beside = max(1, guards)  # cross-entropy is there in any case
         if not searched:
-            return (1 + number) * heats
-        return (1 + 2 * number) * heats + (1 + 2 * ((number + 1) // 2)) * self.schedule.test_seeds
+            return (beside + number) * heats
+        return (beside + 2 * number) * heats + (beside + 2 * ((number + 1) // 2)) * self.schedule.test_seeds
 
     def plain(
-        self, start: Member, candidates: Sequence[Member], used: Collection[int], steps: Sequence[Step]
+        self,
+        start: Member,
+        candidates: Sequence[Member],
+        used: Collection[int],
+        steps: Sequence[Step],
+        guards: Sequence[Guard],
     ) -> Course:
         """Without rivals: of the start and the candidates that keep the guards, the best by mean reward.
 
         If none keeps them, cross-entropy wins, which does by definition.
         """
         seeds = final_seeds(self.schedule.seed, self.schedule.finalist_seeds, used)
-        finals = yield from self._run([self._of_baseline, start, *candidates], seeds, 0)
+        finals = yield from self._run([self._of_baseline, start, *candidates], seeds, 0, guards)
         # `max` keeps the first of equals: the start wins a tie.
         rated = [(final.reward, final) for final, _ in finals if final.reward is not None]
         keeping = [entry for entry in rated if entry[1].theta is not None and not entry[1].broken]
@@ -107,7 +112,12 @@ class Finals:
         return _found(winner, seeds, steps, [final for final, _ in finals])
 
     def race(
-        self, candidates: Sequence[Member], used: Collection[int], steps: Sequence[Step], screen: Screen
+        self,
+        candidates: Sequence[Member],
+        used: Collection[int],
+        steps: Sequence[Step],
+        screen: Screen,
+        guards: Sequence[Guard],
     ) -> Course:
         """Heats of the candidates and the best rivals, then the test on further seeds.
 
@@ -117,12 +127,15 @@ class Finals:
         that all do.
         """
         rivals = self._rivals(screen)
+        labels = {BASELINE, *(rival.label for rival in rivals)}
+        more = [each for each in _compared(guards) if each.label not in labels]
+        rivals += [Member(each.label, each.loss, None, each.rate) for each in more]
         members = [self._of_baseline, *(rival for rival in rivals if rival.label != BASELINE)]
         seen = [(member.loss, member.rate) for member in members]
         candidates = [member for member in candidates if (member.loss, member.rate) not in seen]
         number = self.schedule.finalist_seeds
         seeds = final_seeds(self.schedule.seed, number + self.schedule.test_seeds, {*used, *screen.seeds})
-        heats = yield from self._run([*members, *candidates], seeds[:number], 0)
+        heats = yield from self._run([*members, *candidates], seeds[:number], 0, guards)
         rewards = {
             final.label: fmean(values) for final, values in heats if final.reward is not None and not final.broken
         }
@@ -134,8 +147,9 @@ class Finals:
         if not ahead:
             winner = next(final for final in of_heats if final.label == against[0])
             return _found(winner, seeds[:number], steps, of_heats, [each.label for each in rivals], screen)
-        again = [each for each in [*members, *candidates] if each.label in {BASELINE, *against, *ahead}]
-        finals = yield from self._run(again, seeds[number:], number)
+        staying = {BASELINE, *against, *ahead, *(each.label for each in _compared(guards))}
+        again = [each for each in [*members, *candidates] if each.label in staying]
+        finals = yield from self._run(again, seeds[number:], number, guards)
         values = {final.label: rewards for final, rewards in finals}
         decision = verdict(
             {label: values[label] for label in ahead},
@@ -166,7 +180,7 @@ class Finals:
         ]
 
     def _run(
-        self, members: Sequence[Member], seeds: Sequence[int], first: int
+        self, members: Sequence[Member], seeds: Sequence[int], first: int, guards: Sequence[Guard]
     ) -> Generator[list[list[Job]], list[Outcome], list[tuple[Final, list[float]]]]:
         """Train every member on every seed; the values are the rewards with the lowest for a failed one.
 
@@ -174,6 +188,7 @@ class Finals:
             members: The members, cross-entropy first.
             seeds: The seeds.
             first: The ordinal of the first one.
+            guards: The guards, whose losses are among the members.
         """
         outcomes = yield [
             [
@@ -183,7 +198,8 @@ class Finals:
             ]
         ]
         number = len(members)
-        rewards, baselines = failed_as_lowest(outcomes), [run.metrics for run in outcomes[::number]]
+        rewards = failed_as_lowest(outcomes)
+        runs = {member.label: [run.metrics for run in outcomes[i::number]] for i, member in enumerate(members)}
         finals = []
         for index, member in enumerate(members):
             own, values = outcomes[index::number], rewards[index::number]
@@ -196,11 +212,16 @@ class Finals:
                 rewards=tuple(outcome.reward for outcome in own),
                 metrics=tuple(outcome.metrics for outcome in own),
                 validation=tuple(outcome.validation for outcome in own),
-                guards=checked([run.metrics for run in own], baselines, self.guard),
+                guards=checked(runs[member.label], runs, guards),
                 rate=member.rate,
             )
             finals.append((final, values))
         return finals
+
+
+def _compared(guards: Sequence[Guard]) -> list[Baseline]:
+    """The losses that guards compare with."""
+    return list({guard.of.label: guard.of for guard in guards}.values())
 
 
 def failed_as_lowest(outcomes: Sequence[Outcome]) -> list[float]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms.state import Theta
 from autosegloss.search.gates import Fidelity, Headroom
-from autosegloss.search.guard import Check, checked
+from autosegloss.search.guard import Baseline, Check, Guard, checked
 from autosegloss.search.race import Verdict
 from autosegloss.search.rivals import BASELINE, Screened
 
@@ -182,8 +182,10 @@ class Findings:
 
     def _broken_later(self, winner: Final) -> tuple[Check, ...]:
         """The guards that the winner does not keep on the validation set, among those measured there."""
-        shares = {check.metric: check.share for check in winner.guards}
-        later = checked(winner.validation, self.finals[0].validation, shares)
+        finals = {final.label: final for final in self.finals}
+        of = {check.of: finals[check.of] for check in winner.guards}
+        guards = [Guard(check.metric, check.share, Baseline(check.of, of[check.of].loss)) for check in winner.guards]
+        later = checked(winner.validation, {label: final.validation for label, final in of.items()}, guards)
         return tuple(check for check in later if not check.kept)
 
     def to_json(self) -> str:

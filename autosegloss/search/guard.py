@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from autosegloss.loss.base import LossContent
@@ -15,20 +15,56 @@ SCALE = 0.1
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """The loss that a guard compares with.
+
+    Args:
+        label: What it is called.
+        loss: The content of its file.
+        rate: The factor of the learning rate with which it trains.
+    """
+
+    label: str
+    loss: LossContent = field(hash=False)
+    rate: float = 1.0
+
+    def runs(self, job: Job) -> bool:
+        """Whether a job trains with it."""
+        return job.loss == self.loss and job.rate == self.rate
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A metric that must not fall below a share of its value under another loss.
+
+    Args:
+        metric: The metric.
+        share: The least share, in (0, 1].
+        of: The other loss: cross-entropy, or the rival that is best on the metric.
+    """
+
+    metric: str
+    share: float
+    of: Baseline
+
+
+@dataclass(frozen=True)
 class Check:
     """A guard, checked for one loss in the finals.
 
     Args:
         metric: The guarded metric.
-        share: The least share of its value under cross-entropy.
+        share: The least share of its value under the loss that the guard compares with.
         value: Its mean over the seeds of the finals.
-        baseline: The same mean for cross-entropy, over the seeds on which the loss did not fail.
+        baseline: The same mean for that loss, over the seeds on which both did not fail.
+        of: What that loss is called.
     """
 
     metric: str
     share: float
     value: float
     baseline: float
+    of: str = "cross-entropy"
 
     @property
     def least(self) -> float:
@@ -43,63 +79,63 @@ class Check:
     def __str__(self) -> str:
         return (
             f"{self.metric} is {100 * self.value:.2f} where at least {100 * self.least:.2f} was asked "
-            f"({self.share:g} of cross-entropy's {100 * self.baseline:.2f})"
+            f"({self.share:g} of {self.of}'s {100 * self.baseline:.2f})"
         )
 
 
 def checked(
-    runs: Sequence[Mapping[str, float]], baselines: Sequence[Mapping[str, float]], shares: Mapping[str, float]
+    runs: Sequence[Mapping[str, float]],
+    of: Mapping[str, Sequence[Mapping[str, float]]],
+    guards: Sequence[Guard],
 ) -> tuple[Check, ...]:
     """Check the guards for a loss in the finals.
 
     Args:
         runs: The metrics of the loss, one mapping per seed; empty where the training failed.
-        baselines: Those of cross-entropy.
-        shares: The least share of cross-entropy's value, per metric.
+        of: Those of each loss that a guard compares with, by its label.
+        guards: The guards.
 
     Returns:
         A check per guard that the runs have measured; none if the loss failed on every seed.
     """
-    pairs = [(own, other) for own, other in zip(runs, baselines, strict=True) if own and other]
-    if not pairs:
-        return ()
-    return tuple(
-        Check(name, share, *(fmean(each[name] for each in side) for side in zip(*pairs, strict=True)))
-        for name, share in shares.items()
-        if name in pairs[0][0]
-    )
+    checks = []
+    for guard in guards:
+        pairs = [(own, other) for own, other in zip(runs, of[guard.of.label], strict=True) if own and other]
+        if pairs and guard.metric in pairs[0][0]:
+            value, baseline = (fmean(each[guard.metric] for each in side) for side in zip(*pairs, strict=True))
+            checks.append(Check(guard.metric, guard.share, value, baseline, guard.of.label))
+    return tuple(checks)
 
 
-def is_baseline(job: Job, baseline: LossContent) -> bool:
-    """Whether a job trains with cross-entropy as a user would, at the learning rate as it is."""
-    return job.loss == baseline and job.rate == 1
+def guarded(outcomes: Mapping[Job, Outcome], guards: Sequence[Guard]) -> dict[Job, Outcome]:
+    """Reduce the rewards of outcomes whose other metrics fall too far below those of the losses to compare with.
 
-
-def guarded(outcomes: Mapping[Job, Outcome], shares: Mapping[str, float], baseline: LossContent) -> dict[Job, Outcome]:
-    """Reduce the rewards of outcomes whose other metrics fall too far below those of cross-entropy.
-
-    A metric falls short by 1 - m / (share * baseline), if that is positive, where baseline is the value
-    of cross-entropy with the same seed. With s the sum over the guarded metrics, a reward r becomes
+    A metric falls short by 1 - m / (share * baseline), if that is positive, where baseline is its value under the loss
+    that the guard compares with, with the same seed. With s the sum over the guards, a reward r becomes
     r - |r| (1 - exp(-s / SCALE)): continuous, so that the search keeps a direction to improve in.
 
     Args:
-        outcomes: Those of one step or of the finals; with shares, every seed must have a successful job of the
-            baseline.
-        shares: The least share of the baseline, in (0, 1], per metric.
-        baseline: The content of cross-entropy.
+        outcomes: Those of one step or of the finals; every seed must have a successful job of each loss that a guard
+            compares with.
+        guards: The guards.
 
     Returns:
         The same jobs in the same order.
     """
-    if not shares:
-        return dict(outcomes)
-    baselines = {job.seed: outcome for job, outcome in outcomes.items() if is_baseline(job, baseline)}
-    return {job: _reduced(outcome, baselines[job.seed], shares) for job, outcome in outcomes.items()}
+    least = {
+        (job.seed, guard.metric): guard.share * outcome.metrics[guard.metric]
+        for guard in guards
+        for job, outcome in outcomes.items()
+        if guard.of.runs(job)
+    }
+    return {
+        job: _reduced(outcome, {g.metric: least[job.seed, g.metric] for g in guards})
+        for job, outcome in outcomes.items()
+    }
 
 
-def _reduced(outcome: Outcome, baseline: Outcome, shares: Mapping[str, float]) -> Outcome:
-    if outcome.reward is None:
+def _reduced(outcome: Outcome, least: Mapping[str, float]) -> Outcome:
+    if outcome.reward is None or not least:
         return outcome
-    wanted = {name: share * baseline.metrics[name] for name, share in shares.items()}
-    short = sum(max(0.0, 1 - outcome.metrics[name] / least) for name, least in wanted.items() if least > 0)
+    short = sum(max(0.0, 1 - outcome.metrics[name] / value) for name, value in least.items() if value > 0)
     return replace(outcome, reward=outcome.reward - abs(outcome.reward) * -math.expm1(-short / SCALE))

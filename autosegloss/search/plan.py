@@ -5,8 +5,10 @@ The plan is a deterministic function of the outcomes; when and where trials run 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any, Protocol
@@ -17,8 +19,9 @@ from autosegloss.search.algorithms.state import Theta
 from autosegloss.search.finals import Finals, Member, Schedule, failed_as_lowest
 from autosegloss.search.findings import Findings, Screen, Step
 from autosegloss.search.gates import FIDELITY_RIVALS, Fidelity, Headroom
+from autosegloss.search.guard import Baseline, Guard
 from autosegloss.search.jobs import Job, Outcome
-from autosegloss.search.rivals import Screened, Screening
+from autosegloss.search.rivals import BASELINE, Screened, Screening
 from autosegloss.search.seeds import screening_seeds, step_seed
 
 Trial = tuple[Job, Outcome]
@@ -60,6 +63,7 @@ class Plan:
         screening: The screening; None without rivals.
         guard: Shares of the baseline's metrics that a winner keeps on the mean over the finals; every step then trains
             with the baseline as well.
+        guard_rivals: Whether the guards compare with the rival that is best on their metric in the screening instead.
     """
 
     def __init__(
@@ -69,12 +73,15 @@ class Plan:
         schedule: Schedule,
         screening: Screening | None = None,
         guard: Mapping[str, float] | None = None,
+        guard_rivals: bool = False,
     ) -> None:
         self._begin = begin
         self._baseline = baseline
         self._schedule = schedule
         self._screening = screening
-        self._guard = dict(guard or {})
+        self.guards = [Guard(name, share, Baseline(BASELINE, baseline)) for name, share in (guard or {}).items()]
+        """The guards; those that compare with rivals do so once the screening is finished."""
+        self._guard_rivals = guard_rivals
         self._algorithm, self._losses = begin(None)
 
         self.step_count = schedule.steps
@@ -87,13 +94,13 @@ class Plan:
         self.asked = len(self._algorithm.ask(self._algorithm.init()))
         """Number of points for which the algorithm asks in a step. Jobs of a step with this index or a higher one are
         beside them: the start, the centre, and the baseline if there is a guard."""
-        self._finals = Finals(baseline, schedule, self._guard)
+        self._finals = Finals(baseline, schedule)
         self._started = 0
         self._most = {
             "screen": 0 if screening is None else screening.total,
             "fidelity": FIDELITY_RIVALS if screening is not None and schedule.longer else 0,
             "search": self.step_count * self._of_step(),
-            "finals": self._finals.most(screening is not None, searched=True),
+            "finals": self._finals.most(screening is not None, searched=True, guards=self._most_compared),
         }
 
     @property
@@ -133,8 +140,8 @@ class Plan:
         self._most["finals"] = 0
         if self.screen is None:
             start = self._member("start", self._algorithm.start)
-            return (yield from self._finals.plain(start, candidates, used, self.steps))
-        return (yield from self._finals.race(candidates, used, self.steps, self.screen))
+            return (yield from self._finals.plain(start, candidates, used, self.steps, self.guards))
+        return (yield from self._finals.race(candidates, used, self.steps, self.screen, self.guards))
 
     # The screening.
 
@@ -143,22 +150,27 @@ class Plan:
         seeds = screening_seeds(self._schedule.seed, screening.seeds)
         course, number = screening.course(), 0
         runs = next(course)
+        metrics: dict[str, list[Mapping[str, float]]] = {}
         while runs:
             jobs = [
                 Job("screen", number, index, run.arm.loss, seeds[run.seed], rate=run.arm.rate)
                 for index, run in enumerate(runs)
             ]
-            if self._guard and number and all(run.seed == 0 for run in runs):
+            if self.guards and number and all(run.seed == 0 for run in runs):
                 jobs.append(Job("screen", number, len(runs), self._baseline, seeds[0]))
             self._most["screen"] = max(0, self._most["screen"] - len(runs))
             outcomes = yield [jobs]
             number += 1
+            for run, outcome in zip(runs, outcomes, strict=False):
+                metrics.setdefault(run.arm.name, []).append(outcome.metrics)
             try:
                 runs = course.send([outcome.reward for outcome in outcomes[: len(runs)]])
             except StopIteration as stop:
                 screened: Screened = stop.value
                 break
         self._most["screen"] = 0
+        if self._guard_rivals:
+            self.guards = [_of_best_rival(guard, screened, metrics) for guard in self.guards]
         fidelity = yield from self._fidelity(screened, seeds[0])
         best = [each for each in screened.best if None not in each.rewards]
         headroom = Headroom.of(
@@ -168,7 +180,7 @@ class Plan:
         searched = schedule.steps > 0 and (headroom is None or headroom.told_apart or schedule.always)
         if not searched:
             self.step_count = 0
-            self._most |= {"search": 0, "finals": self._finals.most(True, searched=False)}
+            self._most |= {"search": 0, "finals": self._finals.most(True, False, self._most_compared)}
         self._algorithm, self._losses = self._begin(screened)
         self.screen = Screen(screened, tuple(seeds), headroom, fidelity, searched)
 
@@ -182,8 +194,11 @@ class Plan:
         if not chosen:
             return None
         jobs = [Job("fidelity", 0, index, each.arm.loss, seed, rate=each.arm.rate) for index, each in enumerate(chosen)]
-        if self._guard:
-            jobs.append(Job("fidelity", 0, len(jobs), self._baseline, seed))
+        present = [(job.loss, job.rate) for job in jobs]
+        others = [each for each in self._compared if (each.loss, each.rate) not in present]
+        jobs += [
+            Job("fidelity", 0, index, each.loss, seed, rate=each.rate) for index, each in enumerate(others, len(jobs))
+        ]
         outcomes = yield [jobs]
         pairs = [
             (each.arm.name, each.rewards[0], outcome.reward)
@@ -197,7 +212,16 @@ class Plan:
     def _of_step(self) -> int:
         """The most trials of a step."""
         centre = self._algorithm.answer(self._algorithm.init()) is not None
-        return self.asked + 1 + centre + bool(self._guard)
+        return self.asked + 1 + centre + self._most_compared
+
+    @property
+    def _compared(self) -> list[Baseline]:
+        """The losses that the guards compare with."""
+        return list({guard.of.label: guard.of for guard in self.guards}.values())
+
+    @property
+    def _most_compared(self) -> int:
+        return len(self.guards) if self._guard_rivals else bool(self.guards)
 
     def _search(self, trials: list[Trial]) -> Batches:
         """Run the steps; `trials` takes the samples of all of them."""
@@ -240,7 +264,7 @@ class Plan:
         self._end = algorithm.answer(state)
 
     def _jobs(self, step: int, points: Sequence[Theta], centre: Theta | None) -> list[Job]:
-        """A job for each distinct point, start and centre among them, then one for the baseline if there is a guard."""
+        """A job for each distinct point, start and centre among them, then one for each loss of the guards."""
         seed = step_seed(self._schedule.seed, step)
         all_points = [*points, self._algorithm.start, *([] if centre is None else [centre])]
         first = {theta: index for index, theta in reversed(list(enumerate(all_points)))}
@@ -249,7 +273,8 @@ class Plan:
             for index, theta in enumerate(all_points)
             if first[theta] == index
         ]
-        return [*jobs, Job("search", step, len(all_points), self._baseline, seed)] if self._guard else jobs
+        beside = enumerate(self._compared, len(all_points))
+        return [*jobs, *(Job("search", step, index, each.loss, seed, rate=each.rate) for index, each in beside)]
 
     def _candidates(self, trials: Sequence[Trial]) -> list[Member]:
         """The centre at the end, then the best samples and the best centres in turn, all distinct.
@@ -281,6 +306,18 @@ class Plan:
 
     def _member(self, label: str, theta: Theta) -> Member:
         return Member(label, self._losses.content(theta), theta, self._losses.rate(theta))
+
+
+def _of_best_rival(guard: Guard, screened: Screened, metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> Guard:
+    """The guard with the rival that is best on its metric; with cross-entropy where no rival is better."""
+
+    def mean(name: str) -> float:
+        return fmean(run.get(guard.metric, -math.inf) for run in metrics[name])
+
+    best = max((each.arm for each in screened.finalists), key=lambda arm: mean(arm.name), default=None)
+    if best is None or mean(best.name) <= mean(BASELINE) or (best.loss, best.rate) == (guard.of.loss, guard.of.rate):
+        return guard
+    return replace(guard, of=Baseline(best.name, best.loss, best.rate))
 
 
 def _distinct(entries: Iterable[tuple[str, Theta | None]], taken: set[Theta]) -> list[tuple[str, Theta]]:

@@ -87,6 +87,8 @@ class RivalsConfig(Section):
     AdamW. Default: 1, 2, 4, 8, 16 under SGD; 1/3, 1, 3 under AdamW."""
     seeds: Annotated[int, Field(ge=1, le=1_000)] = 3
     """Paired seeds on which the best rivals are trained; at least 3 to tell them apart."""
+    guard: bool = False
+    """Whether `guard` compares with the rival that is best on the guarded metric, instead of cross-entropy."""
 
 
 class SearchConfig(Section):

@@ -14,7 +14,7 @@ from autosegloss.errors import InputError, RefusedError, SearchError, cut
 from autosegloss.loss.base import LossContent
 from autosegloss.search.finals import Schedule
 from autosegloss.search.findings import Findings, Screen, Step
-from autosegloss.search.guard import guarded, is_baseline
+from autosegloss.search.guard import Guard, guarded
 from autosegloss.search.jobs import Job, Outcome, Place
 from autosegloss.search.journal import Journal
 from autosegloss.search.plan import Begin, Losses, Plan, Trial
@@ -42,8 +42,8 @@ class Study:
         baseline: See `Plan`.
         schedule: See `Plan`.
         screening: See `Plan`.
-        guard: Shares of cross-entropy's metrics below which a reward is reduced (see `guarded`); every step then
-            trains with cross-entropy as well.
+        guard: See `Plan`; a reward is reduced by it (see `guarded`).
+        guard_rivals: See `Plan`.
         observer: Called with the study after each record, for a display.
 
     Raises:
@@ -59,13 +59,14 @@ class Study:
         *,
         screening: Screening | None = None,
         guard: Mapping[str, float] | None = None,
+        guard_rivals: bool = False,
         observer: Callable[[Study], None] | None = None,
     ) -> None:
         self._journal = journal
         self._guard = dict(guard or {})
         self._baseline = baseline
         self._observer = observer
-        self._plan = Plan(begin, baseline, schedule, screening, self._guard)
+        self._plan = Plan(begin, baseline, schedule, screening, self._guard, guard_rivals)
 
         self.done = 0
         """Number of finished trials, failed ones included."""
@@ -99,6 +100,11 @@ class Study:
     def screen(self) -> Screen | None:
         """The screening, once it is finished; None without rivals."""
         return self._plan.screen
+
+    @property
+    def guards(self) -> Sequence[Guard]:
+        """The guards."""
+        return self._plan.guards
 
     @property
     def losses(self) -> Losses:
@@ -223,7 +229,7 @@ class Study:
             self._notice(job, outcome)
         while self._batches and self._batches[0].complete:
             oldest = self._batches[0]
-            refusal = oldest.refusal(self.asked, self._baseline, bool(self._guard))
+            refusal = oldest.refusal(self.asked, self._baseline, self._plan.guards)
             if refusal is not None:
                 dropped = oldest.retry_failed()
                 self.done -= dropped
@@ -233,7 +239,7 @@ class Study:
         return None
 
     def _go_on(self, batch: _Batch) -> None:
-        decided = guarded(dict(batch.pairs()), self._guard, self._baseline)
+        decided = guarded(dict(batch.pairs()), self._plan.guards)
         for job, outcome in decided.items():
             self._notice(job, outcome)
         try:
@@ -271,7 +277,7 @@ class _Batch:
             del self.outcomes[place]
         return len(self.waiting)
 
-    def refusal(self, asked: int, baseline: LossContent, guarded: bool) -> str | None:
+    def refusal(self, asked: int, baseline: LossContent, guards: Sequence[Guard]) -> str | None:
         """Why a complete batch can't be used, or None; `asked` is the number of points of a step."""
         failed = [trial for trial in self.pairs() if trial[1].reward is None]
         if not failed:
@@ -289,13 +295,13 @@ class _Batch:
                 f"step {first.step}: {lost} of {samples} trials failed; the policy was not updated. "
                 f"First: trial {first.index} (seed {first.seed}): {_reason(outcome)}."
             )
-        compared = next(((job, outcome) for job, outcome in failed if is_baseline(job, baseline) and guarded), None)
-        if compared is not None:
-            return (
-                f"step {compared[0].step}: the trial of cross-entropy, which the guard compares with, failed "
-                f"(seed {compared[0].seed}): {_reason(compared[1])}."
-            )
-        in_contest = [outcome for job, outcome in self.pairs() if not is_baseline(job, baseline)]
+        for job, outcome in failed:
+            if label := next((guard.of.label for guard in guards if guard.of.runs(job)), None):
+                return (
+                    f"step {job.step}: the trial of {label}, which the guard compares with, failed (seed {job.seed}): "
+                    f"{_reason(outcome)}."
+                )
+        in_contest = [outcome for job, outcome in self.pairs() if job.loss != baseline]
         if first.stage == "final" and all(outcome.reward is None for outcome in in_contest):
             return (
                 f"finals: all {len(in_contest)} trials of other losses than cross-entropy failed; nothing can be "

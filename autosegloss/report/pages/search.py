@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autosegloss.errors import InputError
 from autosegloss.loss import Loss
-from autosegloss.metric.settings import guard_shares, spec_label
+from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.trial import TARGET
 from autosegloss.report.pages import figures, sections
 from autosegloss.report.pages.elements import details, table, text_block
@@ -224,7 +224,7 @@ def _steps(found: Status) -> list[list[tuple[Job, Outcome]]]:
     steps: list[list[tuple[Job, Outcome]]] = [[] for _ in found.study.steps]
     for _, (job, outcome) in sorted(places.items()):
         steps[job.step].append((job, outcome))
-    decided = [guarded(dict(step), guard_shares(found.config.guard), CROSS_ENTROPY) for step in steps]
+    decided = [guarded(dict(step), found.study.guards) for step in steps]
     return [[(job, outcome) for job, outcome in step.items() if job.index < found.study.asked] for step in decided]
 
 
