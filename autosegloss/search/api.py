@@ -40,7 +40,7 @@ from autosegloss.search.points import point_of
 from autosegloss.search.rivals import Screened, Screening, rivals_of
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
-from autosegloss.search.settings import StudyConfig, as_config, dump_config, fingerprint, load_config
+from autosegloss.search.settings import NEAR, StudyConfig, as_config, dump_config, fingerprint, load_config
 from autosegloss.search.space import LossFamily
 from autosegloss.search.statistics import Score
 from autosegloss.search.study import Study
@@ -228,8 +228,11 @@ def _begin(config: StudyConfig) -> Begin:
         family = LossFamily.of(config, [build_loss(each.arm.loss) for each in best])
         rivals = () if screened is None else screened.finalists
         points = (point_of(family, build_loss(each.arm.loss), each.arm.rate) for each in rivals)
-        start = next((point for point in points if point is not None), family.start)
-        algorithm: Algorithm[Any] = build(start=start, **config.search.options)
+        start = next((point for point in points if point is not None), None)
+        options = config.search.options
+        if start is not None and config.search.takes("std"):
+            options = {"std": NEAR} | options
+        algorithm: Algorithm[Any] = build(start=family.start if start is None else start, **options)
         return algorithm, family
 
     return begin

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import yaml
 from pydantic import (
@@ -74,6 +74,10 @@ def _steps(value: list[float] | None) -> list[float] | None:
 
 Steps: TypeAlias = Annotated[list[Positive] | None, AfterValidator(_steps)]
 """The steps at which losses are tried, ascending; None: those of `LADDERS` for the optimizer."""
+WIDE: Final = 0.2
+"""The default standard deviation of a policy that starts from nowhere in particular."""
+NEAR: Final = 0.1
+"""The same for one that starts from a rival."""
 
 
 class RivalsConfig(Section):
@@ -111,9 +115,9 @@ class SearchConfig(Section):
     lag: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Number of steps that may be unfinished when the next one begins. Above 0, no worker waits for the slowest trial
     of a step, and the algorithm learns of rewards that many steps later."""
-    std: Positive = 0.2
+    std: Positive | None = None
     """Standard deviation of the truncated normal, in units of the range of theta; for `snes` and `cma_es` the
-    initial one."""
+    initial one. Default: 0.1 where the search starts from a rival, whose neighbours it tries, else 0.2."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Clip range of the probability ratio."""
     updates: Annotated[int, Field(ge=1, le=10_000)] = 60
@@ -127,10 +131,15 @@ class SearchConfig(Section):
     searcher: str | None = None
     """For `tune`: `module:function`, a function from a seed to a searcher without space, metric or mode."""
 
+    def takes(self, option: str) -> bool:
+        """Whether the algorithm has an option."""
+        return option in _OPTIONS[self.algorithm]
+
     @property
     def options(self) -> dict[str, Any]:
         """The options of the algorithm, without its start."""
-        return self.model_dump(include={"samples", "seed", *_OPTIONS[self.algorithm]})
+        found = self.model_dump(include={"samples", "seed", *_OPTIONS[self.algorithm]})
+        return {name: value for name, value in found.items() if name != "std" or value is not None}
 
     @model_validator(mode="after")
     def _fitting(self) -> SearchConfig:
@@ -430,6 +439,8 @@ def fingerprint(config: StudyConfig) -> dict[str, Any]:
             settings, inner = getattr(settings, name), inner[name]
         if getattr(settings, key) == earlier:
             del inner[key]
+    if config.search.std is None and config.rivals.losses == []:
+        content["search"]["std"] = WIDE
     return content
 
 

@@ -27,7 +27,7 @@ from autosegloss.report.environment import machine, packages
 from autosegloss.search.algorithms import policy
 from autosegloss.search.comparison import losses_of
 from autosegloss.search.objective import proxy_of
-from autosegloss.search.settings import StudyConfig, fingerprint, load_config
+from autosegloss.search.settings import WIDE, StudyConfig, fingerprint, load_config
 from autosegloss.search.space import LossFamily
 from results.algorithms.algorithms import crops
 from results.common.rows import Row, complete
@@ -152,7 +152,7 @@ def _drawn(config: StudyConfig, proxy: Proxy, count: int) -> list[tuple[str, Los
     """Losses from anywhere in the search space, then as many as the first step of a search draws them."""
     family = LossFamily.of(config)
     anywhere = np.random.default_rng(0).random((count, len(family.start)))
-    first = policy.sample(family.start, config.search.std, count, np.random.default_rng(1))
+    first = policy.sample(family.start, WIDE, count, np.random.default_rng(1))
     named = {"anywhere": anywhere, "first step": first}
     return [
         (f"{kind} {number}", proxy.loss(family.content(tuple(theta))))
