@@ -43,7 +43,8 @@ def search(
         observer: Called with the study at the start and after each trial.
         address: Address of a running Ray cluster, `host:port`; by default that in `RAY_ADDRESS`, or else Ray starts on
             this machine.
-        on_data: Called with the data set before any training; by default its warnings are logged.
+        on_data: Called with the data set before any training; by default its warnings are logged. With `trial` there is
+            none.
 
     Returns:
         The loss found and its scores beside the baselines.

@@ -54,7 +54,8 @@ class Result:
         loss: The loss found, as in `folder/loss.json`.
         folder: The folder of the loss, the journal and the configuration.
         scores: Validation scores over the seeds of the finals, by loss ("cross-entropy", "rival", the best one, or
-            without rivals "start", and "found") and by metric ("target" is the metric of the search).
+            without rivals "start", and "found") and by metric ("target" is what the search maximises); with `trial`,
+            the numbers that it returned.
         findings: The steps and finals of the search.
     """
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 
 from autosegloss.errors import InputError, RefusedError, cut, did_you_mean, listed, shown
@@ -167,8 +168,8 @@ def _takes_three(parameters: list[Any]) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """A number of Python, NumPy, or a tensor of one element as a float; None if it is none."""
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
+    """A number, or a tensor or an array of one element, as a float; None if it is none."""
+    if isinstance(value, torch.Tensor | numpy.ndarray) and math.prod(value.shape) == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
