@@ -34,12 +34,14 @@ class TrialObjective:
         reward: The name of the number that is the reward; after a minus sign the reward is its negative.
         guarded: The names of the numbers that a guard needs.
         folder: The folder of the configuration, where the module is found too.
+        share: The share of the schedule of the finals for which the other trials train.
     """
 
     name: str
     reward: str
     guarded: tuple[str, ...]
     folder: str
+    share: float = 1.0
 
     @classmethod
     def of(cls, config: StudyConfig) -> TrialObjective:
@@ -49,7 +51,13 @@ class TrialObjective:
             InputError: The function can't be imported, or does not take three arguments.
         """
         assert config.trial is not None
-        found = cls(config.trial, spec_label(config.goal), tuple(guard_shares(config.guard)), config.folder)
+        guarded, short, long = (
+            tuple(guard_shares(config.guard)),
+            config.proxy.train.iterations,
+            config.finalists.iterations,
+        )
+        share = 1.0 if long is None else min(1.0, short / long)
+        found = cls(config.trial, spec_label(config.goal), guarded, config.folder, share)
         parameters = parameters_of(found._function())
         if parameters is not None and not _takes_three(parameters):
             raise InputError(
@@ -64,7 +72,7 @@ class TrialObjective:
 
     def budget(self, job: Job) -> float:
         """The share of the schedule of the finals that a job trains for, in (0, 1]."""
-        return 1.0
+        return 1.0 if job.stage in ("final", "fidelity") else self.share
 
     def __call__(self, job: Job) -> Outcome:
         """Train with the loss of a job.

@@ -259,7 +259,8 @@ class StudyConfig(Section):
     proxy: ProxyConfig = ProxyConfig()
     trial: str | None = None
     """A trainer of your own in place of the proxy: `module:function`, called with a loss, a seed and the share of the
-    full schedule to train for, in (0, 1]; it returns a mapping of names to numbers."""
+    schedule of the finals to train for; it returns a mapping of names to numbers. The share is 1, or with
+    `finalists.iterations` outside the finals `proxy.train.iterations` divided by them."""
     rivals: RivalsConfig = RivalsConfig()
     search: SearchConfig = SearchConfig()
     guard: Guards = {}
@@ -290,6 +291,8 @@ class StudyConfig(Section):
         if has_class_names(metric(self.metric)):
             raise misplaced("must have numbers for classes next to `trial`, as no data tells their names", "metric")
         own, defaults = (_leaves(each.model_dump()) for each in (self.proxy, ProxyConfig()))
+        if self.finalists.iterations is not None:
+            del own["train.iterations"], defaults["train.iterations"]  # their ratio is the budget of a trial
         if changed := [f"proxy.{key}" for key in own | defaults if own.get(key) != defaults.get(key)]:
             keys = ", ".join(listed(changed))
             raise misplaced(f"`trial` replaces the proxy, so {keys} would have no effect; remove one of them", "trial")

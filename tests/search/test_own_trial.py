@@ -17,6 +17,8 @@ from autosegloss.cli import main
 from autosegloss.errors import AutoseglossError, ConfigError, InputError, RefusedError, SearchError
 from autosegloss.metric import metric
 from autosegloss.report.pages import figures
+from autosegloss.search.jobs import Job
+from autosegloss.search.own_trial import TrialObjective
 from autosegloss.search.settings import as_config
 from autosegloss.search.study import Study
 from tests import own_trials
@@ -27,6 +29,7 @@ OWN: dict[str, Any] = {
     "metric": "miou",
     "trial": "tests.own_trials:train",
     "reward": "-cost",
+    "rivals": {"losses": []},
     "search": {"steps": 2, "samples": 3},
     "finalists": {"candidates": 1, "seeds": 2},
 }
@@ -91,7 +94,7 @@ def test_a_trial_is_told_its_name_everywhere(
     assert main(["search", str(path), "--runner", "serial", "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "trial      tests.own_trials:train: not run, since one call is a whole trial" in told
-    assert "search     14 trials, 1 in parallel" in told
+    assert "search     15 trials, 1 in parallel" in told
 
 
 def test_resumed_it_gives_the_same_bytes_and_another_file_is_refused(tmp_path: Path) -> None:
@@ -117,6 +120,14 @@ def test_resumed_it_gives_the_same_bytes_and_another_file_is_refused(tmp_path: P
     torch.manual_seed(1)  # what was drawn before does not matter
     autosegloss.search(out / "config.yaml", runner="serial", out=out, resume=True)  # which knows the module's folder
     assert (out / "loss.json").read_bytes() == (tmp_path / "expected/loss.json").read_bytes()
+
+
+def test_the_budget_is_that_of_the_finals_or_a_share_of_it() -> None:
+    shorter = {"finalists": {"iterations": 400}, "proxy": {"train": {"iterations": 100}}}
+    for changes, search in [({}, 1), (shorter, 0.25), ({"finalists": {"iterations": 50}}, 1)]:
+        trial = TrialObjective.of(as_config({**OWN, **changes}))
+        budgets = [trial.budget(Job(stage, 0, 0, {}, 0)) for stage in ("screen", "search", "fidelity", "final")]
+        assert budgets == [search, search, 1, 1]
 
 
 @pytest.mark.usefixtures("ray_address")
