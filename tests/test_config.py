@@ -76,6 +76,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "algorithm": "ppo2",
             "steps": 12,
             "samples": 32,
+            "offsets": False,
             "seed": 0,
             "lag": 0,
             "std": 0.2,

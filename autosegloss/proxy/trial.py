@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from autosegloss.errors import RefusedError, cut
+from autosegloss.errors import DataError, RefusedError, cut
 from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.file import build_loss
-from autosegloss.metric import METRICS, Accumulators, CalibrationError, Expr
+from autosegloss.metric import METRICS, Accumulator, Accumulators, CalibrationError, Expr, Offsets, fit_offsets
 from autosegloss.metric.expr import with_class_names
 from autosegloss.proxy.data import Dataset, Split, load_dataset
 from autosegloss.proxy.imports import use_folder
@@ -47,10 +48,11 @@ class Evaluation:
     """The scores of a trained proxy.
 
     Args:
-        reward: The target metric on the held-out part of the training set.
+        reward: The target metric on the held-out part of the training set; with `Proxy.offsets`, after offsets.
         metrics: Every metric of the catalogue, and the guarded ones, on the held-out part, by name.
         validation: The target metric (`TARGET`), every metric of the catalogue and the IoU of each class
-            (`IoU of <class>`) on the validation set; empty unless requested.
+            (`IoU of <class>`) on the validation set, and the target after offsets (`WITH_OFFSETS`) if the reward is so;
+            empty unless requested.
     """
 
     reward: float
@@ -62,6 +64,8 @@ TARGET = "target"
 """The key of the target metric among the metrics."""
 CLASS_PREFIX = "IoU of "
 """The prefix of the keys of the IoU of a class."""
+WITH_OFFSETS = "target with offsets"
+"""The key of the target metric on the validation set after offsets that were fitted on the whole held-out part."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Proxy:
         pretrained: The weights that trials start from; from a file, or made by `prepare`.
         folder: The folder of the configuration, where `module:function` is found too; None leaves Python's path.
         guarded: Metrics that every trial measures besides the target and the catalogue, by name.
+        offsets: Whether the reward is the target metric after offsets, see `reward`.
     """
 
     settings: ProxyConfig
@@ -92,6 +97,7 @@ class Proxy:
     pretrained: Weights | None = None
     folder: str | None = None
     guarded: Mapping[str, Expr] = field(default_factory=dict)
+    offsets: bool = False
 
     @classmethod
     def load(
@@ -104,6 +110,7 @@ class Proxy:
         dataset: Dataset | None = None,
         folder: str | None = None,
         guarded: Mapping[str, Expr] = MappingProxyType({}),
+        offsets: bool = False,
     ) -> Proxy:
         """Load the data, separate the unlabelled images, and check that the network can be built and its weights fit.
 
@@ -115,9 +122,11 @@ class Proxy:
             dataset: The data; None loads those of the settings.
             folder: See the class.
             guarded: See the class; likewise.
+            offsets: See the class.
 
         Raises:
-            DataError: The data set or the kind of labels is unknown, missing or unsuitable.
+            DataError: The data set or the kind of labels is unknown, missing or unsuitable; or offsets can't be fitted,
+                since the held-out part has fewer than two images.
             InputError: The network is unknown, the weights file does not fit, or the data has no such class.
             RefusedError: Trials need a GPU and this process, which prepares them, has none.
         """
@@ -126,6 +135,12 @@ class Proxy:
             use_folder(folder)
         if dataset is None:
             dataset = load_dataset(settings.data.name, **settings.data.options)
+        if offsets and len(dataset.heldout.images) < 2:
+            raise DataError(
+                f"search.offsets: the held-out part has {len(dataset.heldout.images)} of the two images that are "
+                "needed: offsets are fitted on one half of it and scored on the other. Hold out more images, or set "
+                "search.offsets=false."
+            )
         target = with_class_names(target, dataset.classes)
         guarded = {name: with_class_names(expr, dataset.classes) for name, expr in guarded.items()}
         start, named = settings.start, settings.network
@@ -134,7 +149,9 @@ class Proxy:
         weights = None
         if start.weights is not None:
             weights = matching_weights(read_weights(start.weights), network, part, start.weights)
-        proxy = cls(settings, target, seed, gpus, dataset, pretrained=weights, folder=folder, guarded=guarded)
+        proxy = cls(
+            settings, target, seed, gpus, dataset, pretrained=weights, folder=folder, guarded=guarded, offsets=offsets
+        )
         labelled, unlabelled = proxy._labels.divide(proxy._task)
         return replace(proxy, dataset=replace(dataset, train=labelled), unlabelled=unlabelled)
 
@@ -242,14 +259,47 @@ class Proxy:
         every = {**measured(self.target), **self.guarded}
         metrics = self._evaluate(network, self.dataset.heldout, every).values()
         reward = metrics.pop(TARGET)
+        if self.offsets:
+            reward = self.reward(network)
         if not validate:
             return Evaluation(reward, metrics, {})
         scores = self._evaluate(network, self.dataset.validation, {**every, **more})
-        return Evaluation(reward, metrics, validation_values(scores, self.dataset.classes))
+        values = validation_values(scores, self.dataset.classes)
+        if self.offsets:
+            values = {TARGET: values[TARGET], WITH_OFFSETS: self.with_offsets(network)} | values
+        return Evaluation(reward, metrics, values)
 
     def reward(self, network: nn.Module) -> float:
-        """The target metric of a network on the held-out part."""
-        return self._evaluate(network, self.dataset.heldout, {TARGET: self.target}).values()[TARGET]
+        """The target metric of a network on the held-out part.
+
+        With `offsets`, each half of the images, those of even and those of odd index, is scored after offsets that were
+        fitted on the other half, and the reward is the mean of both: no image is scored after offsets that it had a
+        part in.
+        """
+        heldout = self.dataset.heldout
+        if not self.offsets:
+            return self._evaluate(network, heldout, {TARGET: self.target}).values()[TARGET]
+        halves = [list(_with_labels(network, _part(heldout, slice(start, None, 2)))) for start in (0, 1)]
+        fitted = [self._fitted(half) for half in halves]
+        return fmean(self._target(*each) for each in zip(halves, reversed(fitted), strict=True))
+
+    def offsets_of(self, network: nn.Module) -> Offsets:
+        """The offsets that maximise the target metric of a network on the held-out part; see `fit_offsets`."""
+        return self._fitted(list(_with_labels(network, self.dataset.heldout)))
+
+    def with_offsets(self, network: nn.Module) -> float:
+        """The target metric of a network on the validation set, after the offsets of the held-out part."""
+        return self._target(_with_labels(network, self.dataset.validation), self.offsets_of(network))
+
+    def _fitted(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Offsets:
+        with one_thread():  # other trials have the other cores
+            return fit_offsets(self.target, batches, len(self.dataset.classes), ignore_index=self.dataset.ignore_index)
+
+    def _target(self, batches: Iterable[tuple[Tensor, Tensor]], offsets: Offsets) -> float:
+        accumulator = Accumulator(self.target, len(self.dataset.classes), self.dataset.ignore_index)
+        for logits, labels in batches:
+            accumulator.update(offsets.apply(logits), labels)
+        return accumulator.compute()
 
     def trained(self, loss: LossFunction, seed: int, iterations: int | None = None, rate: float = 1.0) -> nn.Module:
         """Train a network with a loss; equal seeds give equal initial weights, images and flips for every loss.
@@ -351,6 +401,11 @@ def _with_labels(network: nn.Module, split: Split) -> Iterator[tuple[Tensor, Ten
     for number, logits in enumerate(logits_of(network, split.images, _EVALUATION_BATCH)):
         labels = split.labels[number * _EVALUATION_BATCH :][: len(logits)]
         yield logits, torch.from_numpy(labels).to(logits.device)
+
+
+def _part(split: Split, images: slice) -> Split:
+    """Some images of a split for evaluation, with their labels."""
+    return Split(split.images[images], split.labels[images])
 
 
 def device_of(gpus: float) -> torch.device:

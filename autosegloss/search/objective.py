@@ -33,6 +33,7 @@ def proxy_of(config: StudyConfig, dataset: Dataset | None = None) -> Proxy:
         dataset=dataset,
         guarded={name: expr for name, expr in relaxed.items() if name not in METRICS} | guard_metrics(config.guard),
         folder=config.folder,
+        offsets=config.search.offsets,
     )
     with limited(config.resources.time_limit, "the network, on a single image,"):
         proxy.check()

@@ -110,6 +110,10 @@ class SearchConfig(Section):
     """Trials per step; at least 2, since they are compared with each other."""
     always: bool = False
     """Whether to search even where the best rivals can't be told apart."""
+    offsets: bool = False
+    """Whether the reward is the metric after offsets of the logits, one per class, as `autosegloss.fit_offsets` gives
+    them: they are fitted on each half of the held-out part and scored on the other. The metrics of the trials and the
+    guard stay without offsets."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the search, from which the seeds of all trials derive."""
     lag: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -290,6 +294,10 @@ class StudyConfig(Section):
             raise misplaced("must be the name of a number that `trial` returns, such as map50 or -hd95", "reward")
         if has_class_names(metric(self.metric)):
             raise misplaced("must have numbers for classes next to `trial`, as no data tells their names", "metric")
+        if self.search.offsets:
+            raise misplaced(
+                "needs the proxy's logits, which a `trial` of your own does not return", "search", "offsets"
+            )
         own, defaults = (_leaves(each.model_dump()) for each in (self.proxy, ProxyConfig()))
         if self.finalists.iterations is not None:
             del own["train.iterations"], defaults["train.iterations"]  # their ratio is the budget of a trial
@@ -410,6 +418,7 @@ def dump_config(config: StudyConfig) -> str:
 _LATER = {
     ("rivals",): RivalsConfig(losses=[]),
     ("search", "always"): False,
+    ("search", "offsets"): False,
     ("finalists", "test_seeds"): 6,
     ("finalists", "iterations"): None,
     ("relaxation", "scale"): 1,
