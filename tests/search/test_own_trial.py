@@ -196,6 +196,7 @@ def test_a_trial_that_fails_is_a_failed_trial(tmp_path: Path) -> None:
         ),
         ({"reward": {"name": "biou"}}, ConfigError, "reward: must be the name of a number that `trial` returns"),
         ({"reward": "-"}, ConfigError, "reward: must name a number or a metric"),
+        ({"search": {"offsets": True}}, ConfigError, "search.offsets: needs the proxy's logits"),
         ({"metric": "iou(cat)"}, ConfigError, "metric: must have numbers for classes next to `trial`"),
         ({"trial": None}, ConfigError, "reward: must be a metric, as there is no `trial` that returns numbers: unkn"),
     ],
