@@ -20,8 +20,9 @@ from autosegloss.errors import MESSAGE, AutoseglossError, ConfigError, InputErro
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, load_loss, loss_names
 from autosegloss.loss.named import FORMS
-from autosegloss.metric import METRICS, metric
+from autosegloss.metric import METRICS, Expr, metric
 from autosegloss.metric.catalogue import OF_CLASSES
+from autosegloss.metric.decision import BOUND
 from autosegloss.metric.parse import signature_text
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.data import Dataset
@@ -39,6 +40,7 @@ from autosegloss.report.evaluate import (
     value_maps,
 )
 from autosegloss.report.logs import SCALARS_FOLDER, ComparisonLog, JsonLog, ScalarLog, status_record
+from autosegloss.report.offsets import USUAL, SavedScores, fit_folder, fitted_tables
 from autosegloss.report.output import Output, interruptible
 from autosegloss.report.pages.contact_sheet import contact_sheet
 from autosegloss.report.pages.report import report_page
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_losses_list,
         _add_metrics,
         _add_evaluate,
+        _add_fit_offsets,
         _add_bench,
         _add_schema,
     ):
@@ -591,6 +594,72 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         console.print(worst_table(evaluation), soft_wrap=False, crop=False)
     for path in filter(None, (json_file, sheet_file)):
         console.print(f"wrote {path}", markup=False)
+
+
+def _add_fit_offsets(commands: Commands) -> None:
+    command = commands.add_parser(
+        "fit-offsets",
+        help="fit one offset per class that maximises a metric, on saved scores",
+        description="Fit one offset per class, added to the scores before the arg-max, that maximises a metric on "
+        "images that were not trained on. The scores of an image are logits or log-probabilities, floats of shape "
+        "(C, H, W) in a .npy file with the name of its label map; of probabilities the logarithm is taken.",
+    )
+    command.add_argument("--metric", required=True, metavar="NAME", help='a metric, as in "miou" or "bf1(radius=3)"')
+    command.add_argument("--scores", required=True, metavar="DIR", help="the scores: NAME.npy")
+    command.add_argument("--target", required=True, metavar="DIR", help="the true labels, as `evaluate` reads them")
+    command.add_argument("--num-classes", type=int, metavar="C", help="labels are 0 to C - 1")
+    command.add_argument("--classes", metavar="NAME,...", help="the names of the classes, in place of their number")
+    command.add_argument("--ignore-index", type=int, metavar="LABEL", help="ignored label; default: as for `evaluate`")
+    command.add_argument(
+        "--guard",
+        action="append",
+        default=[],
+        metavar="NAME=SHARE",
+        help="keep a metric at no less than this share of its value without offsets; repeatable",
+    )
+    command.add_argument("--bound", type=float, default=BOUND, help=f"the largest offset; default: {BOUND:g}")
+    command.add_argument("--mask-suffix", default="", metavar="TEXT", help="names of labels: _mask, or gt_{name}")
+    command.add_argument("--pred-suffix", default="", metavar="TEXT", help="likewise of the scores")
+    command.add_argument("--allow-missing", action="store_true", help="skip files without a partner")
+    command.add_argument("--out", metavar="FILE.json", help="write the offsets, for autosegloss.load_offsets")
+    command.set_defaults(run=_fit_offsets)
+
+
+def _fit_offsets(given: argparse.Namespace, console: Console) -> None:
+    classes = _classes(given)
+    names = classes if given.classes else None
+    metrics = {given.metric: metric(given.metric, class_names=names)}
+    guards: dict[Expr | str, float] = {}
+    for text in given.guard:
+        name, equals, share = text.rpartition("=")
+        try:
+            guards[metric(name, class_names=names)] = float(share)
+        except ValueError as error:
+            reason = f" {error}" if equals and isinstance(error, AutoseglossError) else ""
+            raise InputError(f"--guard must be NAME=SHARE, as in gacc=0.98, got {cut(text)}.{reason}") from None
+        metrics.setdefault(name, metric(name, class_names=names))
+    for name in USUAL:
+        if metric(name) not in metrics.values():
+            metrics[name] = metric(name)
+    out = Path(given.out) if given.out else None
+    if out:
+        _check_writable(out)
+    folders = LabelFolders(
+        Path(given.scores), Path(given.target), mask_suffix=given.mask_suffix, pred_suffix=given.pred_suffix
+    )
+    if out:
+        refuse_inputs(out, folders, None)
+    with Console(stderr=True, emoji=False).status("fitting", spinner="line"):
+        count = len(classes) if given.classes else given.num_classes
+        scores = SavedScores(folders, count, given.ignore_index, given.allow_missing)
+        fitted = fit_folder(scores, metrics, guards, given.bound)
+    console.print(f"fitted on {fitted.images} images; values in %, on these images:", markup=False)
+    tables = fitted_tables(fitted, classes)
+    for table in tables:
+        console.print(table, soft_wrap=False, crop=False)
+    if out:
+        fitted.offsets.save(out)
+        console.print(f"wrote {out}", markup=False)
 
 
 # Measurements and the schema: bench, schema ---------------------------------------------------------------------------

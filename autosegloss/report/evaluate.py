@@ -30,9 +30,9 @@ from autosegloss.proxy.data.values import ValueMap, read_pairs, read_values
 from autosegloss.report.data import share_text
 
 _LABELS = 10  # in a line
-_Mistakes = defaultdict[str, list[str]]
-_UNREADABLE = "files that can't be read"
-_COLOURED = "label maps of colours; --values says which class each colour is"
+Mistakes = defaultdict[str, list[str]]
+UNREADABLE = "files that can't be read"
+COLOURED = "label maps of colours; --values says which class each colour is"
 
 
 class LabelFolders:
@@ -277,10 +277,10 @@ def evaluate(
     whole, single = (Accumulators(metrics, num_classes, ignore_index) for _ in range(2))
     overall: dict[str, list[Scored]] = {name: [] for name in metrics}
     by_class: dict[str, list[list[Scored]]] = {name: [[] for _ in range(num_classes)] for name in metrics}
-    mistakes: _Mistakes = defaultdict(list)
+    mistakes: Mistakes = defaultdict(list)
     pixels: Counter[int] = Counter()
     if not allow_missing:
-        _note_missing(folders, mistakes)
+        note_missing(folders, mistakes)
     for name in folders.names:
         pair = _checked_pair(folders, name, num_classes, ignore_index, mistakes)
         if pair and not mistakes:  # after a mistake the remaining files are only checked
@@ -300,9 +300,9 @@ def evaluate(
                             scores.append(Scored(name, value))
         progress()
     if mistakes:
-        raise _refused(mistakes)
+        raise refused(mistakes)
     if not stated:
-        _refuse_ambiguous(pixels, num_classes)
+        refuse_ambiguous(pixels, num_classes)
     values = whole.values()
     return FolderEvaluation(
         images=len(folders.names),
@@ -378,7 +378,7 @@ def _shares(pixels: Mapping[int, int], ignore_index: int) -> str:
     return ", ".join(texts[:_LABELS]) + (f" and {len(texts) - _LABELS} more labels" if len(texts) > _LABELS else "")
 
 
-def _refuse_ambiguous(pixels: Mapping[int, int], num_classes: int) -> None:
+def refuse_ambiguous(pixels: Mapping[int, int], num_classes: int) -> None:
     """Raise an error if 255, which nobody has called ignored, may be a class."""
     if not pixels.get(IGNORE_INDEX):
         return
@@ -421,7 +421,7 @@ def _lowest(scores: list[Scored], number: int) -> list[Scored]:
     return sorted(scores, key=lambda each: (each.score, each.image))[:number]
 
 
-def _refused(mistakes: _Mistakes) -> DataError:
+def refused(mistakes: Mistakes) -> DataError:
     """All mistakes as one error, by kind."""
     count = sum(map(len, mistakes.values()))
     message = [f"{_number(count, 'mistake')} in the folders; nothing was evaluated or written.", listing(mistakes, 600)]
@@ -430,7 +430,8 @@ def _refused(mistakes: _Mistakes) -> DataError:
     return DataError("\n".join(message))
 
 
-def _note_missing(folders: LabelFolders, mistakes: _Mistakes) -> None:
+def note_missing(folders: LabelFolders, mistakes: Mistakes) -> None:
+    """Add the files without a partner to the mistakes."""
     pred, target, images = (set(files) for files in (folders.pred_files, folders.target_files, folders.image_files))
     missing = {
         f"labels without a prediction in {folders.pred}": target - pred,
@@ -443,7 +444,7 @@ def _note_missing(folders: LabelFolders, mistakes: _Mistakes) -> None:
 
 
 def _checked_pair(
-    folders: LabelFolders, name: str, num_classes: int, ignore_index: int, mistakes: _Mistakes
+    folders: LabelFolders, name: str, num_classes: int, ignore_index: int, mistakes: Mistakes
 ) -> tuple[LabelMap, LabelMap] | None:
     """The prediction and the label of a name; None if one of them can't be read."""
     sizes: dict[str, tuple[int, int]] = {}
@@ -455,7 +456,7 @@ def _checked_pair(
         try:
             labels = folders.prediction(name) if what == "prediction" else folders.label(name)
         except DataError as error:
-            mistakes[_COLOURED if isinstance(error, ColoursError) else _UNREADABLE].append(f"{path}: {error}")
+            mistakes[COLOURED if isinstance(error, ColoursError) else UNREADABLE].append(f"{path}: {error}")
             continue
         sizes[what] = (labels.shape[1], labels.shape[0])
         wrong = ((labels < 0) | (labels >= num_classes)) & (labels != (ignored if ignored is not None else -1))
@@ -471,7 +472,7 @@ def _checked_pair(
         try:
             sizes["picture"] = read_picture(folders.image_files[name], stretch=True).size
         except DataError as error:
-            mistakes[_UNREADABLE].append(f"{folders.image_files[name]}: {error}")
+            mistakes[UNREADABLE].append(f"{folders.image_files[name]}: {error}")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{what} {width} x {height}" for what, (width, height) in sizes.items())
         mistakes["sizes that differ (width x height)"].append(f"{name}: {listed}")
