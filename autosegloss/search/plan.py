@@ -261,7 +261,7 @@ class Plan:
             )
             trials += tried
             state = algorithm.tell(state, rewards, asked_state)
-        self._end = algorithm.answer(state)
+        self._end = algorithm.answer(state) if self.steps else None
 
     def _jobs(self, step: int, points: Sequence[Theta], centre: Theta | None) -> list[Job]:
         """A job for each distinct point, start and centre among them, then one for each loss of the guards."""
