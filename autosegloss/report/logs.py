@@ -21,6 +21,7 @@ from autosegloss.errors import RefusedError, cut, note
 from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_record, warn
+from autosegloss.report.rivals import screen_record
 from autosegloss.search.api import Result, Status, scores_of, scores_record
 from autosegloss.search.comparison import Comparison
 from autosegloss.search.findings import Findings
@@ -72,8 +73,11 @@ class JsonLog(_JsonLines):
     - `start`: `config` (name), `folder`, `data` (a list of one, see `autosegloss.report.data.data_record`), and the
       counts, which are those of the journal if the search is resumed;
     - `trial`, after each: `stage`, `step`, `index`, `reward` or `error` (the other is null), `seconds`, the counts;
-    - `step`, after each of the search: `step`, `seed`, `mu` and `std` (or null), `mean`, `best`, `failed`, `start`;
-    - `end`: `found`, `scores` (by loss and metric on the validation set, `mean` and `sd`), `guards` (what
+    - `screening`, after that of the rivals: see `autosegloss.report.rivals.screen_record`;
+    - `step`, after each of the search: `step`, `seed`, `mu` and `std` (or null), `mean`, `best`, `failed`, `start`,
+      `centre` (or null);
+    - `end`: `found`, `scores` (by loss and metric on the validation set, `mean` and `sd`), `conclusion` (which loss is
+      returned and why, or null without rivals), `learning_rate` (the factor with which it trains), `guards` (what
       became of them, or null), `not_learned` (the classes that no loss has learned, or null), `loss` (path of the
       file).
 
@@ -82,17 +86,21 @@ class JsonLog(_JsonLines):
     """
 
     _steps = 0
+    _screened = False
 
     def update(self, study: Study) -> None:
         """Write what is new; observer of a study."""
         if not self._begun:
-            self._begun, self._steps = True, len(study.steps)
+            self._begun, self._steps, self._screened = True, len(study.steps), study.screen is not None
             self._write("start", config=self._config, folder=str(self._folder), data=self._data, **_counts(study))
             return
         assert study.last is not None  # the observer is called after a trial
         job, outcome = study.last
         record = {"reward": outcome.reward, "error": outcome.error, "seconds": outcome.seconds}
         self._write("trial", stage=job.stage, step=job.step, index=job.index, **record, **_counts(study))
+        if study.screen is not None and not self._screened:
+            self._screened = True
+            self._write("screening", **screen_record(study.screen))
         for step in study.steps[self._steps :]:
             self._write("step", **asdict(step))
         self._steps = len(study.steps)
@@ -215,8 +223,9 @@ def status_record(found: Status) -> dict[str, Any]:
     """The status of a search as a JSON object.
 
     Its keys are `metric`, `reward` (if that is something else), `state` ("finished", "running" or "stopped"), the
-    counts of trials `done`, `failed` and `total`, `step_count`, the finished `steps` with the keys of `JsonLog`, the
-    `best` trial so far, and the loss `found`; the last two are null if there is none.
+    counts of trials `done`, `failed` and `total`, the screening of the rivals as `screen`, `step_count`, the finished
+    `steps` with the keys of `JsonLog`, the `best` trial so far, and the loss `found`; of these, `screen`, `best` and
+    `found` are null if there is none.
     """
     study = found.study
     counts = _counts(study)
@@ -225,6 +234,7 @@ def status_record(found: Status) -> dict[str, Any]:
     if found.config.reward is not None:
         record["reward"] = spec_label(found.config.reward)
     record |= {"damage": found.damage or None, "versions": dict(found.versions), "processor": dict(found.processor)}
+    record |= {"screen": None if study.screen is None else screen_record(study.screen)}
     record |= {"step_count": study.step_count, "steps": [asdict(step) for step in study.steps]}
     record |= {"best": None, "found": None}
     if study.best is not None:
@@ -238,10 +248,11 @@ def status_record(found: Status) -> dict[str, Any]:
     return record
 
 
-def _about(findings: Findings) -> dict[str, str | None]:
+def _about(findings: Findings) -> dict[str, str | float | None]:
     """What a user should know about the result of a search."""
     missed = not_learned(list(scores_of(findings).values()))
-    return {"guards": findings.about_guards or None, "not_learned": missed or None}
+    about = {"conclusion": findings.conclusion or None, "learning_rate": findings.rate}
+    return {**about, "guards": findings.about_guards or None, "not_learned": missed or None}
 
 
 def _counts(study: Study) -> dict[str, int]:

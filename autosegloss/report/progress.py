@@ -18,8 +18,9 @@ from autosegloss.metric import METRICS, metric
 from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
+from autosegloss.report.rivals import closing_text, screen_text, so_far_text, titles
 from autosegloss.report.shown import loss_line
-from autosegloss.report.tables import LOSSES, number, search_table
+from autosegloss.report.tables import BESIDE, number, search_table
 from autosegloss.search.api import Result, Status, scores_of
 from autosegloss.search.comparison import Comparison
 from autosegloss.search.findings import Step
@@ -27,9 +28,6 @@ from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.study import Study
 from autosegloss.search.tables import Table, not_learned
-
-_BESIDE = ("miou", "macc", "gacc", "bf1")
-"""Metrics of the best trial that are shown beside its reward: each is blind to something another one measures."""
 
 
 class Display:
@@ -49,12 +47,15 @@ class Display:
         self._folder = folder
         self._study: Study | None = None
         self._steps = 0
+        self._rewards = 0
+        self._screened = False
         self._left: float | None = None
         self._since = 0.0
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        self._console.print(f"searching for a loss for {self._config.title}; writing to {self._folder}/", markup=False)
+        what = "searching for a loss" if self._config.search.steps else "trying the losses that people use"
+        self._console.print(f"{what} for {self._config.title}; writing to {self._folder}/", markup=False)
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -70,32 +71,44 @@ class Display:
     def update(self, study: Study) -> None:
         """Show the state of the study; its observer."""
         if self._study is None:
-            self._study, self._steps = study, len(study.steps)
+            self._study, self._steps, self._rewards = study, len(study.steps), _rewards(study)
         if study.done:
             self._left, self._since = seconds_left(study, self._workers), time.monotonic()
+        if study.screen is not None and not self._screened:
+            self._screened = True
+            self._console.print(screen_text(study.screen, self._config), markup=False)
         if not self._console.is_terminal:
-            for step in study.steps[self._steps :]:
-                done = f"{step.step + 1} of {study.step_count} steps, {self._left_text(study)}"
-                self._console.print(f"{step_text(step)}; {best_text(study, self._config)}; {done}", markup=False)
-        self._steps = len(study.steps)
+            self._say_more(study)
+        self._steps, self._rewards = len(study.steps), _rewards(study)
+
+    def _say_more(self, study: Study) -> None:
+        """A line for the round of the screening, and for each step, that has been finished since the last."""
+        if study.screen is None and study.screening is not None and _rewards(study) > self._rewards:
+            best = so_far_text(study.screening.so_far, self._config.trial is not None)
+            self._console.print(f"screening: {best}; {self._left_text(study)}", markup=False)
+        for step in study.steps[self._steps :]:
+            done = f"{step.step + 1} of {study.step_count} steps, {self._left_text(study)}"
+            self._console.print(f"{step_text(step)}; {best_text(study, self._config)}; {done}", markup=False)
 
     def end(self, result: Result) -> None:
         """Show the result."""
-        target, loss, own = spec_label(self._config.goal), self._folder / LOSS_FILE, self._config.trial is not None
-        self._console.print(search_table(result, target, own))
-        score = {name: number(row["target"].mean, own) if row else "failed" for name, row in result.scores.items()}
-        if zero := not_learned(list(result.scores.values())):
-            self._console.print(zero, markup=False)
-        guards = result.findings.about_guards
-        about = f"guards, on held-out images: {guards}\n" if guards else ""
-        self._console.print(
-            f"{target}: {', '.join(f'{LOSSES[name]} {text}' for name, text in score.items())} "
-            f"({result.findings.label}).\n"
-            f"{about}"
-            f"its loss: {loss_line(result.loss)}\n"
-            f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
-            markup=False,
+        config, findings, loss = self._config, result.findings, self._folder / LOSS_FILE
+        target, own, shown = spec_label(config.goal), config.trial is not None, titles(findings)
+        self._console.print(search_table(result, config, shown))
+        rows = {title: result.scores[name] for name, title in shown.items()}
+        scores = ", ".join(
+            f"{title} {number(row['target'].mean, own) if row else 'failed'}" for title, row in rows.items()
         )
+        lines = [
+            "" if own else f"all metrics: autosegloss report {self._folder}",
+            not_learned(list(result.scores.values())),
+            f"{target}: {scores} ({findings.label}).",
+            f"guards, on held-out images: {findings.about_guards}" if findings.about_guards else "",
+            f"its loss: {loss_line(result.loss)}",
+            f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
+            closing_text(findings, config),
+        ]
+        self._console.print("\n".join(filter(None, lines)), markup=False)
 
     def _render(self) -> RenderableType:
         """The live display, redrawn several times a second so that the time left counts down between trials."""
@@ -106,6 +119,8 @@ class Display:
         bar = ProgressBar(total=study.total, completed=study.done, width=24)
         first.add_row(stage_text(study), bar, f"{study.done} of {study.total} trials", self._left_text(study))
         lines = [f"{study.running} running, {study.failed} failed"]
+        if study.stage == "screening" and study.screening is not None:
+            lines.append(so_far_text(study.screening.so_far, self._config.trial is not None))
         lines += [step_text(step) for step in study.steps[-1:]]
         lines += [best_text(study, self._config)] if study.best is not None else []
         return Group(first, *map(Text, lines))
@@ -117,6 +132,11 @@ class Display:
             self._since = time.monotonic()
         left = max(0.0, self._left - (time.monotonic() - self._since))
         return f"about {timedelta(seconds=round(left))} left"
+
+
+def _rewards(study: Study) -> int:
+    """The number of rewards in the finished rounds of the screening."""
+    return 0 if study.screening is None else sum(len(each.rewards) for each in study.screening.so_far)
 
 
 def progress_bar(console: Console, what: str) -> Progress:
@@ -179,6 +199,8 @@ def stage_text(study: Study) -> str:
     """The stage of a study: the screening of the rivals, its finished steps, or the finals."""
     if study.stage == "screening":
         return "screening the rivals"
+    if study.step_count == 0:
+        return "no search" if study.finished else "the finals of the rivals"
     done = len(study.steps)
     now = "" if done < study.step_count or study.finished else ", now the finals"
     return f"{done} of {study.step_count} steps{now}"
@@ -186,8 +208,15 @@ def stage_text(study: Study) -> str:
 
 def step_text(step: Step) -> str:
     """A finished step in one line."""
-    start = "failed" if step.start is None else f"{step.start:.4f}"
-    return f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, start {start}, {step.failed} failed"
+    centre = "" if step.mu is None else f", centre {_reward(step.centre)}"
+    return (
+        f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, start {_reward(step.start)}{centre}, "
+        f"{step.failed} failed"
+    )
+
+
+def _reward(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.4f}"
 
 
 def best_text(study: Study, config: StudyConfig) -> str:
@@ -197,9 +226,9 @@ def best_text(study: Study, config: StudyConfig) -> str:
     job, outcome = study.best
     if config.trial is None:
         target = metric(config.goal)
-        beside = [name for name in _BESIDE if METRICS[name]() != target]
+        beside = [name for name in BESIDE if METRICS[name]() != target]
     else:
-        beside = list(outcome.metrics)[: len(_BESIDE)]
+        beside = list(outcome.metrics)[: len(BESIDE)]
     names = dict.fromkeys([*guard_shares(config.guard), *beside])
     metrics = ", ".join(f"{name} {outcome.metrics[name]:.3f}" for name in names if name in outcome.metrics)
     return f"best so far {outcome.reward:.4f} (sample {job.index} of step {job.step}): {metrics}"
@@ -207,21 +236,27 @@ def best_text(study: Study, config: StudyConfig) -> str:
 
 def status_text(found: Status) -> str:
     """The status of a search: a few lines, and one per step."""
-    study = found.study
-    advice = "; continue with: autosegloss search CONFIG --resume" if found.state == "stopped" else ""
+    study, config = found.study, found.config
+    command = "search" if config.search.steps else "recommend"
+    advice = f"; continue with: autosegloss {command} CONFIG --resume" if found.state == "stopped" else ""
     mixed = [f"{key} {text}" for key, text in {**found.versions, **found.processor}.items() if " and " in text]
     lines = [
-        f"{found.config.title}: {found.state}{advice}",
+        f"{config.title}: {found.state}{advice}",
         *([found.damage] if found.damage else []),
         *([f"run in several environments: {', '.join(mixed)}"] if mixed else []),
         f"{stage_text(study)}; {study.done} of {study.total} trials done, {study.failed} failed",
-        *map(step_text, study.steps),
-        best_text(study, found.config),
     ]
+    if study.screen is not None:
+        lines.append(screen_text(study.screen, config))
+    elif study.screening is not None:
+        lines.append(so_far_text(study.screening.so_far, config.trial is not None))
+    lines += map(step_text, study.steps)
+    if study.step_count and study.stage != "screening":
+        lines.append(best_text(study, config))
     if study.finished:
         findings = study.findings()
         lines.append(f"found: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
         lines.append(f"its loss: {loss_line(build_loss(findings.loss))}")
         lines += [f"guards, on held-out images: {findings.about_guards}"] if findings.about_guards else []
-        lines += filter(None, [not_learned(list(scores_of(findings).values()))])
+        lines += filter(None, [not_learned(list(scores_of(findings).values())), closing_text(findings, config)])
     return "\n".join(lines)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.table import Table
 from rich.text import Text
 
-from autosegloss.metric import METRICS
+from autosegloss.metric import METRICS, metric
+from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.report.evaluate import FolderEvaluation
 from autosegloss.search.api import Result
-from autosegloss.search.statistics import Score
+from autosegloss.search.settings import StudyConfig
+from autosegloss.search.statistics import Difference, Score
 from autosegloss.search.tables import VALIDATION
 
 LOSSES: Final = {
@@ -21,35 +24,52 @@ LOSSES: Final = {
     "found": "found loss",
 }
 """The titles of the losses that a search compares, by their names in its result."""
+BESIDE: Final = ("miou", "macc", "gacc", "bf1")
+"""Metrics that are shown beside a target: each is blind to something another one measures."""
 
 
-def search_table(result: Result, target: str, own: bool = False) -> Table:
-    """Every metric on the validation set, for cross-entropy, the best rival or else the start, and the found loss.
+def search_table(result: Result, config: StudyConfig, titles: Mapping[str, str]) -> Table:
+    """The main metrics on the validation set of the losses of a search.
 
     Args:
         result: A finished search.
-        target: The title of the metric of the search.
-        own: Whether the numbers are those that a trial of the user's own returned.
+        config: Its configuration.
+        titles: The titles of the losses, by their names in the result.
     """
-    seeds = len(result.findings.seeds)
+    own, target = config.trial is not None, spec_label(config.goal)
     what = "what the trial returned" if own else f"validation set ({VALIDATION}), %"
+    seeds = len(result.findings.seeds)
     caption = f"{what}: mean ± sd over {seeds} fresh seeds; gain over cross-entropy"
     table = Table(caption=Text(caption))
     table.add_column("metric", overflow="fold", min_width=12)
-    for title in (*(LOSSES[name] for name in result.scores), "gain"):
-        table.add_column(title, justify="right", overflow="fold", min_width=6)
-    first, *_, found = rows = [*result.scores.values()]
+    for title in (*titles.values(), "gain"):
+        table.add_column(Text(title), justify="right", overflow="fold", min_width=6)
+    rows = [result.scores[name] for name in titles]
+    first, found = rows[0], rows[-1]
     section = None
-    for metrics in same_metrics(list(found)):
-        name = metrics[0]
+    for name in main_metrics(list(found), config):
         before, section = section, (name == TARGET, name.startswith(CLASS_PREFIX))
         if before and before != section:
             table.add_section()
-        title = f"target: {target}" if name == TARGET else " = ".join(metrics)
+        title = f"target: {target}" if name == TARGET else name
         gain = number(found[name].mean - first[name].mean, own, "+") if name in first else "-"
         style = "bold" if name == TARGET else ""
         table.add_row(Text(title), *(_score(row.get(name), own) for row in rows), gain, style=style)
     return table
+
+
+def main_metrics(names: Sequence[str], config: StudyConfig) -> list[str]:
+    """The metrics to show first: the target, those with a guard, a few others, and the IoU of each class.
+
+    Of a trial of the user's own, all numbers. A metric that the target is too is left out.
+    """
+    if config.trial is not None:
+        return list(names)
+    target = metric(config.goal)
+    few = dict.fromkeys([*guard_shares(config.guard), *BESIDE])
+    chosen = [name for name in few if name in names and not (name in METRICS and METRICS[name]() == target)]
+    goal = [name for name in names if name == TARGET]
+    return [*goal, *chosen, *(name for name in names if name.startswith(CLASS_PREFIX))]
 
 
 def same_metrics(names: list[str]) -> list[list[str]]:
@@ -63,6 +83,12 @@ def same_metrics(names: list[str]) -> list[list[str]]:
 def number(value: float, own: bool, sign: str = "-") -> str:
     """A score in %, or a number of a trial of the user's own as it is; the sign "+" shows that of all numbers."""
     return f"{value:{sign}.4g}" if own else f"{100 * value:{sign}.1f}"
+
+
+def gain_text(value: Difference, own: bool) -> str:
+    """A difference with its interval, as text."""
+    mean, low, high = (number(each, own, "+") for each in (value.mean, value.low, value.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def _score(score: Score | None, own: bool) -> str:

@@ -291,7 +291,11 @@ class Screening:
         more = left // (self.seeds - 1) if self.seeds > 1 else 0
         return [*best, *[place for place in second if place is not None][: max(0, more)]]
 
-    def _result(self, baseline: Sequence[float | None]) -> Screened:
+    @property
+    def so_far(self) -> tuple[Tried, ...]:
+        """Every arm of the finished rounds, in the order of `Screened.tried`."""
         tried = [Tried(self._arms[i][j], tuple(rewards)) for (i, j), rewards in self._rewards.items()]
-        ranked = sorted(tried, key=lambda each: (-len(each.rewards), -each.reward))
-        return Screened(Tried(self._baseline, tuple(baseline)), tuple(ranked), self.seeds)
+        return tuple(sorted(tried, key=lambda each: (-len(each.rewards), -each.reward)))
+
+    def _result(self, baseline: Sequence[float | None]) -> Screened:
+        return Screened(Tried(self._baseline, tuple(baseline)), self.so_far, self.seeds)

@@ -66,6 +66,8 @@ class Study:
         self._guard = dict(guard or {})
         self._baseline = baseline
         self._observer = observer
+        self.screening = screening
+        """The screening, finished or not; None without rivals."""
         self._plan = Plan(begin, baseline, schedule, screening, self._guard, guard_rivals)
 
         self.done = 0

@@ -23,7 +23,7 @@ from tests.faulty import TINY
 from tests.journals import trials_of
 from tests.toys import TOY, toy_study
 
-SMALL = TINY | {"metric": "miou", "search": {"steps": 2, "samples": 2}}
+SMALL = TINY | {"metric": "miou", "rivals": {"losses": []}, "search": {"steps": 2, "samples": 2}}
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -69,15 +69,15 @@ def test_a_search_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert captured.err == ""
     every = events(captured.out)
     kinds = [event["event"] for event in every]
-    assert kinds == ["start", *["trial", "trial", "trial", "step"] * 2, *["trial"] * 6, "end"]
+    assert kinds == ["start", *["trial"] * 3, "step", *["trial"] * 4, "step", *["trial"] * 6, "end"]
     assert every[0] == {
-        "event": "start", "config": "tiny", "folder": str(out), "done": 0, "running": 0, "failed": 0, "total": 12,
+        "event": "start", "config": "tiny", "folder": str(out), "done": 0, "running": 0, "failed": 0, "total": 13,
         "data": [data_record(load_dataset(TINY["proxy"]["data"]["name"]))],
     }  # fmt: skip
     trials = [event for event in every if event["event"] == "trial"]
     lines = trials_of(out / "trials.jsonl")
     for number, (trial, line) in enumerate(zip(trials, lines, strict=True), start=1):
-        counts = {"done": number, "running": 0, "failed": 0, "total": 12}
+        counts = {"done": number, "running": 0, "failed": 0, "total": 13}
         shared = ("stage", "step", "index", "reward", "error", "seconds")
         assert trial == {"event": "trial", **{key: line[key] for key in shared}, **counts}
     end = every[-1]
@@ -91,8 +91,8 @@ def test_a_search_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     steps = [event for event in every if event["event"] == "step"]
     assert [{"event": "step", **step} for step in status["steps"]] == steps
     assert (status["metric"], status["state"], status["step_count"]) == ("miou", "finished", 2)
-    assert (status["done"], status["failed"], status["total"]) == (12, 0, 12)
-    best = max((line for line in lines[:6] if line["index"] < 2), key=lambda line: line["reward"])
+    assert (status["done"], status["failed"], status["total"]) == (13, 0, 13)
+    best = max((line for line in lines[:7] if line["index"] < 2), key=lambda line: line["reward"])
     assert status["best"] == {key: best[key] for key in ("step", "index", "theta", "reward", "metrics")}
     assert status["found"]["theta"] == loss["provenance"]["theta"]
     scalars = points(out / SCALARS_FOLDER)
@@ -113,7 +113,7 @@ def test_a_resumed_search_goes_on_where_it_was_stopped(tmp_path: Path, capsys: p
     whole = events(capsys.readouterr().out)
 
     path, scalars = tmp_path / "trials.jsonl", tmp_path / SCALARS_FOLDER
-    for trials in (22, 13):  # in the middle of the third step
+    for trials in (22, 15):  # in the middle of the third step
         with Journal(path, resume=True) as journal, JsonLog("toy", tmp_path) as log, ScalarLog(scalars) as points_log:
 
             def observe(study: Study, log: JsonLog = log, points_log: ScalarLog = points_log) -> None:

@@ -14,7 +14,8 @@ from autosegloss.cli import main
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.report.tables import search_table
 from autosegloss.search.api import Result
-from autosegloss.search.plan import Findings
+from autosegloss.search.findings import Findings
+from autosegloss.search.settings import as_config
 from autosegloss.search.statistics import Score
 
 
@@ -40,6 +41,8 @@ def test_the_table_of_a_search_keeps_its_numbers(columns: int) -> None:
     scores = {name: {"target": Score(mean, 0.0214)} for name, mean in rows.items()}
     result = Result(CrossEntropy(), Path(), scores, Findings("start", {}, (0.5,), 0.5, (1, 2), (), ()))
     screen = io.StringIO()
-    Console(file=screen, width=columns, soft_wrap=True).print(search_table(result, "miou"))
+    Console(file=screen, width=columns, soft_wrap=True).print(
+        search_table(result, as_config({"metric": "miou"}), dict.fromkeys(rows, "loss"))
+    )
     for number in ("12.3", "45.6", "78.9", "2.1", "+66.6"):
         assert number in screen.getvalue()

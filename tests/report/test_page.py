@@ -50,6 +50,7 @@ SEARCH = {
         "start": {"regime": "scratch"},
         "train": {"iterations": 6, "batch_size": 4},
     },
+    "rivals": {"losses": []},
     "search": {"steps": 3, "samples": 4},
     "finalists": {"candidates": 1, "seeds": 3},
     "compare": {"steps": [1]},
@@ -485,7 +486,7 @@ def another_loss(folder: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "14 of 24 trials are done. Continue": cut_journal,
+    "14 of 26 trials are done. Continue": cut_journal,
     "--resume": lambda folder: (folder / "loss.json").unlink(),
     "not the folder of a search": lambda folder: (folder / "config.yaml").unlink(),
     "nothing to report": lambda folder: [each.unlink() for each in folder.iterdir()],

@@ -40,7 +40,7 @@ def drive(study: Study, trials: int) -> None:
 def shown(folder: Path, trials: int, running: int, *, terminal: bool, resume: bool = False) -> tuple[str, Study]:
     """What the display has written when so many trials more are done, and so many are under way."""
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=terminal, width=80, highlight=False, soft_wrap=True)
+    console = Console(file=screen, force_terminal=terminal, width=90, highlight=False, soft_wrap=True)
     display = Display(console, CONFIG, 2, folder)
     with Journal(folder / "trials.jsonl", resume=resume) as journal, display:
         study = toy_study(journal, display.update)
@@ -52,22 +52,25 @@ def shown(folder: Path, trials: int, running: int, *, terminal: bool, resume: bo
 
 
 def test_on_a_terminal_it_says_where_the_search_stands(tmp_path: Path) -> None:
-    text, study = shown(tmp_path, 21, 3, terminal=True)
+    text, study = shown(tmp_path, 22, 3, terminal=True)
     assert study.best is not None
     job, outcome = study.best
     last = text.splitlines()[-4:]  # the last picture
-    assert re.fullmatch(r"2 of 3 steps +━+.━+  21 of 35 trials  about 0:00:1[34] left *", last[0]), last[0]
+    assert re.fullmatch(r"2 of 3 steps +━+.━+  22 of 37 trials  about 0:00:1[45] left *", last[0]), last[0]
     step = study.steps[1]
+    assert step.start is not None
+    assert step.centre is not None
     assert [line.rstrip() for line in last[1:]] == [
         "3 running, 1 failed",
-        f"step 1: mean reward {step.mean:.4f}, best {step.best:.4f}, start {step.start:.4f}, 0 failed",
+        f"step 1: mean reward {step.mean:.4f}, best {step.best:.4f}, start {step.start:.4f}, centre {step.centre:.4f}, "
+        "0 failed",
         f"best so far {outcome.reward:.4f} (sample {job.index} of step {job.step}): dice 0.500, gacc 0.750",
     ]
-    assert all(len(line) <= 80 for line in last)
+    assert all(len(line) <= 90 for line in last)
 
 
 def test_elsewhere_it_is_a_line_a_step_and_says_no_step_twice(tmp_path: Path) -> None:
-    text, study = shown(tmp_path, 19, 1, terminal=False)
+    text, study = shown(tmp_path, 20, 1, terminal=False)
     lines = text.splitlines()
     assert lines[0] == f"searching for a loss for miou; writing to {tmp_path}/"
     assert len(lines) == 3
@@ -75,26 +78,26 @@ def test_elsewhere_it_is_a_line_a_step_and_says_no_step_twice(tmp_path: Path) ->
         step = study.steps[number]
         assert line.startswith(
             f"step {number}: mean reward {step.mean:.4f}, best {step.best:.4f}, start {step.start:.4f}, "
-            f"{step.failed} failed"
+            f"centre {step.centre:.4f}, {step.failed} failed"
         )
         assert re.search(r"; best so far -?0\.\d{4} \(sample \d of step \d\): dice 0\.500, gacc 0\.750; ", line)
-        left = (35 - 9 * (number + 1)) * 2 // 2
+        left = (37 - 9 - 10 * number) * 2 // 2
         assert re.search(rf"; {number + 1} of 3 steps, about 0:00:({left}|{left - 1:02d}) left$", line), line
-    text, _ = shown(tmp_path, 16, 0, terminal=False, resume=True)
+    text, _ = shown(tmp_path, 17, 0, terminal=False, resume=True)
     assert [line.partition(":")[0] for line in text.splitlines()[1:]] == ["step 2"]
 
 
 @settings(max_examples=20, deadline=None)
-@given(before=st.integers(0, 30), now=st.integers(0, 34), workers=st.integers(1, 8))
+@given(before=st.integers(0, 30), now=st.integers(0, 36), workers=st.integers(1, 8))
 def test_the_time_left_is_right_at_once_after_a_resume(
     before: int, now: int, workers: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("left") / "trials.jsonl"
-    for trials in (before, min(now, 34 - before)):
+    for trials in (before, min(now, 36 - before)):
         with Journal(path, resume=True) as journal:
             study = toy_study(journal)
             drive(study, trials)
     with Journal(path, resume=True) as journal:
         study = toy_study(journal)
         if study.done:
-            assert seconds_left(study, workers) == pytest.approx(2 * (35 - study.done) / workers)
+            assert seconds_left(study, workers) == pytest.approx(2 * (study.total - study.done) / workers)

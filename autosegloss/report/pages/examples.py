@@ -48,7 +48,7 @@ class Trained:
     rate: float = 1.0
 
 
-def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int) -> str:
+def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int, iterations: int | None = None) -> str:
     """Train with some losses; show the validation images whose scores differ most, in both directions, and the lowest.
 
     Args:
@@ -56,6 +56,7 @@ def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int)
         trained: The losses; the first is the baseline.
         best: The one of these whose scores are compared with the baseline's.
         seed: The seed of the trainings, one of those in the folder.
+        iterations: Their iterations; None: those of the proxy.
 
     Returns:
         HTML.
@@ -63,7 +64,8 @@ def examples(proxy: Proxy, trained: Sequence[Trained], best: Trained, seed: int)
     prepared = proxy.prepare()
     dataset = prepared.dataset
     predictions = {
-        each.name: predict(prepared.trained(each.loss, seed, rate=each.rate), dataset.validation) for each in trained
+        each.name: predict(prepared.trained(each.loss, seed, iterations, each.rate), dataset.validation)
+        for each in trained
     }
     scores = {name: _image_scores(proxy.target, each, dataset) for name, each in predictions.items()}
     gains = {

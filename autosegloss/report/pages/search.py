@@ -10,19 +10,22 @@ from pathlib import Path
 from autosegloss.errors import InputError
 from autosegloss.loss import Loss
 from autosegloss.metric.settings import spec_label
-from autosegloss.proxy.trial import TARGET
+from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.report.pages import figures, sections
 from autosegloss.report.pages.elements import details, table, text_block
 from autosegloss.report.pages.examples import Trained, examples
+from autosegloss.report.rivals import NOT_SEARCHED, closing_text, difference, gates, screen_lines, titles
 from autosegloss.report.shown import loss_line
-from autosegloss.report.tables import LOSSES, same_metrics
+from autosegloss.report.tables import main_metrics, number, same_metrics
 from autosegloss.search.api import Status, status
 from autosegloss.search.content import CROSS_ENTROPY
-from autosegloss.search.findings import Final, Findings
+from autosegloss.search.findings import Final, Findings, Screen
 from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE
 from autosegloss.search.guard import guarded
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import proxy_of
+from autosegloss.search.rivals import BASELINE, Tried
+from autosegloss.search.seeds import final_seeds
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.space import LossFamily
 from autosegloss.search.statistics import Difference, Estimate
@@ -38,29 +41,37 @@ def search_page(folder: Path, images: bool) -> str:
         what = "is still running: wait for its end" if found.running else "is not finished"
         raise InputError(
             f"{folder}: the search {what}; {study.done} of {study.total} trials are done. Continue a stopped search "
-            f"with: autosegloss search CONFIG --out {folder} --resume."
+            f"with: autosegloss {_command(config)} CONFIG --out {folder} --resume."
         )
     loss, findings = found.loss, study.findings()
-    compared = {LOSSES[name]: final for name, final in findings.compared.items()}
+    compared = {title: findings.compared[name] for name, title in titles(findings).items()}
     scores = {title: _scores(final) for title, final in compared.items()}
-    metrics = _metrics(compared, scores, config, len(findings.seeds))
-    data = []
+    name = [*compared][-1]
+    rivals, data = [], []
+    if findings.screen is not None:
+        rivals.append(sections.Section("rivals", "The rivals", _rivals(findings.screen, config)))
     if config.trial is None:
         bars = sections.zero_classes(scores.values()) + sections.class_bars(scores)
         data.append(sections.Section("classes", "Classes", bars))
-        data.append(sections.Section("images", "Images", _images(config, findings, compared, images)))
+        data.append(sections.Section("images", "Images", _images(config, findings, name, images)))
     return sections.page(
-        f"Search for a loss for {config.title}",
+        f"{'Search for a loss' if config.search.steps else 'Recommendation'} for {config.title}",
         _summary(found, findings, loss, compared, scores),
         [
-            sections.Section("search", "The search", _course(found, findings)),
-            sections.Section("curves", "The curves found", sections.curves(loss)),
-            sections.Section("surfaces", "Loss surfaces", sections.surfaces({"found loss": loss})),
-            sections.Section("metrics", "All metrics", metrics),
+            *rivals,
+            sections.Section("search", "The search" if findings.steps else "The finals", _course(found, findings)),
+            sections.Section("curves", "The curves found" if findings.steps else "Its curves", sections.curves(loss)),
+            sections.Section("surfaces", "Loss surfaces", sections.surfaces({name: loss})),
+            sections.Section("metrics", "Metrics", _metrics(compared, scores, config, len(findings.seeds))),
             *data,
             sections.Section("provenance", "Provenance", _provenance(folder, found, findings, loss)),
         ],
     )
+
+
+def _command(config: StudyConfig) -> str:
+    """The command that made a folder."""
+    return "search" if config.search.steps else "recommend"
 
 
 def _summary(
@@ -68,21 +79,46 @@ def _summary(
 ) -> dict[str, str]:
     study, config = found.study, found.config
     own = config.trial is not None
-    first, _, last = compared.values()
-    theirs, _, ours = (sections.mean_text(row.get(TARGET), own) for row in scores.values())
-    gain = _difference(last, first, TARGET)
-    by = f"; difference {sections.gain_text(gain, own=own)}" if gain else ""
+    name, last = [*compared.items()][-1]
+    row = [*scores.values()]
+    theirs, ours = (sections.mean_text(each.get(TARGET), own) for each in (row[0], row[-1]))
+    gain = _difference(last, findings.finals[0], TARGET)
+    by = f", cross-entropy {theirs}" if len(compared) > 1 else ""
+    by += f"; difference {sections.gain_text(gain, own=own)}" if gain and len(compared) > 1 else ""
+    rate = "" if findings.rate == 1 else f"; learning rate x {findings.rate:.3g}"
+    steps = f"{escape(config.search.algorithm)}, {study.step_count} steps" if study.step_count else "none"
     return {
+        **({} if findings.screen is None else {"verdict": _verdict(findings, findings.screen, config)}),
         **({} if own else {"parts of the data": sections.parts()}),
         "found": f"{escape(findings.label)}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
-        "its loss": escape(loss_line(loss)),
+        "its loss": escape(loss_line(loss)) + rate,
         **({"guards": f"on held-out images: {escape(findings.about_guards)}"} if findings.about_guards else {}),
         "what the trial returned" if own else "validation set": f"{escape(spec_label(config.goal))}"
-        f"{'' if own else ', %'}: found loss {ours}, cross-entropy {theirs}{by} (mean [95 % interval])",
-        "search": f"{escape(config.search.algorithm)}, {study.step_count} steps, {study.done} trials with the finals, "
-        f"{study.failed} failed; {study.seconds:.0f} s of training",
+        f"{'' if own else ', %'}: {escape(name)} {ours}{by} (mean [95 % interval])",
+        "search": f"{steps}; {study.done} trials with the finals, {study.failed} failed; {study.seconds:.0f} s of "
+        "training",
         **_trainer(config),
     }
+
+
+def _verdict(findings: Findings, screen: Screen, config: StudyConfig) -> str:
+    """What is returned and why, what it gains on whom, and whether there was anything to gain."""
+    own, winner, rival = config.trial is not None, findings.winner, findings.best_rival
+    others = {BASELINE: findings.finals[0]}
+    if rival is not None and findings.theta is not None:
+        others |= {rival.label: rival}
+    gains = {
+        name: difference(winner.rewards, other.rewards) for name, other in others.items() if name != findings.label
+    }
+    over = [f"{sections.gain_text(gain, own=own)} over {escape(name)}" for name, gain in gains.items() if gain]
+    text = f"<strong>{escape(closing_text(findings, config))}.</strong>"
+    if over and config.search.steps:
+        where = "as the trial returns it" if own else "held-out, %"
+        text += (
+            f" {escape(findings.label)} gains {' and '.join(over)} in {escape(spec_label(config.goal))} ({where}; mean "
+            f"[95 % interval] of {len(findings.seeds)} paired fresh seeds)."
+        )
+    return "".join([text, *(f"<br>{escape(line)}." for line in gates(screen))]).replace("\n", "<br>")
 
 
 def _trainer(config: StudyConfig) -> dict[str, str]:
@@ -93,15 +129,96 @@ def _trainer(config: StudyConfig) -> dict[str, str]:
     return {"proxy": f"{escape(network)} on {escape(data)}, {config.proxy.train.iterations} iterations"}
 
 
+# The rivals -----------------------------------------------------------------------------------------------------------
+
+
+def _rivals(screen: Screen, config: StudyConfig) -> str:
+    """Every rival at every step tried, and the best of them on all seeds."""
+    own, screened = config.trial is not None, screen.screened
+    steps = sorted({each.arm.step for each in screened.tried})
+    best = screened.best[0].arm if screened.best else None
+    cells = {(each.arm.rival, each.arm.step): _tried(each, each.arm == best, own) for each in screened.tried}
+    names = dict.fromkeys(each.arm.rival for each in sorted(screened.tried, key=lambda each: -each.reward))
+    grid = table(
+        ["rival", *(f"step {step:.3g}" for step in steps)],
+        [[escape(name), *(cells.get((name, step), "") for step in steps)] for name in names],
+        "every rival at every step tried",
+    )
+    rows = [
+        [
+            escape(line.rival),
+            f"{line.step:.3g}",
+            sections.mean_text(line.reward, own),
+            sections.gain_text(line.gain, own=own) if line.gain else "-",
+        ]
+        for line in screen_lines(screen)
+    ]
+    titles = ["rival", "step", "mean reward", "gain over cross-entropy"]
+    what = f"{escape(_reward_text(config))}{'' if own else ', %'}"
+    a_step = "scale of the loss" if config.proxy.train.optimizer == "sgd" else "factor of the learning rate"
+    searched = "" if screen.searched or not config.search.steps else f"<p>{escape(NOT_SEARCHED).capitalize()}.</p>\n"
+    said = "".join(f"<p>{escape(line)}.</p>\n" for line in gates(screen))
+    return (
+        f'<p class="note">What people would use for this metric, screened before the search. Rewards are {what}, on '
+        f"{screened.seeds} paired seeds, with their 95 % intervals; a step is the {a_step}.</p>\n"
+        f"{table(titles, rows, 'the rivals')}\n{said}{searched}"
+        f'<h3>Every step tried</h3>\n<p class="note">Of one seed, but for bold means over all {screened.seeds}; ★ '
+        f"marks the best. Cross-entropy at step 1 is in every round.</p>\n{grid}"
+    )
+
+
+def _tried(tried: Tried, best: bool, own: bool) -> str:
+    """A cell: the mean reward, bold if it is one over several seeds."""
+    if None in tried.rewards:
+        return "failed"
+    text = number(tried.reward, own)
+    return f"{'★ ' if best else ''}<b>{text}</b>" if len(tried.rewards) > 1 else f"{'★ ' if best else ''}{text}"
+
+
 # The search -----------------------------------------------------------------------------------------------------------
 
 
 def _course(found: Status, findings: Findings) -> str:
     """Rewards and coordinates over the steps, and the finals."""
+    note = (
+        f"The reward is {_reward_text(found.config)}"
+        f"{', reduced by the guard' if found.config.guard else ''}. "
+        f"{'All trials of a step share a seed; the' if findings.steps else 'The'} finals use {len(findings.seeds)} "
+        "fresh seeds."
+    )
+    members = [_members(findings.finals, findings.seeds)]
+    if findings.heats:
+        used = {step.seed for step in findings.steps} | set(findings.screen.seeds if findings.screen else ())
+        heats = final_seeds(found.config.search.seed, len(findings.heats[0].rewards), used)
+        members = [
+            "<p>First part, which decides who goes on to the test:</p>",
+            _members(findings.heats, heats),
+            "<p>The test:</p>",
+            *members,
+        ]
+    numbers = details("The finals in numbers", "\n".join(members))
     steps = _steps(found)
+    if not steps:
+        return f'<p class="note">{note}</p>\n{_guards(findings)}{numbers}'
+    return (
+        f'<p class="note">{note}</p>\n{_rewards(findings, steps)}\n{_guards(findings)}{numbers}\n'
+        f"{_coordinates(found, findings, steps)}"
+    )
+
+
+def _members(finals: Sequence[Final], seeds: Sequence[int]) -> str:
+    """The rewards of the members of the finals."""
+    return table(
+        ["member of the finals", "mean reward", *(f"seed {seed}" for seed in seeds)],
+        [[escape(final.label), *map(_reward, (final.reward, *final.rewards))] for final in finals],
+        "the finals in numbers",
+    )
+
+
+def _rewards(findings: Findings, steps: Sequence[Sequence[tuple[Job, Outcome]]]) -> str:
+    """The figure of the rewards over the steps."""
     rewards = [[outcome.reward for _, outcome in step] for step in steps]
-    finals = {final.label: final.reward for final in findings.finals}
-    lines = {"cross-entropy": finals["cross-entropy"], "winner": findings.reward}
+    lines = {"cross-entropy": findings.finals[0].reward, "winner": findings.reward}
     figure = figures.rewards(
         rewards,
         [step.mean for step in findings.steps],
@@ -109,6 +226,7 @@ def _course(found: Status, findings: Findings) -> str:
         [step.start for step in findings.steps],
         {name: value for name, value in lines.items() if value is not None},
     )
+    winner = "found loss" if findings.theta is not None or findings.screen is None else escape(findings.label)
     legend = {
         "dot": "a trial",
         **({"failed": "a failed trial"} if any(None in step for step in rewards) else {}),
@@ -116,22 +234,9 @@ def _course(found: Status, findings: Findings) -> str:
         "line best": "best so far",
         "line start": "the start of the search, with the seed of each step",
         "line cross-entropy": "cross-entropy in the finals",
-        "line winner": "found loss in the finals",
+        "line winner": f"{winner} in the finals",
     }
-    note = (
-        f"The reward is {_reward_text(found.config)}"
-        f"{', reduced by the guard' if found.config.guard else ''}. All trials of a step share a seed; the finals use "
-        f"{len(findings.seeds)} fresh seeds."
-    )
-    members = table(
-        ["member of the finals", "mean reward", *(f"seed {seed}" for seed in findings.seeds)],
-        [[escape(final.label), *map(_reward, (final.reward, *final.rewards))] for final in findings.finals],
-        "the finals in numbers",
-    )
-    return (
-        f'<p class="note">{note}</p>\n<figure class="wide">{figure}</figure>\n{_legend(legend)}\n'
-        f"{_guards(findings)}{details('The finals in numbers', members)}\n{_coordinates(found, findings, steps)}"
-    )
+    return f'<figure class="wide">{figure}</figure>\n{_legend(legend)}'
 
 
 def _reward_text(config: StudyConfig) -> str:
@@ -260,27 +365,33 @@ def _difference(ours: Final, first: Final, name: str) -> Difference | None:
 
 
 def _metrics(compared: Mapping[str, Final], scores: sections.Scores, config: StudyConfig, seeds: int) -> str:
-    """Every metric of the three losses, and the gains of the found loss on the other two."""
-    first, before, last = compared.values()
-    own = config.trial is not None
-    rows = []
-    for names in same_metrics(sections.measured(scores.values())):
-        name = names[0]
-        rows.append(
+    """The metrics of the losses, and the gains of the last on the others: first the main ones, all others folded."""
+    own, (*others, last) = config.trial is not None, compared
+    titles = ["" if own else "%", *map(escape, compared), *(f"{escape(last)} minus {escape(name)}" for name in others)]
+
+    def rows(groups: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [
             [
                 sections.metric_title(names, spec_label(config.goal)),
-                *(sections.mean_text(row.get(name), own) for row in scores.values()),
-                *(_marked(_difference(last, other, name), own) for other in (first, before)),
+                *(sections.mean_text(row.get(names[0]), own) for row in scores.values()),
+                *(_marked(_difference(compared[last], compared[name], names[0]), own) for name in others),
             ]
-        )
-    titles = ["" if own else "%", *map(escape, compared), *(f"found minus {escape(name)}" for name in [*compared][:2])]
+            for names in groups
+        ]
+
+    measured = sections.measured(scores.values())
+    main = main_metrics(measured, config)
+    main = [name for name in main if not name.startswith(CLASS_PREFIX)]
+    rest = [names for names in same_metrics(measured) if not set(names) & {*main}]
     note = (
         f"{'What the trial returned' if own else 'Validation set, %'}: mean [95 % t-interval of the mean] over {seeds} "
         "fresh seeds; differences are paired by seed. ▲ and ▼ mark intervals that exclude 0; there is no correction "
         "for the number of metrics, so some are marked by chance."
         f"{'' if own else ' The t-interval is not clipped to 0..100. No decision of the search used these numbers.'}"
     )
-    return f'<p class="note">{note}</p>\n' + table(titles, rows, "all metrics of the three losses")
+    first = table(titles, rows([[name] for name in main]), "the main metrics of the losses")
+    more = details("All other metrics", table(titles, rows(rest), "all other metrics of the losses")) if rest else ""
+    return f'<p class="note">{note}</p>\n{first}\n{more}'
 
 
 def _marked(value: Difference | None, own: bool) -> str:
@@ -289,28 +400,29 @@ def _marked(value: Difference | None, own: bool) -> str:
     return sections.gain_text(value, "▲" if value.low > 0 else "▼" if value.high < 0 else "", own)
 
 
-def _images(config: StudyConfig, findings: Findings, compared: Mapping[str, Final], images: bool) -> str:
+def _images(config: StudyConfig, findings: Findings, name: str, images: bool) -> str:
+    """What the loss found and cross-entropy predict."""
     seed = findings.seeds[0]
-    first, _, last = compared.values()
+    first, last = findings.finals[0], findings.winner
     recorded = [final.validation[0].get(TARGET) if final.validation[0] else None for final in (first, last)]
 
     def make() -> str:
         proxy = proxy_of(config)
-        both = (
-            Trained("cross-entropy", proxy.loss(CROSS_ENTROPY), recorded[0]),
-            Trained("found loss", proxy.loss(findings.loss), recorded[1]),
-        )
-        return examples(proxy, both, both[1], seed)
+        both = [Trained(BASELINE, proxy.loss(CROSS_ENTROPY), recorded[0])]
+        if last.label != BASELINE:
+            both.append(Trained(name, proxy.loss(findings.loss), recorded[1], findings.rate))
+        return examples(proxy, both, both[-1], seed, config.finalists.iterations)
 
-    return sections.images(make, images, "the found loss")
+    return sections.images(make, images, escape(name))
 
 
 def _provenance(folder: Path, found: Status, findings: Findings, loss: Loss) -> str:
     recorded = loss.provenance.get("versions")
     facts = {
-        "command": "<code>autosegloss search config.yaml</code>, with the configuration below",
+        "command": f"<code>autosegloss {_command(found.config)} config.yaml</code>, with the configuration below",
         "seed of the search": str(found.config.search.seed),
-        "seeds of the steps": ", ".join(str(step.seed) for step in findings.steps),
+        **({} if findings.screen is None else {"seeds of the screening": ", ".join(map(str, findings.screen.seeds))}),
+        **({"seeds of the steps": ", ".join(str(step.seed) for step in findings.steps)} if findings.steps else {}),
         "seeds of the finals": ", ".join(map(str, findings.seeds)),
         "versions": sections.versions_text(recorded if isinstance(recorded, Mapping) else {}),
     }
