@@ -1,4 +1,4 @@
-"""The command line: `autosegloss search | status | compare | retrain | report | show | evaluate | bench` and others."""
+"""The command line: `autosegloss search | recommend | status | compare | report | show | evaluate` and others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from autosegloss.errors import MESSAGE, AutoseglossError, ConfigError, InputError, brief, cut
+from autosegloss.errors import MESSAGE, AutoseglossError, ConfigError, InputError, brief, cut, note
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, load_loss, loss_names
 from autosegloss.loss.named import FORMS
@@ -55,7 +55,7 @@ from autosegloss.search.folder import refuse_results
 from autosegloss.search.jobs import Job
 from autosegloss.search.retrain import retrain
 from autosegloss.search.runners.last_word import last_word
-from autosegloss.search.settings import json_schema, load_config
+from autosegloss.search.settings import StudyConfig, json_schema, load_config
 from autosegloss.search.study import Study
 from autosegloss.search.tabulate import tabulate
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruptible(), redirect_stdout(output):
             given = _parser().parse_args(arguments)
-            output.needed = given.run not in (_search, _compare, _retrain)
+            output.needed = given.run not in (_search, _recommend, _compare, _retrain)
             given.run(given, Console(highlight=False, soft_wrap=True, emoji=False))
             output.flush()
     except AutoseglossError as error:
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
         _add_search,
+        _add_recommend,
         _add_compare,
         _add_retrain,
         _add_status,
@@ -151,7 +152,11 @@ def _search(given: argparse.Namespace, console: Console) -> None:
         console.print(forecast.to_text(), markup=False)
         warn(forecast.warnings)
         return
-    folder = _folder(given)
+    _run_search(config, given, console, _folder(given))
+
+
+def _run_search(config: StudyConfig, given: argparse.Namespace, console: Console, folder: Path) -> None:
+    """Search, and show it."""
     workers = 1 if given.runner == "serial" else config.resources.workers
     report = JsonLog(_name(given), folder) if given.json_logs else Display(console, config, workers, folder)
     observers = [report, *([ScalarLog(folder / SCALARS_FOLDER)] if given.tensorboard else [])]
@@ -175,6 +180,28 @@ def _search(given: argparse.Namespace, console: Console) -> None:
             on_data=report.data,
         )
     report.end(result)
+
+
+def _add_recommend(commands: Commands) -> None:
+    command = commands.add_parser(
+        "recommend",
+        help="find the best of the losses that people use, and whether a search may find a better one",
+        description="Train with the losses that people use, each at several steps, and with the best of them again on "
+        "fresh seeds: a search without steps. The end says which loss to take, what it gains on cross-entropy, and "
+        "whether a search has headroom.",
+    )
+    _add_config(command)
+    _add_out(command, "results/recommend/<name of the file>")
+    _add_runner(command)
+    command.set_defaults(run=_recommend, tensorboard=False)
+
+
+def _recommend(given: argparse.Namespace, console: Console) -> None:
+    changes = [*_overrides(given), "search.steps=0"]
+    if load_config(given.config, _overrides(given)).rivals.losses == []:
+        note("rivals.losses is empty in this configuration: the losses that people use take its place.")
+        changes.append("rivals.losses=null")
+    _run_search(load_config(given.config, changes), given, console, _folder(given, "recommend"))
 
 
 def _add_compare(commands: Commands) -> None:

@@ -32,21 +32,54 @@ from autosegloss.proxy.trial import Proxy, device_of
 from autosegloss.proxy.users_code import users_code
 from autosegloss.report.data import classes_text, images_text
 from autosegloss.report.environment import memory, peak_memory_so_far
-from autosegloss.search.api import algorithm_of, study_of
+from autosegloss.search.api import algorithm_of, has_longer_finals, study_of
 from autosegloss.search.comparison import losses_of
 from autosegloss.search.folder import JOURNAL_FILE
+from autosegloss.search.gates import FIDELITY_RIVALS
 from autosegloss.search.journal import Journal
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.own_trial import TrialObjective
+from autosegloss.search.rivals import rivals_of
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.space import LossFamily
+from autosegloss.search.study import Study
 
 T = TypeVar("T")
 
 _TIMED = 3  # iterations, after a first one that allocates memory
 _EVALUATED = 64  # images: one batch of an evaluation
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The numbers of trials of a search, which are upper bounds where there are rivals.
+
+    Args:
+        total: All, including the finals.
+        screening: Those of the screening and its gates; 0 without rivals.
+        recommending: All trials of `autosegloss recommend`; None if those are no fewer.
+    """
+
+    total: int
+    screening: int
+    recommending: int | None
+
+    def __str__(self) -> str:
+        if not self.screening:
+            return f"{self.total} trials"
+        return f"at most {self.total} trials, {self.screening} of them to screen the rivals"
+
+    @property
+    def advice(self) -> list[str]:
+        """What to do before the search, as a line of a forecast; without rivals nothing."""
+        if self.recommending is None:
+            return []
+        return [
+            f"advice     autosegloss recommend CONFIG tells in at most {self.recommending} trials which loss to take, "
+            "and whether a search has headroom"
+        ]
 
 
 @dataclass(frozen=True)
@@ -61,7 +94,7 @@ class Forecast:
         space: The coordinates that are searched.
         iteration: Seconds per training iteration.
         trial: Seconds per trial, including its evaluation.
-        trials: Number of trials, including the finals.
+        trials: The numbers of trials.
         workers: Number of parallel trials.
         preparation: Seconds spent once, before the trials.
         process: Peak memory of a process in MiB, including PyTorch and the data.
@@ -75,7 +108,7 @@ class Forecast:
     space: str
     iteration: float
     trial: float
-    trials: int
+    trials: Trials
     workers: int
     preparation: float
     process: float
@@ -84,7 +117,7 @@ class Forecast:
     @property
     def wall(self) -> float:
         """Seconds of the whole search."""
-        return self.preparation + math.ceil(self.trials / self.workers) * self.trial
+        return self.preparation + math.ceil(self.trials.total / self.workers) * self.trial
 
     def to_text(self) -> str:
         """The forecast, one line per quantity, and one per class."""
@@ -95,12 +128,12 @@ class Forecast:
             f"space      {self.space}",
             f"iteration  {1000 * self.iteration:.0f} ms",
             f"trial      {self.trial:.1f} s",
-            f"search     {self.trials} trials, {self.workers} in parallel: about {timedelta(seconds=round(self.wall))}",
+            f"search     {self.trials}, {self.workers} in parallel: about {timedelta(seconds=round(self.wall))}",
             f"memory     {self.process:.0f} MiB per process at the peak",
         ]
         if self.gpu is not None:
             lines.append(f"GPU        {self.gpu:.0f} MiB per trial at the peak")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.trials.advice])
 
 
 @dataclass(frozen=True)
@@ -111,14 +144,14 @@ class OwnForecast:
         trial: The function, as "module:function".
         reward: The number that is maximised.
         space: The coordinates that are searched.
-        trials: Number of trials, including the finals.
+        trials: The numbers of trials.
         workers: Number of parallel trials.
     """
 
     trial: str
     reward: str
     space: str
-    trials: int
+    trials: Trials
     workers: int
     warnings: tuple[str, ...] = ()
 
@@ -129,7 +162,8 @@ class OwnForecast:
                 f"trial      {self.trial}: not run, since one call is a whole trial; its time is not known",
                 f"reward     {self.reward}",
                 f"space      {self.space}",
-                f"search     {self.trials} trials, {self.workers} in parallel",
+                f"search     {self.trials}, {self.workers} in parallel",
+                *self.trials.advice,
             ]
         )
 
@@ -283,6 +317,7 @@ class _Checks:
 def _check_search(config: StudyConfig) -> None:
     LossFamily.of(config).check()
     algorithm_of(config)
+    rivals_of(config)
 
 
 def _tried(proxy: Proxy, loss: Loss) -> tuple[int, float | None, float, float]:
@@ -314,9 +349,21 @@ def _shortened(settings: ProxyConfig) -> ProxyConfig:
     return settings.model_copy(update={"start": start, "labels": labels})
 
 
-def _trials(config: StudyConfig) -> int:
+def _trials(config: StudyConfig) -> Trials:
+    study = _new_study(config)
+    if study.screening is None:
+        return Trials(study.total, 0, None)
+    screening = study.screening.total + (FIDELITY_RIVALS if has_longer_finals(config) else 0)
+    if not config.search.steps:
+        return Trials(study.total, screening, None)
+    alone = config.model_copy(update={"search": config.search.model_copy(update={"steps": 0})})
+    recommending = _new_study(alone).total
+    return Trials(study.total, screening, recommending if recommending < study.total else None)
+
+
+def _new_study(config: StudyConfig) -> Study:
     with (
         tempfile.TemporaryDirectory(prefix="autosegloss-dry-run-") as folder,
         Journal(Path(folder, JOURNAL_FILE)) as new,
     ):
-        return study_of(config, new, None).total
+        return study_of(config, new, None)

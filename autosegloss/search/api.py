@@ -249,7 +249,7 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
         seed=config.search.seed,
         lag=config.search.lag,
         test_seeds=finals.test_seeds,
-        longer=(finals.iterations or 0) > config.proxy.train.iterations,
+        longer=has_longer_finals(config),
         always=config.search.always,
     )
     screening = _screening(config, Plan(begin, CROSS_ENTROPY, schedule, guard=guard).total)
@@ -263,6 +263,11 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
         guard_rivals=config.rivals.guard,
         observer=observer,
     )
+
+
+def has_longer_finals(config: StudyConfig) -> bool:
+    """Whether a training of the finals is longer than one of the search."""
+    return (config.finalists.iterations or 0) > config.proxy.train.iterations
 
 
 def _screening(config: StudyConfig, others: int) -> Screening | None:

@@ -20,6 +20,7 @@ from autosegloss.search.settings import as_config
 CONFIG: dict[str, Any] = {
     "metric": "miou",
     "proxy": {"start": {"iterations": 3}, "train": {"iterations": 5, "batch_size": 4}},
+    "rivals": {"losses": []},
     "search": {"steps": 2, "samples": 3},
     "guard": {"miou": 0.5},
     "finalists": {"candidates": 1, "seeds": 2},
@@ -59,7 +60,22 @@ def test_it_tells_data_network_and_cost(tmp_path: Path, capsys: pytest.CaptureFi
         "lovasz, share of cross-entropy, class_power"
     )
     assert lines["iteration"].endswith(" ms")
-    assert lines["search"].startswith("16 trials, 1 in parallel: about ")  # 2 steps of 4 and the start, 3 finals of 2
+    assert lines["search"].startswith("17 trials, 1 in parallel: about ")  # steps of 5 and 6, 3 finals of 2
+
+
+def test_it_counts_the_screening_and_advises_to_recommend_first() -> None:
+    rivals = {"rivals": {"losses": ["cross_entropy", "lovasz"], "steps": [1, 4]}}
+    trials = dry_run(as_config(CONFIG | rivals), "serial").trials
+    # At one step cross-entropy and both rivals, then these on two more seeds; nothing is left for the other step.
+    assert trials.screening == 3 * (1 + 2)
+    assert str(trials) == f"at most {trials.total} trials, 9 of them to screen the rivals"
+    assert trials.advice == [
+        f"advice     autosegloss recommend CONFIG tells in at most {trials.recommending} trials which loss to take, "
+        "and whether a search has headroom"
+    ]
+    assert trials.recommending is not None
+    assert trials.recommending < trials.total
+    assert dry_run(as_config(CONFIG | rivals | {"search": {"steps": 0}}), "serial").trials.advice == []
 
 
 @pytest.mark.usefixtures("ray_address")
@@ -152,7 +168,7 @@ def test_mistakes_of_reading_and_all_others_are_told_in_one_run(
     folder = {"name": "folder", "classes": 2, "root": str(tmp_path / "nowhere")}
     wrong: dict[str, Any] = {
         "metric": "moiu",
-        "search": {"steps": 0, "algorithm": "tune", "searcher": "nomodule:searcher"},
+        "search": {"steps": -1, "algorithm": "tune", "searcher": "nomodule:searcher"},
         "proxy": {
             "data": folder,
             "network": {"name": "nomodule:net"},
@@ -174,7 +190,7 @@ def test_mistakes_of_reading_and_all_others_are_told_in_one_run(
             "compare.metrics.0: unknown metric `dicee`",
             "compare.settings.none.proxy.daat: unknown key",
             "metric: unknown metric `moiu`",
-            "search.steps: must be at least 1",
+            "search.steps: must be at least 0",
             "searcher `nomodule:searcher`: no module",
             "masks: no such folder",
             "network `nomodule:net`: no module",
@@ -186,13 +202,14 @@ def test_mistakes_of_reading_and_all_others_are_told_in_one_run(
     ):
         assert part in line, (line, part)
     assert len(error) <= 1000
-    code, _, error = run(tmp_path, capsys, {"search": {"steps": 0}, "retrain": {"data": {"seed": -1}}})
+    code, _, error = run(tmp_path, capsys, {"search": {"steps": -1}, "retrain": {"data": {"seed": -1}}})
     assert code == 2
     assert [line.partition("(")[0] for line in error.splitlines()][2] == (
         "- DataError: data set `shapes`: seed must be a non-negative integer, got -1."
     )
     code, _, error = run(tmp_path, capsys, {"search": {"steps": 0}})
-    assert error == f"ConfigError: {tmp_path / 'tiny.yaml'}:1: search.steps: must be at least 1, got `0`\n", "as it is"
+    path = tmp_path / "tiny.yaml"
+    assert error == f"ConfigError: {path}:1: search.steps: must be at least 1 where there are no rivals\n", "as it is"
 
 
 def test_labels_and_start_are_tried_without_their_whole_training(
