@@ -18,7 +18,7 @@ from autosegloss.metric.expr import with_class_names
 from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset, load_dataset
 from autosegloss.proxy.own_loss import is_own
-from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, Proxy, device_of
+from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS, Proxy, device_of
 from autosegloss.search.comparison import (
     PLAN_VERSION,
     Comparison,
@@ -65,7 +65,10 @@ class ComparisonObjective:
         if job.stage == "tune":
             return Outcome(proxy.reward(network), {}, {}, error=None, seconds=time.perf_counter() - start)
         found = proxy.evaluation(network, validate=True, more=self.more[setting])
-        validation = found.validation | {CALIBRATION: proxy.calibration_error(network)}
+        # The target first and what belongs to it second, the calibration error last.
+        offsets = {} if WITH_OFFSETS in found.validation else {WITH_OFFSETS: proxy.with_offsets(network)}
+        validation = {TARGET: found.validation[TARGET], **offsets} | found.validation
+        validation[CALIBRATION] = proxy.calibration_error(network)
         return Outcome(found.reward, found.metrics, validation, error=None, seconds=time.perf_counter() - start)
 
 
@@ -132,12 +135,14 @@ def compare(
     chosen = choose_runner(runner, settled.resources, address)
     check_folder(folder, COMPARISON_FILES, "comparison", resume)
     columns, verdicts, more = columns_of(settled.goal, settled.compare.metrics)
+    if settled.compare.metrics is None:
+        columns.insert(columns.index(verdicts[0]) + 1, WITH_OFFSETS)
     proxies, definitions, more_of = _load(settled, losses, more)
     distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
     for dataset in distinct.values():
         announce(dataset, on_data)
     classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
-    asked = resolved(metrics or (), [TARGET, *METRICS, *more, *classes, CALIBRATION], settled.goal)
+    asked = resolved(metrics or (), [TARGET, WITH_OFFSETS, *METRICS, *more, *classes, CALIBRATION], settled.goal)
     tuning = _tuning(settled)
     _check_steps(tuning, definitions)
     modules = settled.recorded_modules(losses)

@@ -226,9 +226,9 @@ class CompareConfig(Section):
     """Runs of each loss at each of these steps."""
     metrics: Columns | None = None
     """The columns of the tables besides the target: metrics as for `metric`, or `ece`, the expected calibration error.
-    There are verdicts on the target and on these, with Holm's correction over all. By default the columns are `miou`,
-    `miou_i`, `miou_c` and `ece`, and there are verdicts on the target alone. The JSON also has every metric of the
-    catalogue."""
+    There are verdicts on the target and on these, with Holm's correction over all. By default the columns are the
+    target after fitted offsets, `miou`, `miou_i`, `miou_c` and `ece`, and there are verdicts on the target alone. The
+    JSON also has every metric of the catalogue."""
     settings: Annotated[dict[str, SettingConfig], AfterValidator(_settings)] = Field(
         default_factory=lambda: {"": SettingConfig()}
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from autosegloss.errors import AutoseglossError, cut, listed
 from autosegloss.metric import metric
 from autosegloss.metric.settings import CALIBRATION
-from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
+from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS
 from autosegloss.search.statistics import Difference, Estimate, Score, holm
 from autosegloss.search.tuning import Tuned
 
@@ -328,7 +328,7 @@ class Table:
 
     def title(self, name: str) -> str:
         """A metric as a reader knows it."""
-        return self.target if name == TARGET else name
+        return {TARGET: self.target, WITH_OFFSETS: f"{self.target} with offsets"}.get(name, name)
 
     def tests_text(self, rows: Sequence[Row], columns: Sequence[str]) -> str:
         """Which tests there are in the rows of a setting, and how they are corrected, after "a paired t-test"."""

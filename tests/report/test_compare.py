@@ -102,7 +102,7 @@ def test_the_table_has_every_metric_class_and_the_calibration(done: Path, config
     classes = [f"IoU of {name}" for name in ("background", "interior", "border")]
     assert [row["loss"] for row in table["rows"]] == LOSSES
     for row in table["rows"]:
-        assert set(row["scores"]) == {"target", *METRICS, *classes, "ece"}
+        assert set(row["scores"]) == {"target", "target with offsets", *METRICS, *classes, "ece"}
         assert len(row["runs"]) == 2
         for name, score in row["scores"].items():
             values = [each[name] for each in row["runs"]]
@@ -122,16 +122,22 @@ def test_a_run_is_a_training_of_its_own_with_the_seed_and_the_loss_of_the_row(do
     proxy = proxy_of(as_config(TINY)).prepare()
     validation = proxy.dataset.validation
     images, labels = torch.from_numpy(validation.images).float() / 127.5 - 1, torch.from_numpy(validation.labels)
+    heldout = proxy.dataset.heldout
+    fitted_on = torch.from_numpy(heldout.images).float() / 127.5 - 1, torch.from_numpy(heldout.labels)
     for index, loss in enumerate((CrossEntropy(), load_loss("asl/voc/miou"))):
         for ordinal, seed in enumerate(table["plan"]["seeds"]):
             network = initial_network("unet_small", 3, "scratch", None, seed=seed)
             train(network, proxy.dataset.train, loss, seed=seed, iterations=3, batch_size=4)
             with torch.no_grad():
                 logits = network.eval()(images)
+                offsets = asl.fit_offsets("miou", [(network(fitted_on[0]), fitted_on[1])], num_classes=3)
+            exact = asl.Accumulator("miou", num_classes=3)
+            exact.update(offsets.apply(logits), labels)
             error = CalibrationError(3)
             error.update(logits, labels)
             found = table["rows"][index]["runs"][ordinal]
             assert found["ece"] == pytest.approx(error.compute(), abs=1e-5)
+            assert found["target with offsets"] == pytest.approx(exact.compute(), abs=1e-5)
             assert found["gacc"] == pytest.approx((logits.argmax(1) == labels).double().mean().item(), abs=1e-5)
 
 
@@ -355,7 +361,7 @@ def test_the_markdown_table(done: Path) -> None:
     table = json.loads((done / "table.json").read_text())
     text = (done / "table.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert rows[0] == "| loss | miou | miou_i | miou_c | ece |"  # the target is miou: one column
+    assert rows[0] == "| loss | miou | miou with offsets | miou_i | miou_c | ece |"  # the target is miou: one column
     score, gain = table["rows"][1]["scores"]["ece"], table["rows"][1]["differences"]["ece"]
     assert rows[3].startswith("| `asl/voc/miou` | ")
     assert rows[3].endswith(f"| {100 * score['mean']:.2f} [{100 * score['low']:.2f}, {100 * score['high']:.2f}] |")
