@@ -72,14 +72,16 @@ def test_defaults_are_those_of_the_contract() -> None:
             "train": TRAIN | {"iterations": 100, "batch_size": 8},
         },
         "trial": None,
+        "rivals": {"losses": None, "steps": None, "seeds": 3, "guard": False},
         "search": {
             "algorithm": "ppo2",
             "steps": 12,
             "samples": 32,
+            "always": False,
             "offsets": False,
             "seed": 0,
             "lag": 0,
-            "std": 0.2,
+            "std": None,
             "clip": 0.2,
             "updates": 60,
             "learning_rate": 0.2,
@@ -88,7 +90,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "searcher": None,
         },
         "guard": {},
-        "finalists": {"candidates": 3, "seeds": 3},
+        "finalists": {"candidates": 3, "seeds": 3, "test_seeds": 6, "iterations": None},
         "resources": {"workers": 2, "cpus": 1, "gpus": 0.0, "time_limit": None},
         "retrain": TRAIN | {"iterations": 20_000, "batch_size": 16, "data": {}, "checkpoint_every": 500},
         "compare": {
@@ -150,8 +152,8 @@ def test_as_config_takes_every_form(study: Any) -> None:
     assert as_config(config) is config
     assert as_config("study.yaml") == as_config(Path("study.yaml")) == config
     assert as_config({"metric": "miou", "search": {"steps": 3}}) == config
-    assert message(as_config, {"metric": "miou", "search": {"steps": 0}}) == (
-        "configuration: search.steps: must be at least 1, got `0`"
+    assert message(as_config, {"metric": "miou", "search": {"steps": -1}}) == (
+        "configuration: search.steps: must be at least 0, got `-1`"
     )
 
 
@@ -176,6 +178,17 @@ def test_a_later_key_stands_in_the_fingerprint_only_where_it_changes_the_earlier
             given = fingerprint(as_config({"metric": "miou", "relaxation": earlier | {key: value}}))
             assert given["relaxation"].pop(key) == value
             assert given == base
+    assert "rivals" not in fingerprint(as_config({"metric": "miou", "rivals": {"losses": []}}))
+    assert fingerprint(as_config({"metric": "miou"}))["rivals"] == {
+        "losses": None,
+        "steps": None,
+        "seeds": 3,
+        "guard": False,
+    }
+    for section, changes in {"search": {"always": True}, "finalists": {"test_seeds": 9, "iterations": 200}}.items():
+        given = fingerprint(as_config({"metric": "miou", "relaxation": earlier, section: changes}))
+        assert {key: given[section].pop(key) for key in changes} == changes
+        assert given == base
     assert (
         fingerprint(as_config({"metric": "miou"}))["relaxation"]
         == dict.fromkeys(("curve", "logic", "scale", "cross_entropy", "class_power"), "auto") | others
@@ -256,7 +269,7 @@ compare:
         ),
         (
             "metric: miou\nfinalists: {zzz: 3}",
-            "study.yaml:2: finalists.zzz: unknown key; allowed: candidates, seeds",
+            "study.yaml:2: finalists.zzz: unknown key; allowed: candidates, seeds, test_seeds, iterations",
         ),
         (
             "metric: miou\nrelaxation:\n  curve: besier",
@@ -456,8 +469,8 @@ def test_an_unknown_metric_is_named_with_one_alike_or_where_all_are_listed(study
         (
             "bar.x=3",
             "--set bar.x=3: bar: unknown key; "
-            "allowed: metric, reward, relaxation, proxy, trial, search, guard, finalists, resources, retrain, compare, "
-            "modules",
+            "allowed: metric, reward, relaxation, proxy, trial, rivals, search, guard, finalists, resources, retrain, "
+            "compare, modules",
         ),
         (
             "metric.name.deeper=3",
@@ -597,8 +610,18 @@ configs = st.builds(
             start=section(regime=st.sampled_from(["encoder", "scratch", "checkpoint"]), iterations=counts),
             train=section(iterations=counts, optimizer=st.sampled_from(["sgd", "adamw"]), learning_rate=shares),
         ),
+        rivals=section(
+            losses=st.none() | st.lists(texts, min_size=1, max_size=2),
+            steps=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=4, unique=True).map(sorted),
+            seeds=st.integers(1, 1_000),
+        ),
         search=section(
-            steps=st.integers(1, 10_000), seed=st.integers(0, 2**32 - 1), std=shares, clip=shares, learning_rate=shares
+            steps=st.integers(0, 10_000),
+            always=st.booleans(),
+            seed=st.integers(0, 2**32 - 1),
+            std=shares,
+            clip=shares,
+            learning_rate=shares,
         ),
         resources=section(workers=st.integers(1, 10_000), gpus=st.floats(0, 8)),
         compare=section(
@@ -669,6 +692,17 @@ def test_aliases_stand_for_what_they_name(tmp_path: Path) -> None:
             load_config(path)
 
 
+def test_what_rivals_can_not_be() -> None:
+    for changes, expected in [
+        ({"rivals": {"steps": [1, 4, 2]}}, "rivals.steps: must ascend, each step once, got `[1.0, 4.0, 2.0]`"),
+        ({"rivals": {"steps": [1, 1]}}, "rivals.steps: must ascend, each step once, got `[1.0, 1.0]`"),
+        ({"rivals": {"steps": [0]}}, "rivals.steps.0: must be greater than 0, got `0`"),
+        ({"rivals": {"losses": []}, "search": {"steps": 0}}, "search.steps: must be at least 1 where there are no riv"),
+    ]:
+        assert message(as_config, {"metric": "miou", **changes}).startswith(f"configuration: {expected}")
+    assert as_config({"metric": "miou", "search": {"steps": 0}}).search.steps == 0
+
+
 # The schema and the configurations that come with the project
 
 
@@ -679,7 +713,10 @@ def test_the_schema_is_one_and_refuses_mistakes() -> None:
         {"metric": 3},
         {"metric": {"radius": 3}},
         {"metric": "miou", "steps": 3},
-        {"metric": "miou", "search": {"steps": 0}},
+        {"metric": "miou", "search": {"steps": -1}},
+        {"metric": "miou", "rivals": {"losses": "lovasz"}},
+        {"metric": "miou", "rivals": {"steps": []}},
+        {"metric": "miou", "rivals": {"seeds": 0}},
         {"metric": "miou", "relaxation": {"curve": "besier"}},
         {"metric": "miou", "guard": {"gacc": 2}},
         {"metric": "miou", "relaxation": {"cross_entropy": 2}},

@@ -75,8 +75,8 @@ class Finals:
     baseline: LossContent
     schedule: Schedule
 
-    def most(self, rivals: bool, searched: bool, guards: int) -> int:
-        """The most trials that there can be.
+    def most(self, rivals: bool, searched: bool, guards: int) -> dict[str, int]:
+        """The most trials that there can be, in the heats and in the test.
 
         Args:
             rivals: Whether there are rivals.
@@ -85,11 +85,12 @@ class Finals:
         """
         number, heats = self.schedule.candidates, self.schedule.finalist_seeds
         if not rivals:
-            return (2 + number) * heats
+            return {"heats": (2 + number) * heats, "test": 0}
         beside = max(1, guards)  # cross-entropy is there in any case
         if not searched:
-            return (beside + number) * heats
-        return (beside + 2 * number) * heats + (beside + 2 * ((number + 1) // 2)) * self.schedule.test_seeds
+            return {"heats": (beside + number) * heats, "test": 0}
+        of_test = (beside + 2 * math.ceil(number / 2)) * self.schedule.test_seeds
+        return {"heats": (beside + 2 * number) * heats, "test": of_test}
 
     def plain(
         self,

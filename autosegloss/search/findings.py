@@ -132,7 +132,12 @@ class Findings:
 
     @property
     def best_rival(self) -> Final | None:
-        """The rival with the highest reward in the finals, or cross-entropy if all failed; None without a screening."""
+        """The rival that is returned, else that with the highest reward in the finals; None without a screening.
+
+        Cross-entropy stands in for rivals that all failed or break the guards.
+        """
+        if self.screen is not None and self.theta is None:
+            return self.winner
         alive = [final for final in self.finals if final.label in self.rivals and final.reward is not None]
         return None if self.screen is None else max(alive, key=lambda each: each.reward or 0.0, default=self.finals[0])
 

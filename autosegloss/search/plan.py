@@ -21,7 +21,7 @@ from autosegloss.search.findings import Findings, Screen, Step
 from autosegloss.search.gates import FIDELITY_RIVALS, Fidelity, Headroom
 from autosegloss.search.guard import Baseline, Guard
 from autosegloss.search.jobs import Job, Outcome
-from autosegloss.search.rivals import BASELINE, Screened, Screening
+from autosegloss.search.rivals import BASELINE, Screened, Screening, best_of_each
 from autosegloss.search.seeds import screening_seeds, step_seed
 
 Trial = tuple[Job, Outcome]
@@ -100,7 +100,7 @@ class Plan:
             "screen": 0 if screening is None else screening.total,
             "fidelity": FIDELITY_RIVALS if screening is not None and schedule.longer else 0,
             "search": self.step_count * self._of_step(),
-            "finals": self._finals.most(screening is not None, searched=True, guards=self._most_compared),
+            **self._finals.most(screening is not None, searched=True, guards=self._most_compared),
         }
 
     @property
@@ -122,7 +122,10 @@ class Plan:
         course = self._course()
         batches = next(course)
         while True:
-            self._started += sum(map(len, batches))
+            jobs = [job for batch in batches for job in batch]
+            self._started += len(jobs)
+            if any(job.stage == "final" and job.step >= self._schedule.finalist_seeds for job in jobs):
+                self._most["test"] = 0
             outcomes = yield batches
             try:
                 batches = course.send(outcomes)
@@ -137,7 +140,9 @@ class Plan:
         trials: list[Trial] = []
         yield from self._search(trials)
         candidates, used = self._candidates(trials), {step.seed for step in self.steps}
-        self._most["finals"] = 0
+        self._most["heats"] = 0
+        if not candidates:
+            self._most["test"] = 0
         if self.screen is None:
             start = self._member("start", self._algorithm.start)
             return (yield from self._finals.plain(start, candidates, used, self.steps, self.guards))
@@ -180,7 +185,7 @@ class Plan:
         searched = schedule.steps > 0 and (headroom is None or headroom.told_apart or schedule.always)
         if not searched:
             self.step_count = 0
-            self._most |= {"search": 0, "finals": self._finals.most(True, False, self._most_compared)}
+            self._most |= {"search": 0, **self._finals.most(True, False, self._most_compared)}
         self._algorithm, self._losses = self._begin(screened)
         self.screen = Screen(screened, tuple(seeds), headroom, fidelity, searched)
 
@@ -188,8 +193,7 @@ class Plan:
         """Train rivals at the schedule of the finals too, where that is longer."""
         if not self._schedule.longer:
             return None
-        best = {each.arm.rival: each for each in reversed(screened.tried) if each.rewards[0] is not None}
-        chosen = [*best.values()][::-1][:FIDELITY_RIVALS]
+        chosen = best_of_each([each for each in screened.tried if each.rewards[0] is not None])[:FIDELITY_RIVALS]
         self._most["fidelity"] = 0
         if not chosen:
             return None

@@ -77,6 +77,7 @@ def rivals_of(config: StudyConfig) -> list[Rival]:
 
     Raises:
         InputError: A name is no loss, two names are of one loss, or a loss does not suit the labels.
+        LossFileError: A loss file is missing or damaged.
     """
     target, names, soft = metric(config.metric), config.rivals.losses, config.proxy.labels.soft
     found: list[Rival] = []
@@ -164,8 +165,16 @@ class Screened:
 
     @property
     def best(self) -> tuple[Tried, ...]:
-        """The best arm of each rival among the finalists, at most `BEST`."""
-        return tuple({each.arm.rival: each for each in reversed(self.finalists)}.values())[::-1][:BEST]
+        """The best arm of each rival among the finalists, the best first, at most `BEST`."""
+        return best_of_each(self.finalists)[:BEST]
+
+
+def best_of_each(ranked: Sequence[Tried]) -> tuple[Tried, ...]:
+    """The first arm of each rival."""
+    first: dict[str, Tried] = {}
+    for each in ranked:
+        first.setdefault(each.arm.rival, each)
+    return tuple(first.values())
 
 
 class Screening:
@@ -282,10 +291,14 @@ class Screening:
         return further[: max(0, left)]
 
     def _finalists(self, left: int) -> list[tuple[int, int]]:
-        """The best rivals, each at its best step, then the second best steps of the best two as far as they fit."""
-        best = self._ranked()[: self._last]
+        """The best rivals, each at its best step, then the second best steps of the best two as far as they fit.
+
+        What failed is left out.
+        """
+        best = [place for place in self._ranked() if self._reward(place) > -math.inf][: self._last]
+        alive = [place for place in self._rewards if self._reward(place) > -math.inf]
         second = [
-            max((place for place in self._rewards if place[0] == i and place != (i, j)), key=self._reward, default=None)
+            max((place for place in alive if place[0] == i and place != (i, j)), key=self._reward, default=None)
             for i, j in best[:2]
         ]
         more = left // (self.seeds - 1) if self.seeds > 1 else 0

@@ -14,11 +14,12 @@ from autosegloss.errors import InputError, RefusedError, SearchError, cut
 from autosegloss.loss.base import LossContent
 from autosegloss.search.finals import Schedule
 from autosegloss.search.findings import Findings, Screen, Step
-from autosegloss.search.guard import Guard, guarded
+from autosegloss.search.guard import Baseline, Guard, guarded
 from autosegloss.search.jobs import Job, Outcome, Place
 from autosegloss.search.journal import Journal
 from autosegloss.search.plan import Begin, Losses, Plan, Trial
-from autosegloss.search.rivals import Screening
+from autosegloss.search.rivals import BASELINE, Screening
+from autosegloss.search.seeds import screening_seeds
 
 # The last bits may differ between processors when a journal is moved to another machine.
 THETA_TOLERANCE = 1e-9
@@ -68,6 +69,7 @@ class Study:
         self._observer = observer
         self.screening = screening
         """The screening, finished or not; None without rivals."""
+        self._first_seed = screening_seeds(schedule.seed, 1)[0]
         self._plan = Plan(begin, baseline, schedule, screening, self._guard, guard_rivals)
 
         self.done = 0
@@ -231,7 +233,7 @@ class Study:
             self._notice(job, outcome)
         while self._batches and self._batches[0].complete:
             oldest = self._batches[0]
-            refusal = oldest.refusal(self.asked, self._baseline, self._plan.guards)
+            refusal = oldest.refusal(self.asked, self._baseline, self._plan.guards, self._first_seed)
             if refusal is not None:
                 dropped = oldest.retry_failed()
                 self.done -= dropped
@@ -279,16 +281,31 @@ class _Batch:
             del self.outcomes[place]
         return len(self.waiting)
 
-    def refusal(self, asked: int, baseline: LossContent, guards: Sequence[Guard]) -> str | None:
-        """Why a complete batch can't be used, or None; `asked` is the number of points of a step."""
+    def refusal(self, asked: int, baseline: LossContent, guards: Sequence[Guard], first_seed: int) -> str | None:
+        """Why a complete batch can't be used, or None.
+
+        Args:
+            asked: Number of points of a step.
+            baseline: The content of cross-entropy.
+            guards: The guards of the trials of the study.
+            first_seed: The first seed of the screening, on which rivals climb: a step that is too large for all of
+                them is no fault.
+        """
         failed = [trial for trial in self.pairs() if trial[1].reward is None]
         if not failed:
             return None
         first, outcome = failed[0]
-        if first.stage in ("screen", "fidelity") and len(failed) == len(self.jobs):
+        of_baseline = Baseline(BASELINE, baseline)
+        in_contest = [trial for trial in self.pairs() if not of_baseline.runs(trial[0])] or self.pairs()
+        none_left = all(outcome.reward is None for _, outcome in in_contest)
+        on_first = all(job.seed == first_seed for job in self.jobs.values())
+        climbs = first.stage == "screen" and first.step > 0 and on_first
+        if first.stage in ("screen", "fidelity") and none_left and not climbs:
+            first, outcome = in_contest[0]
+            what = "at the schedule of the finals" if first.stage == "fidelity" else f"of round {first.step}"
             return (
-                f"screening: all {len(failed)} trials of round {first.step} failed. First: trial {first.index} (seed "
-                f"{first.seed}): {_reason(outcome)}."
+                f"screening: all {len(in_contest)} trials of other losses than cross-entropy {what} failed. First: "
+                f"trial {first.index} (seed {first.seed}): {_reason(outcome)}."
             )
         samples = sum(job.index < asked for job in self.jobs.values())
         lost = sum(job.index < asked for job, _ in failed)
@@ -303,8 +320,7 @@ class _Batch:
                     f"step {job.step}: the trial of {label}, which the guard compares with, failed (seed {job.seed}): "
                     f"{_reason(outcome)}."
                 )
-        in_contest = [outcome for job, outcome in self.pairs() if job.loss != baseline]
-        if first.stage == "final" and all(outcome.reward is None for outcome in in_contest):
+        if first.stage == "final" and none_left:
             return (
                 f"finals: all {len(in_contest)} trials of other losses than cross-entropy failed; nothing can be "
                 f"chosen. First: trial {first.index} (seed {first.seed}): {_reason(outcome)}."

@@ -22,7 +22,16 @@ LOSSES |= {
     "godel": SurrogateLoss("dice", logic="godel"),
     "mix": MixedLoss(SurrogateLoss("miou"), 0.5),
 }
-SOFT = ("cross_entropy", "weighted_cross_entropy", "label_smoothing", "generalized_dice", "product", "godel", "mix")
+SOFT = (
+    "cross_entropy",
+    "weighted_cross_entropy",
+    "label_smoothing",
+    "generalized_dice",
+    "log_miou",
+    "product",
+    "godel",
+    "mix",
+)
 EVERY = pytest.mark.parametrize("name", LOSSES)
 TAKES_SOFT = pytest.mark.parametrize("name", SOFT)
 

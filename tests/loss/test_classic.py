@@ -33,6 +33,7 @@ SOFT = (
     "inverse_weighted_cross_entropy",
     "label_smoothing",
     "generalized_dice",
+    "log_miou",
 )
 HARD_ONLY = ("focal", "boundary_cross_entropy")
 NO_SCORE = {"generalized_dice": 1.0}  # the loss of nothing, where it is not 0

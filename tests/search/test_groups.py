@@ -167,12 +167,12 @@ def test_groups_are_of_one_seed_and_as_large_as_they_may_be(size: int, tmp_path:
     toy = Together()
     assert run_toy(tmp_path / "ours", SerialRunner(size), toy) == expected
     assert {len({(job.stage, job.seed) for job in group}) for group in toy.groups} == {1}
-    of_a_step = [min(size, 9 - start) for start in range(0, 9, min(size, 9))]
-    of_a_seed = [min(size, 4 - start) for start in range(0, 4, min(size, 4))]
-    assert [len(group) for group in toy.groups] == 3 * of_a_step + 2 * of_a_seed
+    trials = [9, 10, 10, 4, 4]
+    expected_sizes = [min(size, number - start) for number in trials for start in range(0, number, size)]
+    assert [len(group) for group in toy.groups] == expected_sizes
     toy = Together(never=2)
     assert run_toy(tmp_path / "never", SerialRunner(size), toy) == expected
-    assert sum(len(group) for group in toy.groups) == 35
+    assert sum(len(group) for group in toy.groups) == 37
 
 
 def test_trials_of_two_steps_are_not_run_side_by_side() -> None:

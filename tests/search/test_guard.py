@@ -23,7 +23,7 @@ from autosegloss.report.pages import figures
 from autosegloss.report.pages.report import report_page
 from autosegloss.search.algorithms.ppo import PPO2
 from autosegloss.search.content import CROSS_ENTROPY
-from autosegloss.search.guard import Check, checked, guarded
+from autosegloss.search.guard import Baseline, Check, Guard, checked, guarded
 from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.objective import ProxyObjective, proxy_of
@@ -43,8 +43,15 @@ def outcome(reward: float | None, **metrics: float) -> Outcome:
     return Outcome(reward, metrics, {}, None if reward is not None else "broken", 0.0)
 
 
+OF = Baseline("cross-entropy", CROSS_ENTROPY)
+
+
+def guards(**shares: float) -> list[Guard]:
+    return [Guard(name, share, OF) for name, share in shares.items()]
+
+
 def reward(ours: Outcome, baseline: Outcome, **shares: float) -> float | None:
-    decided = guarded({TRIAL: ours, BASELINE: baseline}, shares, CROSS_ENTROPY)
+    decided = guarded({TRIAL: ours, BASELINE: baseline}, guards(**shares))
     assert list(decided) == [TRIAL, BASELINE]
     assert decided[BASELINE] == baseline
     return decided[TRIAL].reward
@@ -80,7 +87,7 @@ def test_the_baseline_is_that_of_the_seed() -> None:
         replace(TRIAL, seed=6, step=1): outcome(0.8, miou=0.3),
         other: outcome(0.5, miou=0.6),
     }
-    assert [x.reward < 0.8 for x in guarded(outcomes, {"miou": 1}, CROSS_ENTROPY).values() if x.reward != 0.5] == [
+    assert [x.reward < 0.8 for x in guarded(outcomes, guards(miou=1)).values() if x.reward != 0.5] == [
         False,
         True,
     ]  # type: ignore[operator]
@@ -105,7 +112,7 @@ def tempted(folder: Path, guard: dict[str, float], objective: Objective, *, resu
     with Journal(folder / "trials.jsonl", resume=resume) as journal:
         algorithm = PPO2(start=(0.5,), samples=8)
         study = search_of(algorithm, journal, steps=4, candidates=4, finalist_seeds=2, seed=1, guard=guard)
-        assert study.total == 4 * (9 + bool(guard)) + 2 * 6
+        assert study.total == 4 * (10 + bool(guard)) - 1 + 2 * 6  # in the first step the centre is the start
         SerialRunner().run(study, objective)
         assert study.done == study.total
         return study.findings()
@@ -178,8 +185,9 @@ def test_if_no_loss_keeps_its_guards_cross_entropy_is_returned_and_the_message_s
 def test_a_guard_is_checked_on_the_seeds_that_did_not_fail() -> None:
     ours: list[dict[str, float]] = [{"other": 0.7}, {}]
     theirs = [{"other": 0.8}, {"other": 0.2}]
-    assert checked(ours, theirs, {"other": 0.9, "more": 0.9}) == (Check("other", 0.9, 0.7, 0.8),)
-    assert checked([{}] * 2, theirs, {"other": 0.9}) == ()
+    of = {"cross-entropy": theirs}
+    assert checked(ours, of, guards(other=0.9, more=0.9)) == (Check("other", 0.9, 0.7, 0.8),)
+    assert checked([{}] * 2, of, guards(other=0.9)) == ()
     assert Check("other", 0.9, -0.5, -0.1).kept, "nothing was there to fall"
 
 
@@ -281,6 +289,6 @@ def test_boundary_f1_collapses_and_the_guard_sees_it() -> None:
     assert baseline.reward is not None
     assert collapsed.metrics["gacc"] < 0.5 * baseline.metrics["gacc"]
     assert collapsed.reward > baseline.reward, "it wins on its own metric"
-    decided = guarded(outcomes, {"miou": 0.9}, CROSS_ENTROPY)[jobs[0]].reward
+    decided = guarded(outcomes, guards(miou=0.9))[jobs[0]].reward
     assert decided is not None
     assert decided < 0.5 * baseline.reward

@@ -82,7 +82,7 @@ def test_a_torn_last_line_is_cut_off(halfway: Path, keep: int, undisturbed: str)
     *whole, last = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(whole) + last[:keep])
     assert run_toy(halfway, SerialRunner(), resume=True) == undisturbed
-    assert len(trials_of(path)) == 35
+    assert len(trials_of(path)) == 37
 
 
 def test_a_last_line_of_rubbish_is_cut_off_with_a_word(halfway: Path, undisturbed: str, capsys: Any) -> None:
@@ -158,6 +158,9 @@ def damage(record: dict[str, Any], **changes: Any) -> bytes:
                 ("reward", True),
                 ("seconds", None),
                 ("stage", []),
+                ("rate", "x"),
+                ("rate", None),
+                ("rate", math.inf),
                 ("index", [1]),
                 ("seed", 10**400),
                 ("step", -1),
@@ -277,7 +280,7 @@ def test_a_journal_of_a_newer_version_names_it(halfway: Path) -> None:
     path = halfway / JOURNAL
     head, *_ = records_of(path)
     lines = path.read_bytes().splitlines(keepends=True)
-    lines[0] = damage(head, version=3, versions={"autosegloss": "0.9.1"}, more=1)
+    lines[0] = damage(head, version=4, versions={"autosegloss": "0.9.1"}, more=1)
     path.write_bytes(b"".join(lines))
     with pytest.raises(RefusedError) as caught:
         run_toy(halfway, SerialRunner(), resume=True)
@@ -287,20 +290,24 @@ def test_a_journal_of_a_newer_version_names_it(halfway: Path) -> None:
     )
 
 
-def test_a_search_whose_steps_had_no_trial_of_the_start_is_refused_and_a_comparison_of_its_time_is_not(
-    halfway: Path,
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_search_of_an_earlier_version_is_refused_and_a_comparison_of_its_time_is_not(
+    halfway: Path, version: int
 ) -> None:
+    """Steps had no trial of the start in version 1 and none of the centre in version 2; no trial had a rate."""
     path = halfway / JOURNAL
     head, first, *_ = records_of(path)
-    path.write_bytes(damage(head, version=1) + sealed(first))
+    assert first.pop("rate") == 1
+    path.write_bytes(damage(head, version=version) + sealed(first))
     with pytest.raises(RefusedError) as caught:
         run_toy(halfway, SerialRunner(), resume=True)
     assert str(caught.value) == (
-        f"{path}:2: this search was run by an earlier version of autosegloss, whose steps had no trial of the start. "
-        "Continue it with that version, or choose another folder. A loss.json beside it can be used as before."
+        f"{path}:2: this search was run by an earlier version of autosegloss, whose steps had other trials. Continue "
+        "it with that version, or choose another folder. A loss.json beside it can be used as before."
     )
-    path.write_bytes(damage(head, version=1) + sealed(first | {"stage": "compare"}))
-    assert len(read(path)) == 1
+    path.write_bytes(damage(head, version=version) + sealed(first | {"stage": "compare"}))
+    ((job, _),) = read(path)
+    assert (job.stage, job.rate) == ("compare", 1.0)
 
 
 # Other environments and other data.
@@ -333,7 +340,7 @@ def test_another_environment_is_told_and_recorded(tmp_path: Path, capsys: pytest
     )
     written(path, other, 0)  # without a trial, it leaves no trace but the warning
     assert "instructions was AVX2 and is AVX512, gpu was none and is NVIDIA H200." in capsys.readouterr().err
-    written(path, other, 28)
+    written(path, other, 30)
     assert [number for number, record in enumerate(records_of(path)) if "format" in record] == [0, 6, 9]
     with Journal(path, resume=True, head=HEAD) as journal:
         assert toy_study(journal).finished

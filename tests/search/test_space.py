@@ -15,7 +15,6 @@ from torch import Tensor
 import autosegloss as asl
 from autosegloss.errors import ConfigError, InputError
 from autosegloss.loss import MixedLoss, SurrogateLoss, slots
-from autosegloss.loss.base import Loss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.report.shown import loss_line
 from autosegloss.search.content import bare_content
@@ -40,13 +39,6 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
     logits = 2 * torch.randn(2, 4, 9, 9, generator=generator, dtype=torch.float64)
     labels = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), 162, replacement=True, generator=generator)
     return logits.requires_grad_(), labels.view(2, 9, 9)
-
-
-def both(loss: Loss) -> tuple[Tensor, Tensor]:
-    """The value and the gradient of a loss."""
-    logits, labels = batch()
-    value = loss(logits, labels)
-    return value.detach(), torch.autograd.grad(value, logits)[0]
 
 
 # The coordinates.
@@ -111,45 +103,6 @@ def test_the_configurations_that_found_the_losses_we_keep_search_curves_alone() 
 
 
 # The losses.
-
-
-def point(found: LossFamily, scale: float, shares: dict[str, float], power: float = 0.0, v: float = 0.5) -> list[float]:
-    """The point of a loss; parts that have no share are nearly none."""
-    heights = {name: math.log2(share) for name, share in shares.items()}
-    none = len(shares) < len(SHARES)
-    highest = 0.97 if none else 0.5 + (max(heights.values()) - min(heights.values())) / 24
-    at = {f"share of {name}": highest + (x - max(heights.values())) / 12 for name, x in heights.items()}
-    at |= {f"{INTERSECTION}: v": v, f"{UNION}: v": 1 - v}
-    at |= {"scale": (math.log2(scale) + 2) / 8, "class_power": (power + 0.25) / 1.5}
-    return [at.get(name, 0.03) for name in found.names]
-
-
-V = math.log1p(0.5 / 0.1) / math.log1p(1 / 0.1)
-LOG_CURVES = [[(0.5, V)], [(0.5, 1 - V)]]
-RIVALS: dict[str, tuple[list[Any], Loss]] = {
-    "lovasz x 8": ([8, {"lovasz": 1}], SurrogateLoss("miou", logic="lovasz", scale=8)),
-    "product": ([1, {"product": 1}], SurrogateLoss("miou")),
-    **{
-        f"cross-entropy of power {power}": ([1, {"cross-entropy": 1}, power], CrossEntropy(class_power=power))
-        for power in (0, 0.5, 1)
-    },
-    "lovasz with weighted cross-entropy x 4": (
-        [4, {"lovasz": 0.75, "cross-entropy": 0.25}, 0.5],
-        MixedLoss([(1, CrossEntropy(class_power=0.5)), (3, SurrogateLoss("miou", logic="lovasz"))]),
-    ),
-    "log curves": ([2, {"product": 1}, 0, V], SurrogateLoss("miou", LOG_CURVES, curve="log", scale=2)),
-}
-
-
-@pytest.mark.parametrize("rival", RIVALS)
-def test_a_loss_that_people_use_is_well_inside_the_space(rival: str) -> None:
-    """To 1 part in 200: the others have a share of 0.0008 at most."""
-    given_, loss = RIVALS[rival]
-    found = family()
-    theta = point(found, *given_)
-    assert all(0.03 <= x <= 0.97 for x in theta)
-    for ours, theirs in zip(both(found.loss(theta)), both(loss), strict=True):
-        assert (ours - theirs).norm() <= 0.005 * theirs.norm()
 
 
 def test_the_numbers_of_a_sum_are_those_of_the_formulas() -> None:

@@ -28,6 +28,8 @@ from tests.journals import trials_of
 from tests.toys import TOY, Quadratic, run_toy, search_of, toy_study
 
 JOURNAL = "trials.jsonl"
+FIRST = (0, 9, 19)
+"""Where the trials of each step begin: 8 samples, the start, and from the second step on the centre."""
 
 
 @contextmanager
@@ -51,10 +53,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_jobs_are_those_of_the_plan(tmp_path: Path) -> None:
     run_toy(tmp_path, SerialRunner())
     trials = lines_of(tmp_path)
-    keys = ["stage", "step", "index", "loss", "seed", "theta", "reward", "metrics", "validation", "error", "seconds"]
+    keys = ["stage", "step", "index", "loss", "seed", "theta", "rate"]
+    keys += ["reward", "metrics", "validation", "error", "seconds"]
     assert all(list(trial) == keys for trial in trials)
     places = [(trial["stage"], trial["step"], trial["index"]) for trial in trials]
-    assert places == [("search", s, i) for s in range(3) for i in range(9)] + [
+    assert places == [("search", s, i) for s in range(3) for i in range(9 + (s > 0))] + [
         ("final", s, i) for s in range(2) for i in range(4)
     ]
 
@@ -67,8 +70,9 @@ def test_the_jobs_are_those_of_the_plan(tmp_path: Path) -> None:
 
     # Only the finals look at the validation set; cross-entropy and the start run beside the candidates.
     assert [bool(trial["validation"]) for trial in trials] == [trial["stage"] == "final" for trial in trials]
-    assert trials[27]["theta"] is None
-    assert [trials[i]["theta"] for i in (8, 17, 26, 28)] == [[0.5, 0.5, 0.5]] * 4
+    assert trials[29]["theta"] is None
+    assert [trials[i]["theta"] for i in (8, 17, 27, 30)] == [[0.5, 0.5, 0.5]] * 4
+    assert {trial["rate"] for trial in trials} == {1.0}
 
 
 def test_the_result_says_what_won_and_why(tmp_path: Path) -> None:
@@ -77,14 +81,19 @@ def test_the_result_says_what_won_and_why(tmp_path: Path) -> None:
     assert [final["label"] for final in result["finals"]][:2] == ["cross-entropy", "start"]
     assert TOY.regret(tuple(result["theta"])) < 0.5 * TOY.regret((0.5,) * 3)
 
-    # One candidate of each kind: the centre of the best step, and the best sample.
+    # One candidate of each kind: the centre after the last step, and the sample farthest ahead of the start.
     centre, sample = result["finals"][2:]
-    means = [sum(trial["reward"] for trial in trials[9 * s : 9 * s + 8]) / 8 for s in range(3)]
-    assert [step["start"] for step in result["steps"]] == [trials[9 * s + 8]["reward"] for s in range(3)]
+    samples = [trials[first : first + 8] for first in FIRST]
+    means = [sum(trial["reward"] for trial in step) / 8 for step in samples]
+    starts = [trials[first + 8] for first in FIRST]
+    centres = [starts[0], *(trials[first + 9] for first in FIRST[1:])]
+    assert [step["start"] for step in result["steps"]] == [trial["reward"] for trial in starts]
+    assert [step["centre"] for step in result["steps"]] == [trial["reward"] for trial in centres]
+    assert [step["mu"] for step in result["steps"]] == [trial["theta"] for trial in centres]
     assert [step["mean"] for step in result["steps"]] == pytest.approx(means)
-    assert centre["label"] == f"mu of step {means.index(max(means))}"
-    assert centre["theta"] == result["steps"][means.index(max(means))]["mu"]
-    best = max((trial for trial in trials[:27] if trial["index"] < 8), key=lambda trial: trial["reward"])
+    assert centre["label"] == "mu after step 2"
+    assert centre["theta"] not in [step["mu"] for step in result["steps"]]
+    best = max((trial for step in samples for trial in step), key=lambda t: t["reward"] - starts[t["step"]]["reward"])
     assert sample["label"] == f"sample {best['index']} of step {best['step']}"
     assert sample["theta"] == best["theta"]
 
@@ -116,20 +125,20 @@ def test_cross_entropy_does_not_compete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("candidates", "labels"), [(1, 1), (5, 5)])
 def test_candidates_are_distinct_and_of_both_kinds(tmp_path: Path, candidates: int, labels: int) -> None:
-    # With baseline mu, mu is one of the samples too; in the first step it is the start, which is not run again.
+    # With baseline mu, the centre is one of the samples, and in the first step also the start; none is run again.
     algorithm = PPO2(start=(0.5,) * 3, samples=4, updates=5, baseline="mu")
     with Journal(tmp_path / JOURNAL) as journal:
         study = search_of(algorithm, journal, steps=3, candidates=candidates, finalist_seeds=1, seed=0)
         announced = study.total
         SerialRunner().run(study, TOY)
         finals = study.findings().finals
-    assert announced == study.total == study.done == 3 * 6 - 1 + 2 + candidates
+    assert announced - 2 == study.total == study.done == 3 * 6 - 1 + 2 + candidates
     trials = lines_of(tmp_path)
     assert [step.start for step in study.steps] == [trials[i]["reward"] for i in (0, 10, 16)]
     thetas = [final.theta for final in finals]
     assert len(set(thetas)) == len(thetas) == 2 + candidates
     kinds = [final.label.split()[0] for final in finals[2:]]
-    assert kinds == ["mu", "sample", "mu", "sample", "sample"][:candidates]
+    assert kinds[:2] == ["mu", "sample"][:candidates]
 
 
 def test_the_finals_avoid_every_seed_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +157,12 @@ def test_progress_is_told_after_each_trial(tmp_path: Path) -> None:
     with Journal(tmp_path / JOURNAL) as journal:
         study = toy_study(journal, observer)
         SerialRunner().run(study, replace(TOY, break_at={("search", 0, 3): "raise"}))
-    assert seen == [(n, 35, int(n >= 4), min(n // 9, 3)) for n in range(1, 36)]
+    ends = [first - 1 for first in FIRST[1:]] + [28]
+    steps = [sum(n > end for end in ends) for n in range(1, 38)]
+    assert seen == [(n, 37, int(n >= 4), done) for n, done in enumerate(steps, start=1)]
     assert study.best is not None
-    assert study.best[1].reward == max(t["reward"] for t in lines_of(tmp_path)[:27] if t["reward"] is not None)
+    samples = [trial for trial in lines_of(tmp_path)[:29] if trial["index"] < 8 and trial["reward"] is not None]
+    assert study.best[1].reward == max(trial["reward"] for trial in samples)
 
 
 # Failures.
@@ -269,18 +281,19 @@ def test_a_start_that_fails_is_noted_and_decides_nothing(tmp_path: Path, undistu
             SerialRunner().run(study, replace(TOY, break_at=both))
 
 
-def test_the_algorithm_is_not_told_of_the_start(tmp_path: Path, undisturbed: str) -> None:
-    def better_at_the_start(job: Job) -> Outcome:
+def test_the_algorithm_is_not_told_of_the_start_nor_of_the_centre(tmp_path: Path, undisturbed: str) -> None:
+    def better_beside(job: Job) -> Outcome:
         outcome = TOY(job)
-        return replace(outcome, reward=9.0) if (job.stage, job.index) == ("search", 8) else outcome
+        return replace(outcome, reward=9.0) if job.stage == "search" and job.index >= 8 else outcome
 
-    result, expected = json.loads(run_toy(tmp_path, SerialRunner(), better_at_the_start)), json.loads(undisturbed)
+    result, expected = json.loads(run_toy(tmp_path, SerialRunner(), better_beside)), json.loads(undisturbed)
     with opened(tmp_path, resume=True) as study:
         assert study.best is not None
         assert study.best[0].index < 8
-    assert [step.pop("start") for step in result["steps"]] == [9.0] * 3
-    assert all(step.pop("start") < 0 for step in expected["steps"])
-    assert result == expected
+    for beside in ("start", "centre"):
+        assert [step.pop(beside) for step in result["steps"]] == [9.0] * 3
+        assert all(step.pop(beside) < 0 for step in expected["steps"])
+    assert result["steps"] == expected["steps"]
 
 
 def test_a_refused_step_retries_all_its_failures_even_if_killed_meanwhile(tmp_path: Path, undisturbed: str) -> None:
@@ -319,7 +332,7 @@ def test_a_final_with_a_failed_seed_is_not_judged_by_its_good_ones(tmp_path: Pat
 
 def test_nothing_to_choose_from_is_an_error_that_resume_mends(tmp_path: Path, undisturbed: str) -> None:
     broken = {("final", seed, index): "raise" for seed in range(2) for index in range(1, 4)}
-    with pytest.raises(SearchError, match="finals: all 6 trials of the candidates and of the start failed"):
+    with pytest.raises(SearchError, match="finals: all 6 trials of other losses than cross-entropy failed"):
         run_toy(tmp_path, SerialRunner(), replace(TOY, break_at=broken))
     assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed
 
@@ -352,7 +365,7 @@ def test_neither_order_nor_kills_change_the_result(lag: int, data: st.DataObject
         finished, resume = False, False
         while not finished:
             with opened(folder, resume=resume, lag=lag) as study:
-                budget = data.draw(st.integers(1, 44), label="trials until the kill")
+                budget = data.draw(st.integers(1, 46), label="trials until the kill")
                 running: list[Job] = []
                 while not study.finished and budget:
                     while len(running) < 4 and (job := study.next_job()) is not None:
@@ -439,7 +452,7 @@ def test_points_that_coincide_are_run_once(tmp_path: Path) -> None:
         study = search_of(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
         SerialRunner().run(study, counting)
         assert set(runs.values()) == {1}
-        assert study.done == study.total == 35
+        assert study.done == study.total == 37
     trials = lines_of(tmp_path)
     assert [trial["index"] for trial in trials[:8]] == [0, 1, 4, 5, 6, 7, 8, 9]
     rewards = [trial["reward"] for trial in trials[:8]]
@@ -454,7 +467,7 @@ def test_a_job_that_is_not_due_is_refused(tmp_path: Path) -> None:
         for wrong in (job, replace(job, index=5), replace(job, step=2)):
             with pytest.raises(InputError, match="is not due"):
                 study.record(wrong, TOY(wrong))
-        with pytest.raises(SearchError, match="not finished: 1 of 35 trials are done"):
+        with pytest.raises(SearchError, match="not finished: 1 of 37 trials are done"):
             study.findings()
 
 
@@ -470,4 +483,4 @@ def test_a_trial_is_on_disk_before_the_algorithm_is_told(tmp_path: Path) -> None
         algorithm = Watched((0.5,) * 3, samples=8)
         study = search_of(algorithm, journal, steps=3, candidates=2, finalist_seeds=2, seed=7)
         SerialRunner().run(study, TOY)
-    assert written == [9, 18, 27]
+    assert written == [9, 19, 29]

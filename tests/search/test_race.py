@@ -1,0 +1,87 @@
+"""The race: its test against SciPy, and its level by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autosegloss.search.race import Lead, better_half, verdict
+
+REWARDS = st.lists(st.tuples(st.floats(0, 1, width=16), st.floats(0, 1, width=16)), min_size=2, max_size=8)
+
+
+@settings(max_examples=30)
+@given(pairs=REWARDS)
+def test_a_lead_is_the_one_sided_paired_t_test(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = ([*side] for side in zip(*pairs, strict=True))
+    lead = Lead.of("ours", "theirs", ours, theirs)
+    gains = np.subtract(ours, theirs)
+    assert lead.mean == pytest.approx(gains.mean(), abs=1e-12)
+    if np.ptp(gains) == 0:
+        assert (lead.bound, lead.p) == (lead.mean, float(lead.mean <= 0))
+        return
+    test = scipy.stats.ttest_rel(ours, theirs, alternative="greater")
+    assert lead.p == pytest.approx(test.pvalue, abs=1e-9)
+    assert lead.bound == pytest.approx(test.confidence_interval(0.95).low, abs=1e-9)
+    assert (lead.bound > 0) == (lead.p < 0.05)
+
+
+def test_what_a_lead_says() -> None:
+    assert str(Lead("a", "b", 0.0012, -0.0031, 0.2)) == "+0.1, bound -0.3"
+
+
+def test_losses_that_are_as_good_as_the_rivals_are_rarely_returned() -> None:
+    """At most one time in twenty, whatever the number of candidates; of one that is far better, nearly always."""
+    rng = np.random.default_rng(0)
+    wins = []
+    for _ in range(2000):
+        seeds = rng.normal(size=6)
+        candidates, rivals = ((0.5 + seeds + 0.2 * rng.normal(size=(2, 6))).tolist() for _ in range(2))
+        found = verdict({"a": candidates[0], "b": candidates[1]}, {"r": rivals[0]}, ["a", "b"])
+        wins.append(bool(found.winners))
+    assert np.mean(wins) <= 0.06
+    far = [
+        verdict({"a": 0.5 + rng.normal(size=6) * 0.1}, {"r": rng.normal(size=6) * 0.1}, ["a"]).winners == ("a",)
+        for _ in range(100)
+    ]
+    assert np.mean(far) > 0.95
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6), ahead=st.floats(0, 1))
+def test_a_loss_wins_only_if_it_beats_every_rival_and_keeps_the_guards(seed: int, ahead: float) -> None:
+    rng = np.random.default_rng(seed)
+    losses = {name: (ahead + 0.3 * rng.normal(size=5)).tolist() for name in "abc"}
+    rivals = {name: (0.3 * rng.normal(size=5)).tolist() for name in "xy"}
+    found = verdict(losses, rivals, ["a", "b"])
+    largest = {
+        loss: max(scipy.stats.ttest_rel(ours, theirs, alternative="greater").pvalue for theirs in rivals.values())
+        for loss, ours in losses.items()
+    }
+    in_order, passed = sorted(largest, key=largest.__getitem__), []
+    for rank, loss in enumerate(in_order):  # Holm: the smallest at a third of the level, then at half of it
+        if largest[loss] > 0.05 / (3 - rank):
+            break
+        passed.append(loss)
+    kept = sorted((loss for loss in passed if loss != "c"), key=lambda loss: -float(np.mean(losses[loss])))
+    assert found.winners == tuple(kept)
+    assert [(lead.loss, lead.rival) for lead in found.leads] == [(a, b) for a in losses for b in rivals]
+    assert found.narrowest("a").p == pytest.approx(largest["a"])
+    assert found.closest is not None
+    assert found.closest.p == pytest.approx(min(largest.values()))
+
+    # With a rival of the same rewards there is nothing to return.
+    assert verdict(losses, rivals | {"z": losses[in_order[0]]}, in_order[:1]).winners == ()
+
+
+def test_the_better_half_is_rounded_up_and_may_have_to_be_above_a_bound() -> None:
+    rewards = {"a": 0.1, "b": 0.4, "c": 0.4, "d": 0.2, "e": -math.inf}
+    assert better_half(rewards) == ["b", "c", "d"]
+    assert better_half(rewards, above=0.2) == ["b", "c"]
+    assert better_half(rewards, above=0.4) == []
+    assert better_half({"e": -math.inf}) == better_half({}) == []
