@@ -715,7 +715,6 @@ def test_the_schema_is_one_and_refuses_mistakes() -> None:
         {"metric": "miou", "steps": 3},
         {"metric": "miou", "search": {"steps": -1}},
         {"metric": "miou", "rivals": {"losses": "lovasz"}},
-        {"metric": "miou", "rivals": {"steps": []}},
         {"metric": "miou", "rivals": {"seeds": 0}},
         {"metric": "miou", "relaxation": {"curve": "besier"}},
         {"metric": "miou", "guard": {"gacc": 2}},

@@ -60,6 +60,7 @@ class Toy:
         noise: Standard deviation of the noise of a loss on a seed, beside that of the seed.
         broken: Names of rivals that fail.
         collapsed: Names of rivals whose other metric collapses.
+        better: Names of rivals whose other metric is higher.
     """
 
     gain: float = 0.0
@@ -67,6 +68,7 @@ class Toy:
     noise: float = 0.001
     broken: frozenset[str] = frozenset()
     collapsed: frozenset[str] = frozenset()
+    better: frozenset[str] = frozenset()
 
     def __call__(self, job: Job) -> Outcome:
         """Objective of a study."""
@@ -80,7 +82,7 @@ class Toy:
         own = zlib.crc32(json.dumps([job.loss, job.rate]).encode())
         of_seed, of_loss = (np.random.default_rng(key).standard_normal() for key in ([job.seed], [job.seed, own]))
         reward = value + 0.05 * float(of_seed) + self.noise * float(of_loss)
-        metrics = {"toy": reward, "other": 0.1 if name in self.collapsed else 0.9}
+        metrics = {"toy": reward, "other": 0.1 if name in self.collapsed else 1.0 if name in self.better else 0.9}
         return Outcome(reward, metrics, metrics if job.stage == "final" else {}, None, 0.0)
 
 
@@ -291,6 +293,17 @@ def test_where_all_rivals_break_the_guards_cross_entropy_is_returned(tmp_path: P
     found = course(tmp_path, Toy(gain=-0.9, collapsed=every | {"searched"}), guard={"other": 0.9}, rivals=3)
     assert (found.label, found.loss, found.theta) == (BASELINE, CROSS_ENTROPY, None)
     assert found.best_rival == found.winner
+
+
+def test_a_guard_may_compare_with_the_rival_that_is_best_on_its_metric(tmp_path: Path) -> None:
+    toy = Toy(gain=0.3, better=frozenset({"4*jml"}))
+    for guard_rivals in (False, True):
+        found = course(tmp_path / str(guard_rivals), toy, guard={"other": 0.95}, guard_rivals=guard_rivals)
+        assert (found.theta is None) == guard_rivals
+    assert found.label == "4*jml"
+    kept = "kept: other is 100.00 where at least 95.00 was asked (0.95 of 4*jml's 100.00)"
+    assert found.about_guards.startswith(kept)
+    assert all(final.broken for final in found.finals if final.label != "4*jml")
 
 
 # Failures.
