@@ -296,7 +296,8 @@ class _Checks:
             elif ":" not in name:  # a user's own loss may need the data
                 tried(loss_for_data, name, [1, 1])
         if dataset is not None:
-            tried(config.with_class_numbers, dataset.classes)
+            if (numbered := tried(config.with_class_numbers, dataset.classes)) is not None:
+                tried(rivals_of, numbered)
             for spec in config.compare.metrics or ():
                 if spec != CALIBRATION and any(proxy.data == data for proxy in proxies):
                     tried(metric, spec, class_names=dataset.classes)
@@ -317,7 +318,8 @@ class _Checks:
 def _check_search(config: StudyConfig) -> None:
     LossFamily.of(config).check()
     algorithm_of(config)
-    rivals_of(config)
+    if not config.names_classes:
+        rivals_of(config)
 
 
 def _tried(proxy: Proxy, loss: Loss) -> tuple[int, float | None, float, float]:

@@ -79,13 +79,15 @@ def search(
     folder = _folder(config, out)
     LossFamily.of(settled).check()
     algorithm_of(settled)  # refuses a searcher that can't be imported
-    rivals_of(settled)  # and rivals that are no losses
+    if not settled.names_classes:
+        rivals_of(settled)  # and rivals that are no losses
     chosen = choose_runner(runner, settled.resources, address)
     if check_folder(folder, SEARCH_FILES, "search", resume) and not settled.names_classes:
         _refuse_another_configuration(folder, settled)
     proxy = TrialObjective.of(settled) if settled.trial is not None else proxy_of(settled)
     if isinstance(proxy, Proxy):
         settled = settled.with_class_numbers(proxy.dataset.classes)
+        rivals_of(settled)
         announce(proxy.dataset, on_data)
     with Journal(folder / JOURNAL_FILE, resume=resume, head=head_of(settled, proxy)) as journal:
         if journal.trials:
