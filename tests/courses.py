@@ -68,4 +68,6 @@ def run_course(
 def result_of(folder: Path, study: Study) -> Result:
     """The result of a finished course."""
     findings = study.findings()
-    return Result(build_loss(findings.loss), folder, scores_of(findings), findings)
+    loss = build_loss(findings.loss)
+    loss.provenance = {"conclusion": findings.conclusion}
+    return Result(loss, folder, scores_of(findings), findings)

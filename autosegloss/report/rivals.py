@@ -79,7 +79,7 @@ def screen_text(screen: Screen, config: StudyConfig) -> str:
         [
             f"the rivals over {seeds} paired seed{'s' * (seeds > 1)} ({what}; gains with 95% intervals):",
             *(f"{a:>{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {name}" for a, b, c, name in table),
-            *gates(screen),
+            *gates(screen, own),
             *([] if screen.searched or not config.search.steps else [NOT_SEARCHED]),
         ]
     )
@@ -88,9 +88,10 @@ def screen_text(screen: Screen, config: StudyConfig) -> str:
 NOT_SEARCHED: Final = "so there is no search; `search: {always: true}` searches all the same"
 
 
-def gates(screen: Screen) -> list[str]:
-    """What the gates say, a line each."""
-    return [str(gate) for gate in (screen.headroom, screen.fidelity) if gate is not None]
+def gates(screen: Screen, own: bool) -> list[str]:
+    """What the gates say, a line each; `own` as for `number`."""
+    headroom = [] if screen.headroom is None else [screen.headroom.text(own)]
+    return headroom + ([] if screen.fidelity is None else [str(screen.fidelity)])
 
 
 def screen_record(screen: Screen) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def closing_text(findings: Findings, config: StudyConfig) -> str:
         return ""
     if config.search.steps:
         how = "" if findings.rate == 1 else f"; train it with the learning rate x {findings.rate:.3g}"
-        return f"{findings.conclusion}{how}"
+        return f"{findings.conclude(config.trial is not None)}{how}"
     return f"{_advice(findings, config)}\n{_prospect(screen)}"
 
 

@@ -282,7 +282,7 @@ def _screening(config: StudyConfig, others: int) -> Screening | None:
 
 
 def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Journal) -> Result:
-    scores = scores_of(findings)
+    scores, conclusion = scores_of(findings), findings.conclude(config.trial is not None)
     loss = build_loss(findings.loss)
     loss.provenance = {
         "found": findings.label,
@@ -296,7 +296,7 @@ def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Jour
         "data": journal.data,
         **({"maximised": spec_label(config.goal)} if config.reward is not None else {}),
         **({} if findings.rate == 1 else {"learning_rate": findings.rate}),
-        **({"conclusion": findings.conclusion} if findings.conclusion else {}),
+        **({"conclusion": conclusion} if conclusion else {}),
         **({"guards": findings.about_guards} if findings.about_guards else {}),
     }
     with resumable():

@@ -153,16 +153,26 @@ class Findings:
 
     @property
     def conclusion(self) -> str:
-        """Which loss is returned, and why, in a sentence; empty without rivals."""
+        """Which loss is returned, and why; see `conclude`."""
+        return self.conclude()
+
+    def conclude(self, own: bool = False) -> str:
+        """Which loss is returned, and why, in a sentence; empty without rivals.
+
+        Args:
+            own: Whether rewards are numbers of a trial of the user's own, which are not shown in %.
+        """
         if self.screen is None:
             return ""
         if self.verdict is not None and self.theta is not None:
             lead = self.verdict.narrowest(self.label)
-            return f"{self.label} beats every rival here ({lead} over {lead.rival}): loss.json is the loss found"
+            return (
+                f"{self.label} beats every rival here ({lead.text(own)} over {lead.rival}): loss.json is the loss found"
+            )
         if not self.screen.searched:
             return f"no search was made: loss.json is {self.label}, the best rival"
         if self.verdict is not None and (closest := self.verdict.closest) is not None:
-            return f"no searched loss beats {closest.rival} here ({closest}): loss.json is {self.label}"
+            return f"no searched loss beats {closest.rival} here ({closest.text(own)}): loss.json is {self.label}"
         return f"no searched loss is ahead of {self.label} in the first part of the finals: loss.json is {self.label}"
 
     @property

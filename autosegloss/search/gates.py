@@ -68,10 +68,15 @@ class Headroom:
         return self.p < LEVEL
 
     def __str__(self) -> str:
-        seen = ", ".join(f"{name} {100 * mean:.1f}" for name, mean in zip(self.names, self.means, strict=True))
+        return self.text()
+
+    def text(self, own: bool = False) -> str:
+        """What was seen, in %; of numbers of a trial of the user's own, as they are."""
+        means = [f"{mean:.4g}" if own else f"{100 * mean:.1f}" for mean in self.means]
+        spread, noise = (f"{each:.2g}" if own else f"{100 * each:.2f}" for each in (self.spread, self.noise))
+        seen = ", ".join(f"{name} {mean}" for name, mean in zip(self.names, means, strict=True))
         figures = (
-            f"spread between losses {100 * self.spread:.2f}, noise of the seed {100 * self.noise:.2f}, "
-            f"p = {self.p:.2g}, {self.seeds} paired seeds"
+            f"spread between losses {spread}, noise of the seed {noise}, p = {self.p:.2g}, {self.seeds} paired seeds"
         )
         if self.told_apart:
             return f"headroom: the best rivals differ ({figures}): {seen}"

@@ -48,8 +48,14 @@ class Lead:
         p = float(scipy.stats.t.sf(mean / error, freedom)) if error > 0 else float(mean <= 0)
         return cls(loss, rival, mean, bound, p)
 
-    def __str__(self) -> str:
+    def text(self, own: bool = False) -> str:
+        """The lead and its bound in %; of numbers of a trial of the user's own, as they are."""
+        if own:
+            return f"{self.mean:+.4g}, bound {self.bound:+.4g}"
         return f"{100 * self.mean:+.1f}, bound {100 * self.bound:+.1f}"
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,18 @@ def test_a_recommendation_says_what_to_take_and_whether_to_search(tmp_path: Path
     assert lines[-1].startswith("whether a search has headroom is not known: ")
 
 
+def test_numbers_of_a_trial_of_the_users_own_are_no_percentages(tmp_path: Path) -> None:
+    lines, study = displayed(tmp_path, {"guard": {}, "reward": "score", "trial": "tests.own_trials:train"})
+    screen, verdict = study.screen, study.findings().verdict
+    assert screen is not None
+    assert verdict is not None
+    assert screen.headroom is not None
+    assert lines[2] == "the rivals over 3 paired seeds (score, as the trial returns it; gains with 95% intervals):"
+    assert lines[4].split()[0] == f"{screen.headroom.means[0]:.4g}"
+    assert lines[7].endswith(f": 4*lovasz {screen.headroom.means[0]:.4g}, 4*log_miou {screen.headroom.means[1]:.4g}")
+    assert f"({verdict.leads[0].mean:+.4g}, bound {verdict.leads[0].bound:+.4g} over 4*lovasz)" in lines[-1]
+
+
 # For other programs, and the page -------------------------------------------------------------------------------------
 
 

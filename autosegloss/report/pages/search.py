@@ -118,7 +118,7 @@ def _verdict(findings: Findings, screen: Screen, config: StudyConfig) -> str:
             f" {escape(findings.label)} gains {' and '.join(over)} in {escape(spec_label(config.goal))} ({where}; mean "
             f"[95 % interval] of {len(findings.seeds)} paired fresh seeds)."
         )
-    return "".join([text, *(f"<br>{escape(line)}." for line in gates(screen))]).replace("\n", "<br>")
+    return "".join([text, *(f"<br>{escape(line)}." for line in gates(screen, own))]).replace("\n", "<br>")
 
 
 def _trainer(config: StudyConfig) -> dict[str, str]:
@@ -157,7 +157,7 @@ def _rivals(screen: Screen, config: StudyConfig) -> str:
     what = f"{escape(_reward_text(config))}{'' if own else ', %'}"
     a_step = "scale of the loss" if config.proxy.train.optimizer == "sgd" else "factor of the learning rate"
     searched = "" if screen.searched or not config.search.steps else f"<p>{escape(NOT_SEARCHED).capitalize()}.</p>\n"
-    said = "".join(f"<p>{escape(line)}.</p>\n" for line in gates(screen))
+    said = "".join(f"<p>{escape(line)}.</p>\n" for line in gates(screen, own))
     return (
         f'<p class="note">What people would use for this metric, screened before the search. Rewards are {what}, on '
         f"{screened.seeds} paired seeds, with their 95 % intervals; a step is the {a_step}.</p>\n"
