@@ -16,8 +16,10 @@ import autosegloss as asl
 from autosegloss.errors import ConfigError, InputError
 from autosegloss.loss import MixedLoss, SurrogateLoss, slots
 from autosegloss.loss.classic import CrossEntropy
+from autosegloss.loss.file import build_loss
 from autosegloss.report.shown import loss_line
 from autosegloss.search.content import bare_content
+from autosegloss.search.points import point_of
 from autosegloss.search.settings import as_config, load_config
 from autosegloss.search.space import LossFamily
 from tests.faulty import TINY
@@ -196,6 +198,7 @@ def test_a_power_of_classes_needs_cross_entropy(power: Any) -> None:
 def test_a_search_in_the_whole_space_returns_the_loss_of_its_theta(tmp_path: Path) -> None:
     config = TINY | {"metric": "miou", "relaxation": {}, "search": {"steps": 1, "samples": 2}}
     result = asl.search(config, runner="serial", out=tmp_path / "out")
+    assert result.findings.screen is None
     theta = result.findings.theta
     trials = trials_of(tmp_path / "out" / "trials.jsonl")
     assert theta is not None
@@ -212,3 +215,25 @@ def test_a_search_in_the_whole_space_returns_the_loss_of_its_theta(tmp_path: Pat
     loss(network(torch.rand(2, 3, 8, 8)), torch.randint(0, 6, (2, 8, 8))).backward()
     assert network.weight.grad is not None
     assert network.weight.grad.abs().sum() > 0
+
+
+def test_a_search_starts_at_its_best_rival_and_returns_it_or_better(tmp_path: Path) -> None:
+    """The whole path with two rivals; in two iterations nothing is learned, so which is best is luck."""
+    rivals = {"losses": ["cross_entropy", "8*lovasz"], "steps": [1, 2], "seeds": 2}
+    changes = {"search": {"steps": 1, "samples": 2, "always": True}, "finalists": TINY["finalists"] | {"test_seeds": 2}}
+    config = TINY | {"metric": "miou", "relaxation": {}, "rivals": rivals} | changes
+    findings = asl.search(config, runner="serial", out=tmp_path / "out").findings
+    loss = asl.load_loss(tmp_path / "out" / "loss.json")
+    assert bare_content(loss) == findings.loss
+    assert loss.provenance["conclusion"] == findings.conclusion
+    assert findings.screen is not None
+    best = findings.screen.screened.best
+    family = LossFamily.of(as_config(config), [build_loss(each.arm.loss) for each in best])
+    (step,) = findings.steps
+    assert step.mu == point_of(family, build_loss(best[0].arm.loss))
+    assert findings.theta is None or findings.verdict is not None
+    validation: Any = loss.provenance["validation"]
+    assert {*validation} == {"cross-entropy", "rival", "found"}
+    with pytest.raises(InputError, match="is the loss of `lovasz`; name each once"):
+        asl.search(config | {"rivals": {"losses": ["lovasz", "1*lovasz"]}}, runner="serial", out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
