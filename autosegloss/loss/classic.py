@@ -4,7 +4,7 @@ Each is called like `SurrogateLoss`: `loss(logits, target, mask=None)`. What the
 
 - It runs in float32 (float64 for float64 logits), also under autocast. A scalar comes out.
 - Pixels that are ignored, by `ignore_index` or where `mask` is False, do not count. If none counts the loss is 0 with a
-  zero gradient (1 for `generalized_dice`, whose score of nothing is 0).
+  zero gradient (1 for `generalized_dice` and `log_miou`, whose score of nothing is 0).
 - A loss that has no meaning for soft labels refuses them.
 """
 

@@ -36,7 +36,7 @@ SOFT = (
     "log_miou",
 )
 HARD_ONLY = ("focal", "boundary_cross_entropy")
-NO_SCORE = {"generalized_dice": 1.0}  # the loss of nothing, where it is not 0
+NO_SCORE = {"generalized_dice": 1.0, "log_miou": 1.0}  # the loss of nothing, where it is not 0
 
 
 def batch(*shape: int, classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
