@@ -237,8 +237,7 @@ def best_text(study: Study, config: StudyConfig) -> str:
 def status_text(found: Status) -> str:
     """The status of a search: a few lines, and one per step."""
     study, config = found.study, found.config
-    command = "search" if config.search.steps else "recommend"
-    advice = f"; continue with: autosegloss {command} CONFIG --resume" if found.state == "stopped" else ""
+    advice = f"; continue with: autosegloss {config.command} CONFIG --resume" if found.state == "stopped" else ""
     mixed = [f"{key} {text}" for key, text in {**found.versions, **found.processor}.items() if " and " in text]
     lines = [
         f"{config.title}: {found.state}{advice}",

@@ -171,15 +171,15 @@ def status(folder: str | os.PathLike[str]) -> Status:
     running = path.is_file() and in_use(path)
     with Journal(path, resume=True, read_only=True) as journal:
         study = study_of(config, journal)
-    loss, damage = _written_loss(Path(folder, LOSS_FILE), study)
+    loss, damage = _written_loss(Path(folder, LOSS_FILE), study, config.command)
     return Status(config, study, running, tuple(journal.trials), loss, damage, journal.versions, journal.processor)
 
 
-def _written_loss(path: Path, study: Study) -> tuple[Loss | None, str]:
+def _written_loss(path: Path, study: Study, command: str) -> tuple[Loss | None, str]:
     """The loss file of a study, and what is wrong with it."""
     if not study.finished or not path.exists():
         return None, ""
-    advice = f"Restore it, or write it again with: autosegloss search CONFIG --out {path.parent} --resume"
+    advice = f"Restore it, or write it again with: autosegloss {command} CONFIG --out {path.parent} --resume"
     try:
         loss = load_loss(path)
     except LossFileError as error:
@@ -209,7 +209,7 @@ def found_loss(folder: str | os.PathLike[str]) -> Loss:
     if found.damage:
         raise RefusedError(f"{found.damage}.")
     what = "is still running. Wait for its end" if found.running else "is not finished. Finish it with"
-    command = "" if found.running else ": autosegloss search CONFIG --resume"
+    command = "" if found.running else f": autosegloss {found.config.command} CONFIG --resume"
     raise RefusedError(f"{folder}: the search {what}{command}.")
 
 

@@ -318,6 +318,11 @@ class StudyConfig(Section):
         return label if self.reward is None else f"{label} (reward: {spec_label(self.reward)})"
 
     @property
+    def command(self) -> str:
+        """The command that runs this configuration: `search`, or without steps `recommend`."""
+        return "search" if self.search.steps else "recommend"
+
+    @property
     def folder(self) -> str:
         """The absolute path of `modules`, relative to the file that was read, or to the current folder without one."""
         return os.path.normpath(os.path.join(self._folder, self.modules or ""))

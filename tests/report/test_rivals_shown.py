@@ -199,6 +199,11 @@ def test_status_shows_the_rivals_as_text_and_as_json(tmp_path: Path, capsys: pyt
     ]
     assert main(["status", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["screen"] is None
+    run_course(tmp_path / "alone", NO_STEPS, trials=1)
+    for command in ("status", "show", "report"):
+        main([command, str(tmp_path / "alone")])
+        captured = capsys.readouterr()
+        assert "autosegloss recommend CONFIG" in captured.out + captured.err, command
     _, study = run_course(tmp_path)
     assert main(["status", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

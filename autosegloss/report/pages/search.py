@@ -41,7 +41,7 @@ def search_page(folder: Path, images: bool) -> str:
         what = "is still running: wait for its end" if found.running else "is not finished"
         raise InputError(
             f"{folder}: the search {what}; {study.done} of {study.total} trials are done. Continue a stopped search "
-            f"with: autosegloss {_command(config)} CONFIG --out {folder} --resume."
+            f"with: autosegloss {config.command} CONFIG --out {folder} --resume."
         )
     loss, findings = found.loss, study.findings()
     compared = {title: findings.compared[name] for name, title in titles(findings).items()}
@@ -67,11 +67,6 @@ def search_page(folder: Path, images: bool) -> str:
             sections.Section("provenance", "Provenance", _provenance(folder, found, findings, loss)),
         ],
     )
-
-
-def _command(config: StudyConfig) -> str:
-    """The command that made a folder."""
-    return "search" if config.search.steps else "recommend"
 
 
 def _summary(
@@ -419,7 +414,7 @@ def _images(config: StudyConfig, findings: Findings, name: str, images: bool) ->
 def _provenance(folder: Path, found: Status, findings: Findings, loss: Loss) -> str:
     recorded = loss.provenance.get("versions")
     facts = {
-        "command": f"<code>autosegloss {_command(found.config)} config.yaml</code>, with the configuration below",
+        "command": f"<code>autosegloss {found.config.command} config.yaml</code>, with the configuration below",
         "seed of the search": str(found.config.search.seed),
         **({} if findings.screen is None else {"seeds of the screening": ", ".join(map(str, findings.screen.seeds))}),
         **({"seeds of the steps": ", ".join(str(step.seed) for step in findings.steps)} if findings.steps else {}),
