@@ -89,7 +89,7 @@ class Finals:
         beside = max(1, guards)  # cross-entropy is there in any case
         if not searched:
             return {"heats": (beside + number) * heats, "test": 0}
-        of_test = (beside + 2 * math.ceil(number / 2)) * self.schedule.test_seeds
+        of_test = (beside + number + math.ceil(number / 2)) * self.schedule.test_seeds
         return {"heats": (beside + 2 * number) * heats, "test": of_test}
 
     def plain(
@@ -122,10 +122,11 @@ class Finals:
     ) -> Course:
         """Heats of the candidates and the best rivals, then the test on further seeds.
 
-        The better half of each goes on to the test, of the candidates only those that are ahead of every rival. The
-        best candidate that beats all rivals of the test wins; if there is none, the rival with the best mean over all
-        seeds. A loss that breaks a guard is out; cross-entropy, which keeps them by definition, stands in for rivals
-        that all do.
+        Every rival goes on to the test: a few seeds can't tell which of them is best. Of the candidates the better half
+        goes on, if it is ahead of every rival. The best candidate that beats all rivals of the test wins; if there is
+        none, the rival with the best mean over all seeds, those of the screening included where its schedule is that of
+        the finals. A loss that breaks a guard is out; cross-entropy, which keeps them by definition, stands in for
+        rivals that all do.
         """
         rivals = self._rivals(screen)
         labels = {BASELINE, *(rival.label for rival in rivals)}
@@ -140,13 +141,14 @@ class Finals:
         rewards = {
             final.label: fmean(values) for final, values in heats if final.reward is not None and not final.broken
         }
-        fit = {rival.label: rewards[rival.label] for rival in rivals if rival.label in rewards}
-        against = better_half(fit) or [BASELINE]
+        against = [rival.label for rival in rivals if rival.label in rewards] or [BASELINE]
         least = max(rewards.get(label, -math.inf) for label in against)
         ahead = better_half({each.label: rewards.get(each.label, -math.inf) for each in candidates}, above=least)
         of_heats = [final for final, _ in heats]
+        before = {final.label: [*self._screened(final, screen), *values] for final, values in heats}
         if not ahead:
-            winner = next(final for final in of_heats if final.label == against[0])
+            label = max(against, key=lambda each: fmean(before[each]))
+            winner = next(final for final in of_heats if final.label == label)
             return _found(winner, seeds[:number], steps, of_heats, [each.label for each in rivals], screen)
         staying = {BASELINE, *against, *ahead, *(each.label for each in _compared(guards))}
         again = [each for each in [*members, *candidates] if each.label in staying]
@@ -160,7 +162,6 @@ class Finals:
         if decision.winners:
             label = decision.winners[0]
         else:
-            before = {final.label: rewards for final, rewards in heats}
             kept = [final.label for final, _ in finals if final.label in against and not final.broken] or [BASELINE]
             label = max(kept, key=lambda each: fmean([*before[each], *values[each]]))
         of_test = [final for final, _ in finals]
@@ -172,13 +173,21 @@ class Finals:
         return Member(BASELINE, self.baseline)
 
     def _rivals(self, screen: Screen) -> list[Member]:
-        """The best rivals of the screening; one that is cross-entropy has its label."""
-        best = [each.arm for each in screen.screened.finalists[: self.schedule.candidates]]
+        """The best rivals of the screening, each at its best step; one that is cross-entropy has its label."""
+        best = [each.arm for each in screen.screened.best[: self.schedule.candidates]]
         same = [arm.loss == self.baseline and arm.rate == 1 for arm in best]
         return [
             self._of_baseline if is_baseline else Member(arm.name, arm.loss, None, arm.rate)
             for arm, is_baseline in zip(best, same, strict=True)
         ]
+
+    def _screened(self, final: Final, screen: Screen) -> Sequence[float]:
+        """The rewards of a rival in the screening, if they count beside those of the finals."""
+        screened = screen.screened
+        tried = [screened.baseline, *screened.finalists]
+        rewards = [each.rewards for each in tried if (each.arm.loss, each.arm.rate) == (final.loss, final.rate)]
+        complete = rewards and len(rewards[0]) == screened.seeds and not self.schedule.longer
+        return [reward for reward in rewards[0] if reward is not None] if complete else []
 
     def _run(
         self, members: Sequence[Member], seeds: Sequence[int], first: int, guards: Sequence[Guard]

@@ -166,7 +166,8 @@ class FinalistsConfig(Section):
     """The finals: the best losses of the search race the best rivals on fresh seeds."""
 
     candidates: Annotated[int, Field(ge=1, le=1_000)] = 3
-    """Number of losses of the search in the finals, and of rivals; the better half of each goes on to the test."""
+    """Number of losses of the search in the finals, and of rivals; these and the better half of the losses go on to the
+    test."""
     seeds: Annotated[int, Field(ge=2, le=1_000)] = 3
     """Fresh seeds per loss; at least 2, for a standard deviation."""
     test_seeds: Annotated[int, Field(ge=2, le=1_000)] = 6

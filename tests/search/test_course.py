@@ -180,9 +180,9 @@ def test_a_loss_that_beats_every_rival_is_returned(tmp_path: Path) -> None:
     assert found.screen is not None
     assert found.screen.searched
     assert [each.arm.name for each in found.screen.screened.best[:2]] == ["4*lovasz", "4*jml"]
-    assert found.rivals == ("4*lovasz",), "the better half of two"
-    assert [final.label for final in found.heats[:3]] == [BASELINE, "4*lovasz", "2*lovasz"]
-    assert [final.label for final in found.finals[:2]] == [BASELINE, "4*lovasz"]
+    assert found.rivals == ("4*lovasz", "4*jml")
+    assert [final.label for final in found.heats[:3]] == [BASELINE, "4*lovasz", "4*jml"]
+    assert [final.label for final in found.finals[:3]] == [BASELINE, "4*lovasz", "4*jml"]
     assert found.best_rival == found.finals[1]
     assert [step.step for step in found.steps] == [0, 1]
     assert found.heats[0].rewards != found.finals[0].rewards
@@ -200,7 +200,7 @@ def test_where_no_loss_is_ahead_there_is_no_test(tmp_path: Path) -> None:
 
 
 def test_a_lead_within_the_noise_returns_the_best_rival(tmp_path: Path) -> None:
-    found = course(tmp_path, Toy(gain=0.02, noise=0.02), always=True, candidates=3, seed=5)
+    found = course(tmp_path, Toy(gain=0.02, noise=0.02), always=True, candidates=3, seed=9)
     assert found.verdict is not None
     assert found.verdict.closest is not None
     assert found.verdict.winners == ()
