@@ -18,7 +18,7 @@ from autosegloss.proxy.data import Dataset
 from autosegloss.proxy.trial import Proxy
 from autosegloss.search.algorithms import ALGORITHMS, Algorithm
 from autosegloss.search.content import CROSS_ENTROPY, bare_content
-from autosegloss.search.finals import Schedule
+from autosegloss.search.finals import Finals, Schedule
 from autosegloss.search.findings import Final, Findings
 from autosegloss.search.folder import (
     CONFIG_FILE,
@@ -254,7 +254,9 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
         longer=has_longer_finals(config),
         always=config.search.always,
     )
-    screening = _screening(config, Plan(begin, CROSS_ENTROPY, schedule, guard=guard).total)
+    search = Plan(begin, CROSS_ENTROPY, schedule, guard=guard).search_total
+    race = Finals(CROSS_ENTROPY, schedule).most(rivals=True, searched=True, guards=len(guard))
+    screening = _screening(config, search + sum(race.values()))
     return Study(
         begin,
         journal,

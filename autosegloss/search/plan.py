@@ -99,7 +99,7 @@ class Plan:
         self._most = {
             "screen": 0 if screening is None else screening.total,
             "fidelity": FIDELITY_RIVALS if screening is not None and schedule.longer else 0,
-            "search": self.step_count * self._of_step(),
+            "search": self.search_total,
             **self._finals.most(screening is not None, searched=True, guards=self._most_compared),
         }
 
@@ -107,6 +107,11 @@ class Plan:
     def total(self) -> int:
         """Number of trials: of what has begun as it is, of the rest the most that there can be."""
         return self._started + sum(self._most.values())
+
+    @property
+    def search_total(self) -> int:
+        """The most trials of all steps."""
+        return self.step_count * self._of_step()
 
     @property
     def losses(self) -> Losses:
