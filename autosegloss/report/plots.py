@@ -134,7 +134,7 @@ def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Score]]) -> None:
     axis.set_yticks(range(len(groups)), names, fontsize=8, parse_math=False)  # a class may be called $x$
     axis.invert_yaxis()
     axis.set_xlabel("validation score, %, mean and sd over seeds", fontsize=8)
-    axis.set_title("before and after the search", fontsize=9)
+    axis.set_title("before and after the search" if "start" in scores else "beside the best rival", fontsize=9)
     axis.set_xlim(0, 100)
     axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8, frameon=False)
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from autosegloss import SurrogateLoss
 from autosegloss.report.plots import plot_loss
-from autosegloss.report.tables import LOSSES
 
 
 def test_names_of_classes_are_plain_text_and_leave_room_for_their_bars(tmp_path: Path) -> None:
@@ -17,7 +16,7 @@ def test_names_of_classes_are_plain_text_and_leave_room_for_their_bars(tmp_path:
     names = ["target", "IoU of $a_{b", "IoU of " + "x" * 300]
     row = {name: {"mean": 1.0, "sd": 0.0} for name in names}
     loss = SurrogateLoss("miou")
-    loss.provenance = {"validation": dict.fromkeys(LOSSES, row)}
+    loss.provenance = {"validation": dict.fromkeys(("cross-entropy", "rival", "found"), row)}
     plot_loss(loss, tmp_path / "a.png")
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     blue = (pixels == (0x1F, 0x5F, 0xA8)).all(-1).sum(axis=1)
