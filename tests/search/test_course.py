@@ -21,6 +21,7 @@ from autosegloss.errors import SearchError
 from autosegloss.loss import load_loss
 from autosegloss.loss.base import LossContent
 from autosegloss.proxy.settings import Optimizer
+from autosegloss.search import seeds
 from autosegloss.search.algorithms.ppo import PPO2
 from autosegloss.search.content import CROSS_ENTROPY, bare_content
 from autosegloss.search.finals import Schedule
@@ -241,6 +242,14 @@ def test_without_steps_there_are_rivals_alone(tmp_path: Path) -> None:
     assert found.screen.headroom is not None
     assert found.screen.headroom.told_apart
     assert found.screen.headroom.names == ("4*lovasz", "4*jml", "4*soft_dice", "4*cross_entropy")
+
+
+def test_the_finals_avoid_the_seeds_of_the_screening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "_seed", lambda _, purpose, ordinal: ordinal + 9 * (purpose == seeds.STEP))
+    found = course(tmp_path, Toy(gain=0.3))
+    assert found.screen is not None
+    assert (found.screen.seeds, [step.seed for step in found.steps]) == ((0, 1, 2), [9, 10])
+    assert found.seeds == (5, 6, 7, 8), "after 3 and 4 in the first part"
 
 
 def test_under_adamw_a_rival_is_returned_with_its_learning_rate(tmp_path: Path) -> None:

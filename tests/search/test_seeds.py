@@ -1,6 +1,6 @@
 import numpy as np
 
-from autosegloss.search.seeds import comparison_seeds, final_seeds, step_rng, step_seed, tuning_seeds
+from autosegloss.search.seeds import comparison_seeds, final_seeds, screening_seeds, step_rng, step_seed, tuning_seeds
 
 
 def word(entropy: int, purpose: int, ordinal: int) -> int:
@@ -11,6 +11,7 @@ def test_the_seeds_are_those_of_the_convention() -> None:
     assert [step_seed(7, step) for step in range(3)] == [word(7, 0, i) for i in range(3)]
     assert final_seeds(7, 3, used=()) == [word(7, 1, i) for i in range(3)]
     assert comparison_seeds(7, 3) == [word(7, 2, i) for i in range(3)]
+    assert screening_seeds(7, 3) == [word(7, 3, i) for i in range(3)]
     assert tuning_seeds(7, 3) == [word(7, 4, i) for i in range(3)]
     assert step_rng(7, 3).random() == np.random.default_rng((7, 3)).random()
 
