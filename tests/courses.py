@@ -21,7 +21,7 @@ RIVALS = ["cross_entropy", "cross_entropy(class_power=0.5)", "focal", "lovasz", 
 COURSE: dict[str, Any] = {
     "metric": "miou",
     "guard": {"dice": 0.5},
-    "rivals": {"losses": RIVALS},
+    "rivals": {"losses": RIVALS, "steps": [4]},
     "search": {"steps": 2, "samples": 3},
     "finalists": {"candidates": 2, "seeds": 2, "test_seeds": 3},
 }

@@ -66,9 +66,9 @@ def test_it_tells_data_network_and_cost(tmp_path: Path, capsys: pytest.CaptureFi
 def test_it_counts_the_screening_and_advises_to_recommend_first() -> None:
     rivals = {"rivals": {"losses": ["cross_entropy", "lovasz"], "steps": [1, 4]}}
     trials = dry_run(as_config(CONFIG | rivals), "serial").trials
-    # At one step cross-entropy and both rivals, then these on two more seeds; nothing is left for the other step.
-    assert trials.screening == 3 * (1 + 2)
-    assert str(trials) == f"at most {trials.total} trials, 9 of them to screen the rivals"
+    # Cross-entropy, both rivals at both steps, and these on two more seeds, of one also the second best step.
+    assert 3 * (1 + 2) < trials.screening < trials.total
+    assert str(trials) == f"at most {trials.total} trials, {trials.screening} of them to screen the rivals"
     assert trials.advice == [
         f"advice     autosegloss recommend CONFIG tells in at most {trials.recommending} trials which loss to take, "
         "and whether a search has headroom"

@@ -28,8 +28,8 @@ from autosegloss.search.study import Study
 from tests.courses import COURSE, RIVALS, result_of, run_course, toy
 from tests.journals import trials_of
 
-NO_STEPS = {"search": {"steps": 0}}
-ADAMW = {"proxy": {"train": {"optimizer": "adamw"}}}
+NO_STEPS = {"search": {"steps": 0}, "rivals": {"losses": RIVALS}}
+ADAMW = {"proxy": {"train": {"optimizer": "adamw"}}, "rivals": {"losses": RIVALS}}
 
 
 def displayed(
@@ -80,7 +80,7 @@ def test_a_search_shows_rivals_then_gates_steps_and_finals_and_ends_with_its_con
     assert screen is not None
     assert lines[0] == "searching for a loss for miou; writing to DIR/"
     assert re.fullmatch(
-        r"screening: best rivals so far: 4\*lovasz 79\.9, 4\*log_miou 70\.1, 4\*focal 60\.0; about 0:00:3\d left",
+        r"screening: best rivals so far: 4\*lovasz 79\.9, 4\*log_miou 70\.1, 4\*focal 60\.0; about 0:00:\d\d left",
         lines[1],
     )
     assert lines[2] == "the rivals over 3 paired seeds (miou, held-out, %; gains with 95% intervals):"
@@ -95,11 +95,11 @@ def test_a_search_shows_rivals_then_gates_steps_and_finals_and_ends_with_its_con
         " 4",
         "lovasz",
     ]
-    assert lines[6].split() == [f"{100 * np.mean(theirs):.1f}", "-", "1", "cross-entropy"]
-    assert lines[7] == str(screen.headroom)
-    assert [line.partition(":")[0] for line in lines[8:10]] == ["step 0", "step 1"]
+    at = lines.index(str(screen.headroom))
+    assert [f"{100 * np.mean(theirs):.1f}", "-", "1", "cross-entropy"] in [line.split() for line in lines[4:at]]
+    assert [line.partition(":")[0] for line in lines[at + 1 : at + 3]] == ["step 0", "step 1"]
     centre = study.steps[1].centre
-    assert f"start {study.steps[1].start:.4f}, centre {centre:.4f}, 0 failed; best so far" in lines[9]
+    assert f"start {study.steps[1].start:.4f}, centre {centre:.4f}, 0 failed; best so far" in lines[at + 2]
     (titles,) = [line for line in lines if "cross-entropy ┃" in line]
     assert [title.strip() for title in titles.strip("┃").split("┃")] == [
         "metric",
@@ -140,7 +140,7 @@ def test_a_live_terminal_shows_the_best_three_while_it_screens(tmp_path: Path) -
 
 def test_without_headroom_it_says_so_and_how_to_search_all_the_same(tmp_path: Path) -> None:
     lines, study = displayed(tmp_path, {}, partial(toy, spread=0.0))
-    at = next(number for number, line in enumerate(lines) if line.startswith("no headroom: the best 2 rivals"))
+    at = next(number for number, line in enumerate(lines) if line.startswith("no headroom: the best "))
     assert lines[at + 1] == "so there is no search; `search: {always: true}` searches all the same"
     assert not any(line.startswith("step ") for line in lines)
     label = study.findings().label
@@ -182,7 +182,8 @@ def test_numbers_of_a_trial_of_the_users_own_are_no_percentages(tmp_path: Path) 
     assert screen.headroom is not None
     assert lines[2] == "the rivals over 3 paired seeds (score, as the trial returns it; gains with 95% intervals):"
     assert lines[4].split()[0] == f"{screen.headroom.means[0]:.4g}"
-    assert lines[7].endswith(f": 4*lovasz {screen.headroom.means[0]:.4g}, 4*log_miou {screen.headroom.means[1]:.4g}")
+    (told,) = [line for line in lines if line.startswith("headroom: ")]
+    assert f": 4*lovasz {screen.headroom.means[0]:.4g}, 4*log_miou {screen.headroom.means[1]:.4g}" in told
     assert f"({verdict.leads[0].mean:+.4g}, bound {verdict.leads[0].bound:+.4g} over 4*lovasz)" in lines[-1]
 
 
@@ -194,7 +195,7 @@ def test_status_shows_the_rivals_as_text_and_as_json(tmp_path: Path, capsys: pyt
     assert main(["status", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "miou: stopped; continue with: autosegloss search CONFIG --resume",
-        "screening the rivals; 8 of 43 trials done, 0 failed",
+        "screening the rivals; 8 of 51 trials done, 0 failed",
         "best rivals so far: 4*lovasz 79.9, 4*log_miou 70.1, 4*focal 60.0",
     ]
     assert main(["status", str(tmp_path), "--json"]) == 0
