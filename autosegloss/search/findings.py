@@ -10,7 +10,7 @@ from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms.state import Theta
 from autosegloss.search.gates import Fidelity, Headroom
 from autosegloss.search.guard import Baseline, Check, Guard, checked
-from autosegloss.search.race import Verdict
+from autosegloss.search.race import LEVEL, Verdict
 from autosegloss.search.rivals import BASELINE, Screened
 
 
@@ -172,7 +172,14 @@ class Findings:
         if not self.screen.searched:
             return f"no search was made: loss.json is {self.label}, the best rival"
         if self.verdict is not None and (closest := self.verdict.closest) is not None:
-            return f"no searched loss beats {closest.rival} here ({closest.text(own)}): loss.json is {self.label}"
+            reason = ""
+            if closest.bound > 0:
+                tested = len({lead.loss for lead in self.verdict.leads})
+                held = self.verdict.adjusted(closest.loss) > LEVEL
+                reason = f", too little for the best of {tested}" if held else ", but it breaks a guard"
+            return (
+                f"no searched loss beats {closest.rival} here ({closest.text(own)}{reason}): loss.json is {self.label}"
+            )
         return f"no searched loss is ahead of {self.label} in the first part of the finals: loss.json is {self.label}"
 
     @property

@@ -74,6 +74,11 @@ class Verdict:
         """The lead of a loss over the rival that it beats by the least certain margin."""
         return max((lead for lead in self.leads if lead.loss == loss), key=lambda lead: (lead.p, -lead.mean))
 
+    def adjusted(self, loss: str) -> float:
+        """The p-value that a loss beats every rival, adjusted for the number of losses."""
+        losses = list(dict.fromkeys(lead.loss for lead in self.leads))
+        return holm([self.narrowest(each).p for each in losses])[losses.index(loss)]
+
     @property
     def closest(self) -> Lead | None:
         """The narrowest lead of the candidate that came closest to beating every rival."""

@@ -85,3 +85,16 @@ def test_the_better_half_is_rounded_up_and_may_have_to_be_above_a_bound() -> Non
     assert better_half(rewards, above=0.2) == ["b", "c"]
     assert better_half(rewards, above=0.4) == []
     assert better_half({"e": -math.inf}) == better_half({}) == []
+
+
+def test_a_bound_above_0_that_is_not_enough_says_why() -> None:
+    """Two losses with p-values of 3% and 30%: the first is significant alone, not as the best of two."""
+    rival = [0.0] * 4
+    first, second = [0.01, 0.03, 0.02, 0.002], [0.01, -0.01, 0.02, -0.005]
+    found = verdict({"a": first, "b": second}, {"r": rival}, ["a", "b"])
+    assert found.winners == ()
+    assert found.closest is not None
+    assert (found.closest.loss, found.closest.bound > 0) == ("a", True)
+    assert found.adjusted("a") == pytest.approx(2 * found.closest.p)
+    assert found.adjusted("a") > 0.05
+    assert verdict({"a": first}, {"r": rival}, ["a"]).winners == ("a",)
