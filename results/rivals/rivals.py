@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from autosegloss.files import write_text
 from autosegloss.loss.base import LossContent
@@ -38,6 +38,7 @@ FIRST = 100
 FRESH = 99
 """The seed from which those of the trainings on fresh seeds derive, and their pretraining."""
 WORKERS = 2
+RunnerName: TypeAlias = Literal["ray", "serial"]
 
 
 class Task(NamedTuple):
@@ -59,7 +60,9 @@ class Returned:
     rate: float = 1.0
 
 
-def summarize(config: Path, settings: Sequence[str], searches: int, seeds: int, out: Path) -> dict[str, Any]:
+def summarize(
+    config: Path, settings: Sequence[str], searches: int, seeds: int, out: Path, runner: RunnerName = "ray"
+) -> dict[str, Any]:
     """Search, train what was returned and the rival on fresh seeds, and compare.
 
     Args:
@@ -68,9 +71,10 @@ def summarize(config: Path, settings: Sequence[str], searches: int, seeds: int, 
         searches: Number of searches.
         seeds: Number of fresh seeds.
         out: The folder to write to; the searches are in its folder `work`.
+        runner: What runs their trials.
     """
     configuration, work = load_config(config, settings), out / "work" / config.stem
-    found = {FIRST + i: _searched(configuration, work / str(FIRST + i), FIRST + i) for i in range(searches)}
+    found = {FIRST + i: _searched(configuration, work / str(FIRST + i), FIRST + i, runner) for i in range(searches)}
     rival, tuned = _best_rival([*found.values()])
     returned = {seed: Returned(each.label, each.loss, each.rate) for seed, each in found.items()}
     fresh = comparison_seeds(FRESH, seeds)
@@ -116,11 +120,11 @@ def summarize(config: Path, settings: Sequence[str], searches: int, seeds: int, 
     }
 
 
-def _searched(config: StudyConfig, folder: Path, seed: int) -> Findings:
+def _searched(config: StudyConfig, folder: Path, seed: int, runner: RunnerName) -> Findings:
     """The findings of a search with a seed of its own."""
     if not (folder / "loss.json").exists():
         own = config.model_copy(update={"search": config.search.model_copy(update={"seed": seed})})
-        search(own, out=folder, resume=(folder / "trials.jsonl").exists())
+        search(own, runner=runner, out=folder, resume=(folder / "trials.jsonl").exists())
     return status(folder).study.findings()
 
 
@@ -193,10 +197,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("config", type=Path, help="a YAML file; see search_configs/")
     parser.add_argument("--searches", type=int, default=20, help="number of searches; default: 20")
     parser.add_argument("--seeds", type=int, default=12, help="number of fresh seeds; default: 12")
+    parser.add_argument("--runner", choices=("ray", "serial"), default="ray", help="of the searches; default: ray")
     parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key")
 
     def measure(given: argparse.Namespace) -> str:
-        summary = summarize(given.config, given.set, given.searches, given.seeds, given.out)
+        summary = summarize(given.config, given.set, given.searches, given.seeds, given.out, given.runner)
         page = to_markdown(summary)
         write_text(given.out / f"{given.config.stem}.json", json.dumps(summary, indent=2) + "\n")
         write_text(given.out / f"{given.config.stem}.md", page)

@@ -1,0 +1,45 @@
+"""The measurement of many searches beside the best tuned rival: its own figures, by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from autosegloss.search.seeds import comparison_seeds
+from results.rivals import rivals
+from results.rivals.rivals import FRESH, main, summarize
+
+pytestmark = pytest.mark.usefixtures("small_and_here")
+
+CONFIG = {
+    "metric": "miou",
+    "rivals": {"losses": ["cross_entropy", "lovasz"], "steps": [1, 4], "seeds": 2},
+    "proxy": {"start": {"regime": "scratch"}, "train": {"iterations": 2, "batch_size": 2}},
+    "search": {"steps": 1, "samples": 2, "always": True},
+    "finalists": {"candidates": 1, "seeds": 2, "test_seeds": 2},
+}
+
+
+def test_each_search_is_beside_the_rival_on_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    path.write_text(yaml.dump(CONFIG))
+    main([str(path), "--searches", "2", "--seeds", "3", "--out", str(out), "--runner", "serial"])
+    page = capsys.readouterr().out.removesuffix("\n")
+    summary = json.loads((out / "tiny.json").read_text())
+    assert page == (out / "tiny.md").read_text()
+    assert f"the best tuned rival, `{summary['rival']['name']}`" in page
+    assert summary["seeds"] == comparison_seeds(FRESH, 3)
+    assert [row["search"] for row in summary["searches"]] == [100, 101]
+    for row in summary["searches"]:
+        assert row["gains"] == [a - b for a, b in zip(row["values"], summary["rival"]["values"], strict=True)]
+        assert json.loads((out / "work/tiny" / str(row["search"]) / "loss.json").read_text())["version"] >= 1
+    rows = (out / "work/tiny/fresh.jsonl").read_text()
+    assert summarize(path, [], 2, 3, out) == summary, "nothing is trained again"
+    assert (out / "work/tiny/fresh.jsonl").read_text() == rows
+    alone = rivals._proxy(str(path), (f"search.seed={FRESH}",))
+    first = json.loads(rows.splitlines()[0])
+    loss, rate = json.loads(first["loss"])
+    (found,) = alone.run_group([loss], first["seed"], True, [rate])
+    assert not isinstance(found, Exception)
+    assert found.validation["target"] == first["target"]
