@@ -188,9 +188,10 @@ class Findings:
         winner = self.winner
         if not winner.guards:
             return ""
-        passed = [final for final in self.finals if final.broken and final.reward is not None]
+        others = [final for final in self.finals if final.label != BASELINE and final.reward is not None]
+        passed = [final for final in others if final.broken]
         best = max(passed, key=lambda final: final.reward or 0.0, default=None)
-        if winner.label == BASELINE and best is not None:
+        if winner.label == BASELINE and best is not None and passed == others:
             return (
                 f"no loss keeps its guards, so cross-entropy is returned instead; the best of them, {best.label} "
                 f"(reward {best.reward:.4f}): {_sentence(best.broken)}."

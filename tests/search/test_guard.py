@@ -180,6 +180,10 @@ def test_if_no_loss_keeps_its_guards_cross_entropy_is_returned_and_the_message_s
         f"{best.label} (reward {best.reward:.4f}): other is 80.00 where at least 81.00 was asked (0.9 of "
         "cross-entropy's 90.00)."
     )
+    kept = tuple(replace(each, guards=()) if each.label == "start" else each for each in found.finals)
+    about = replace(found, finals=kept).about_guards
+    assert about.startswith("kept: "), "cross-entropy may also win as the best rival"
+    assert f"{best.label} has a higher reward" in about
 
 
 def test_a_guard_is_checked_on_the_seeds_that_did_not_fail() -> None:
