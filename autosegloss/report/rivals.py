@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from autosegloss.metric.settings import spec_label
 from autosegloss.report.tables import LOSSES, gain_text, number
 from autosegloss.search.findings import Findings, Screen
-from autosegloss.search.rivals import BASELINE, Tried
+from autosegloss.search.rivals import BASELINE, Tried, best_of_each
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.statistics import Difference, Estimate
 
@@ -59,8 +59,8 @@ def _ended(tried: Tried) -> list[float]:
 
 def so_far_text(tried: Sequence[Tried], own: bool) -> str:
     """The best rivals of the rounds so far, each at its best step."""
-    best = {each.arm.rival: each for each in sorted(tried, key=lambda each: each.reward) if _ended(each)}
-    shown = ", ".join(f"{each.arm.name} {number(each.reward, own)}" for each in [*best.values()][: -_SHOWN - 1 : -1])
+    best = best_of_each([each for each in sorted(tried, key=lambda each: -each.reward) if _ended(each)])
+    shown = ", ".join(f"{each.arm.name} {number(each.reward, own)}" for each in best[:_SHOWN])
     return f"best rivals so far: {shown}" if shown else "no rival yet"
 
 

@@ -21,8 +21,10 @@ from autosegloss.report.logs import JsonLog
 from autosegloss.report.pages import figures
 from autosegloss.report.pages.report import report_page
 from autosegloss.report.progress import Display
+from autosegloss.report.rivals import so_far_text
 from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.rivals import Arm, Tried
 from autosegloss.search.settings import as_config
 from autosegloss.search.study import Study
 from tests.courses import COURSE, RIVALS, result_of, run_course, toy
@@ -136,6 +138,13 @@ def test_a_live_terminal_shows_the_best_three_while_it_screens(tmp_path: Path) -
         "0 running, 0 failed",
         "best rivals so far: 4*lovasz 79.9, 4*log_miou 70.1, 4*focal 60.0",
     ]
+
+
+def test_a_rival_is_ranked_by_its_best_step() -> None:
+    rewards = {("lovasz", 1.0): 0.02, ("lovasz", 2.0): 0.03, ("focal", 1.0): 0.01, ("focal", 2.0): 0.9}
+    arms = {key: Arm(f"{key[1]:g}*{key[0]}", *key, CROSS_ENTROPY, 1.0) for key in rewards}
+    tried = [Tried(arms[key], (reward,)) for key, reward in rewards.items()]
+    assert so_far_text(tried, own=False) == "best rivals so far: 2*focal 90.0, 2*lovasz 3.0"
 
 
 def test_without_headroom_it_says_so_and_how_to_search_all_the_same(tmp_path: Path) -> None:
