@@ -64,11 +64,16 @@ def so_far_text(tried: Sequence[Tried], own: bool) -> str:
     return f"best rivals so far: {shown}" if shown else "no rival yet"
 
 
+def reward_title(config: StudyConfig) -> str:
+    """What the rewards are."""
+    return f"{spec_label(config.goal)}{' with offsets' if config.search.offsets else ''}"
+
+
 def screen_text(screen: Screen, config: StudyConfig) -> str:
     """The screening as a small table, and what its gates say."""
     own = config.trial is not None
     seeds = screen.screened.seeds
-    what = f"{spec_label(config.goal)}, {'as the trial returns it' if own else 'held-out, %'}"
+    what = f"{reward_title(config)}, {'as the trial returns it' if own else 'held-out, %'}"
     rows = [
         (number(line.reward.mean, own), gain_text(line.gain, own) if line.gain else "-", f"{line.step:.3g}", line.rival)
         for line in screen_lines(screen)
@@ -153,7 +158,7 @@ def _advice(findings: Findings, config: StudyConfig) -> str:
         return f"take {BASELINE}: no rival{keeping} is ahead of it on {seeds}"
     gain = difference(findings.winner.rewards, findings.finals[0].rewards)
     by = "its gain is not known, as trainings failed" if gain is None else gain_text(gain, own)
-    return f"take {findings.label}: {by} {spec_label(config.goal)} over {BASELINE} on {seeds}"
+    return f"take {findings.label}: {by} {reward_title(config)} over {BASELINE} on {seeds}"
 
 
 def _prospect(screen: Screen) -> str:

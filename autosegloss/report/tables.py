@@ -10,7 +10,7 @@ from rich.text import Text
 
 from autosegloss.metric import METRICS, metric
 from autosegloss.metric.settings import guard_shares, spec_label
-from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
+from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS
 from autosegloss.report.evaluate import FolderEvaluation
 from autosegloss.search.api import Result
 from autosegloss.search.settings import StudyConfig
@@ -48,7 +48,7 @@ def search_table(result: Result, config: StudyConfig, titles: Mapping[str, str])
     first, found = rows[0], rows[-1]
     section = None
     for name in main_metrics(list(found), config):
-        before, section = section, (name == TARGET, name.startswith(CLASS_PREFIX))
+        before, section = section, (name in (TARGET, WITH_OFFSETS), name.startswith(CLASS_PREFIX))
         if before and before != section:
             table.add_section()
         title = f"target: {target}" if name == TARGET else name
@@ -59,7 +59,7 @@ def search_table(result: Result, config: StudyConfig, titles: Mapping[str, str])
 
 
 def main_metrics(names: Sequence[str], config: StudyConfig) -> list[str]:
-    """The metrics to show first: the target, those with a guard, a few others, and the IoU of each class.
+    """The metrics to show first: the target, also with offsets, those with a guard, a few others, each class's IoU.
 
     Of a trial of the user's own, all numbers. A metric that the target is too is left out.
     """
@@ -68,7 +68,7 @@ def main_metrics(names: Sequence[str], config: StudyConfig) -> list[str]:
     target = metric(config.goal)
     few = dict.fromkeys([*guard_shares(config.guard), *BESIDE])
     chosen = [name for name in few if name in names and not (name in METRICS and METRICS[name]() == target)]
-    goal = [name for name in names if name == TARGET]
+    goal = [name for name in names if name in (TARGET, WITH_OFFSETS)]
     return [*goal, *chosen, *(name for name in names if name.startswith(CLASS_PREFIX))]
 
 

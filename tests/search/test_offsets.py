@@ -15,6 +15,7 @@ from autosegloss.errors import ConfigError, DataError
 from autosegloss.proxy.data import Split
 from autosegloss.proxy.train import to_input
 from autosegloss.proxy.trial import TARGET, WITH_OFFSETS, Proxy
+from autosegloss.report.tables import main_metrics
 from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.settings import StudyConfig, as_config, fingerprint
@@ -64,6 +65,7 @@ def test_a_trial_differs_by_its_reward_and_a_further_value_alone(proxy: Proxy) -
     assert with_.metrics == without.metrics
     assert without.reward == without.metrics["miou"] != with_.reward
     assert list(with_.validation)[:2] == [TARGET, WITH_OFFSETS]
+    assert main_metrics(list(with_.validation), configured(True))[:2] == [TARGET, WITH_OFFSETS]
     assert {name: value for name, value in with_.validation.items() if name != WITH_OFFSETS} == without.validation
     assert proxy(CROSS_ENTROPY, 5) == replace(with_, validation={})
 

@@ -14,7 +14,7 @@ from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.report.pages import figures, sections
 from autosegloss.report.pages.elements import details, table, text_block
 from autosegloss.report.pages.examples import Trained, examples
-from autosegloss.report.rivals import NOT_SEARCHED, closing_text, difference, gates, screen_lines, titles
+from autosegloss.report.rivals import NOT_SEARCHED, closing_text, difference, gates, reward_title, screen_lines, titles
 from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import main_metrics, number, same_metrics
 from autosegloss.search.api import Status, status
@@ -110,7 +110,7 @@ def _verdict(findings: Findings, screen: Screen, config: StudyConfig) -> str:
     if over and config.search.steps:
         where = "as the trial returns it" if own else "held-out, %"
         text += (
-            f" {escape(findings.label)} gains {' and '.join(over)} in {escape(spec_label(config.goal))} ({where}; mean "
+            f" {escape(findings.label)} gains {' and '.join(over)} in {escape(reward_title(config))} ({where}; mean "
             f"[95 % interval] of {len(findings.seeds)} paired fresh seeds)."
         )
     return "".join([text, *(f"<br>{escape(line)}." for line in gates(screen, own))]).replace("\n", "<br>")
