@@ -10,6 +10,7 @@ from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.curve import Curve
 from autosegloss.loss.known import known_as
 from autosegloss.report.plots import curves_of, formula, text_plot
+from autosegloss.search.content import CROSS_ENTROPY, bare_content
 
 
 def loss_text(loss: Loss) -> str:
@@ -52,7 +53,7 @@ def _short(loss: Loss) -> str:
         return loss.logic
     if isinstance(loss, CrossEntropy) and loss.class_power:
         return f"cross-entropy (class_power {loss.class_power:.3g})"
-    return "cross-entropy" if loss.content() == CrossEntropy().content() else formula(loss)
+    return "cross-entropy" if bare_content(loss) == CROSS_ENTROPY else formula(loss)
 
 
 def _head(loss: Loss) -> Iterator[str]:

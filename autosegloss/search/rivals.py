@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, NamedTuple
 
-from autosegloss.errors import InputError, cut
+from autosegloss.errors import AutoseglossError, InputError, cut
 from autosegloss.loss import SurrogateLoss, load_loss, slots
 from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import LOG_AT_HALF
@@ -82,12 +82,15 @@ def rivals_of(config: StudyConfig) -> list[Rival]:
     target, names, soft = metric(config.metric), config.rivals.losses, config.proxy.labels.soft
     found: list[Rival] = []
     for name in default_rivals(target, soft) if names is None else names:
-        loss = _of_metric(name, target) if name in OF_THE_METRIC else load_loss(name)
+        try:
+            loss = _of_metric(name, target) if name in OF_THE_METRIC else load_loss(name)
+        except AutoseglossError as error:
+            raise type(error)(f"rivals.losses: {error}") from error
         if soft and any(isinstance(part, SurrogateLoss) and part.logic == "lovasz" for part in parts_of(loss)):
             raise InputError(f"rivals.losses: `{cut(name)}` needs hard labels, and proxy.labels makes soft ones.")
         rival = Rival(name, bare_content(loss))
         if same := next((other.name for other in found if other.loss == rival.loss), None):
-            raise InputError(f"rivals.losses: `{cut(name)}` is the loss of `{cut(same)}`; name each once.")
+            raise InputError(f"rivals.losses: `{cut(name)}` is the same loss as `{cut(same)}`; name each once.")
         found.append(rival)
     return found
 

@@ -76,9 +76,9 @@ def test_the_rivals_of_the_metric_are_the_metric() -> None:
 @pytest.mark.parametrize(
     ("section", "labels", "message"),
     [
-        ({"losses": ["lovas"]}, "hard", "lovas"),
-        ({"losses": ["nowhere.json"]}, "hard", r"nowhere\.json"),
-        ({"losses": ["lovasz", "1*lovasz"]}, "hard", r"`1\*lovasz` is the loss of `lovasz`; name each once"),
+        ({"losses": ["lovas"]}, "hard", "^rivals.losses: `lovas` is not a loss"),
+        ({"losses": ["nowhere.json"]}, "hard", r"^rivals.losses: nowhere\.json: no such file"),
+        ({"losses": ["lovasz", "1*lovasz"]}, "hard", r"`1\*lovasz` is the same loss as `lovasz`; name each once"),
         ({"losses": ["jml", "jml + lovasz"]}, "smoothed", "`jml . lovasz` needs hard labels, and proxy.labels makes"),
     ],
 )

@@ -132,6 +132,9 @@ def test_the_numbers_of_a_sum_are_those_of_the_formulas() -> None:
     alone = family(curve="identity", logic="lovasz", cross_entropy=0).loss([0.75])
     assert isinstance(alone, SurrogateLoss)
     assert loss_line(alone) == "scale 16: lovasz"
+    found = CrossEntropy()
+    found.provenance = {"found": "cross-entropy"}
+    assert loss_line(found) == "scale 1: cross-entropy"
     with pytest.raises(ConfigError, match="must be below 1: at 1 nothing of the metric is left to search"):
         family(cross_entropy=1)
 
@@ -234,6 +237,6 @@ def test_a_search_starts_at_its_best_rival_and_returns_it_or_better(tmp_path: Pa
     assert findings.theta is None or findings.verdict is not None
     validation: Any = loss.provenance["validation"]
     assert {*validation} == {"cross-entropy", "rival", "found"}
-    with pytest.raises(InputError, match="is the loss of `lovasz`; name each once"):
+    with pytest.raises(InputError, match="is the same loss as `lovasz`; name each once"):
         asl.search(config | {"rivals": {"losses": ["lovasz", "1*lovasz"]}}, runner="serial", out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
