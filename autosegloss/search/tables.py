@@ -303,7 +303,7 @@ class Table:
             return ""
         seeds = len(self.plan["tuning_seeds"])
         among = ", ".join(f"{step:.3g}" for step in steps)
-        return f"Each loss at the step chosen on held-out images among {among}, {seeds} seed{'s' * (seeds > 1)} each."
+        return f"Each loss at the step chosen on held-out images among {among} ({seeds} seed{'s' * (seeds > 1)} each)."
 
     def _steps(self, setting: str, rows: Sequence[Row], style: _Style) -> list[str]:
         """How the steps were chosen, and the losses whose step is at an end of the ladder or could not be chosen."""

@@ -162,12 +162,13 @@ def test_the_tables_name_the_losses_at_their_steps(done: Path, tmp_path: Path) -
     assert "| `2*jml` | " in sgd
     assert "Difference to `2*jml` on the same seeds" in sgd
     assert (
-        "Each loss at the step chosen on held-out images among 1, 2, 4, 2 seeds each. At the lowest step, beyond which "
-        "another may be better: `a:b`. At the highest step, beyond which another may be better: `4*lovasz`.\n" in sgd
+        "Each loss at the step chosen on held-out images among 1, 2, 4 (2 seeds each). At the lowest step, beyond "
+        "which another may be better: `a:b`. At the highest step, beyond which another may be better: `4*lovasz`.\n"
+        in sgd
     )
-    assert "among 0.333, 1, 3, 2 seeds each. At the lowest" in adamw
+    assert "among 0.333, 1, 3 (2 seeds each). At the lowest" in adamw
     assert r"\texttt{4*lovasz} & " in latex
-    assert "among 1, 2, 4, 2 seeds each." in latex
+    assert "among 1, 2, 4 (2 seeds each)." in latex
     tabulate(done, "lovasz", out=tmp_path)  # by the name that was given
     assert "Difference to `4*lovasz`" in (tmp_path / "table.md").read_text()
 
@@ -224,7 +225,7 @@ def test_a_step_where_every_run_failed_is_out(tmp_path: Path) -> None:
     assert row.tuned.heldout[1] is None
     everywhere = made(tmp_path / "all", ["jml"], objective=Toy(failing=(1.0, 2.0, 4.0)))
     assert (everywhere.rows[0].name, everywhere.rows[0].runs[0] is None) == ("jml", False)
-    assert "4, 2 seeds each. Every trial at every step failed: `jml`." in everywhere.to_markdown()
+    assert "4 (2 seeds each). Every trial at every step failed: `jml`." in everywhere.to_markdown()
     assert tabulate(tmp_path / "all").rows == everywhere.rows
     lines = trials_of(tmp_path / "best" / "trials.jsonl")
     assert (lines[0]["stage"], lines[0]["index"]) == ("tune", 0)
@@ -270,7 +271,7 @@ def test_a_real_comparison_trains_at_the_step_that_the_held_out_part_prefers(tmp
         assert row.runs[0]["miou"] == first.validation["miou"]
     page = report_page(tmp_path)
     assert page.count("as recorded.") == 2
-    assert "Each loss at the step chosen on held-out images among 1, 3, 1 seed each." in page
+    assert "Each loss at the step chosen on held-out images among 1, 3 (1 seed each)." in page
     assert any(row.name != row.loss and row.name in page for row in table.rows)
     for change, message in (
         ({"tuning_seeds": 2}, r"tuning_seeds: \[\d+\] there, \[\d+, \d+\] now"),
