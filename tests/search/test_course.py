@@ -208,7 +208,10 @@ def test_a_lead_within_the_noise_returns_the_best_rival(tmp_path: Path) -> None:
     assert found.theta is None
     assert found.label in found.rivals
     closest = found.verdict.closest
-    assert found.conclusion == f"no searched loss beats {closest.rival} here ({closest}): loss.json is {found.label}"
+    assert found.conclusion == (
+        f"no searched loss beats {closest.rival} here ({closest}, too little for the best of 2): loss.json is "
+        f"{found.label}"
+    )
     heats = {final.label: final for final in found.heats}
     both = {label: heats[label].rewards + _final(found, label).rewards for label in found.rivals}
     assert found.label == max(both, key=lambda label: sum(x or 0 for x in both[label])), "over all seeds"
