@@ -239,7 +239,8 @@ def _reward_text(config: StudyConfig) -> str:
     if config.trial is not None:
         return f"{escape(spec_label(config.goal))}, as the trial returns it"
     what = "the target metric" if config.reward is None else escape(spec_label(config.reward))
-    return f"{what} on the held-out part of the training set"
+    offsets = " with offsets" if config.search.offsets else ""
+    return f"{what}{offsets} on the held-out part of the training set"
 
 
 def _guards(findings: Findings) -> str:
