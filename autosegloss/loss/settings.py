@@ -69,14 +69,15 @@ class RelaxationConfig(Section):
 
     curve: Literal["auto", "bezier", "linear", "log", "identity"] = "auto"
     """The curve on each operand: piecewise quadratic `bezier`, piecewise `linear`, `log`, whose one coordinate reaches
-    from the identity to cross-entropy, or `identity`, which is not searched. `auto` is `log`."""
+    from the identity to cross-entropy, or `identity`, which is not searched. `auto` is `log`, but `bezier`
+    if the best rivals have the metric under identity curves alone."""
     pieces: Annotated[int, Field(ge=1, le=MOST_PIECES)] = 2
     """Pieces of each `bezier` or `linear` curve; more pieces, more coordinates to search."""
     logic: Logic = "auto"
     """The differentiable AND and OR: `product` (Auto Seg-Loss), `godel` (minimum and maximum, the JDT losses) or
     `lovasz` (the Lovász extension of the metric's errors, for hard labels); of a list the sum, with the same curves and
     searched shares. `auto` is `[product, lovasz]` for a metric that can be extended and hard labels, `godel` for soft
-    labels, else `product`."""
+    labels, else `product`; of these the logics in which the best rivals have the metric, if they have it at all."""
     share_curves: bool = False
     """One curve an operator (as the paper's text has it) instead of one an operand (as its code has it)."""
     classes: Literal["metric", "all", "present"] = "metric"
