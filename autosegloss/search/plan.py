@@ -100,7 +100,7 @@ class Plan:
             "screen": 0 if screening is None else screening.total,
             "fidelity": FIDELITY_RIVALS if screening is not None and schedule.longer else 0,
             "search": self.search_total,
-            **self._finals.most(screening is not None, searched=True, guards=self._most_compared),
+            **self._finals.most(screening is not None, schedule.steps > 0, self._most_compared),
         }
 
     @property

@@ -75,7 +75,10 @@ def test_it_counts_the_screening_and_advises_to_recommend_first() -> None:
     ]
     assert trials.recommending is not None
     assert trials.recommending < trials.total
-    assert dry_run(as_config(CONFIG | rivals | {"search": {"steps": 0}}), "serial").trials.advice == []
+    config = as_config(CONFIG | rivals | {"search": {"steps": 0}})
+    alone, finals = dry_run(config, "serial").trials, config.finalists
+    assert alone.advice == []
+    assert alone.total - alone.screening == (1 + finals.candidates) * finals.seeds, "no test without a search"
 
 
 @pytest.mark.usefixtures("ray_address")
