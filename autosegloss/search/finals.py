@@ -125,11 +125,11 @@ class Finals:
         Every rival goes on to the test: a few seeds can't tell which of them is best. Of the candidates the better half
         goes on, if it is ahead of every rival. The best candidate that beats all rivals of the test wins; if there is
         none, the rival with the best mean over all seeds, those of the screening included where its schedule is that of
-        the finals. A loss that breaks a guard is out; cross-entropy, which keeps them by definition, stands in for
-        rivals that all do.
+        the finals. Cross-entropy is a rival in any case. A loss that breaks a guard is out.
         """
         rivals = self._rivals(screen)
-        labels = {BASELINE, *(rival.label for rival in rivals)}
+        rivals += [] if BASELINE in [each.label for each in rivals] else [self._of_baseline]
+        labels = {rival.label for rival in rivals}
         more = [each for each in _compared(guards) if each.label not in labels]
         rivals += [Member(each.label, each.loss, None, each.rate) for each in more]
         members = [self._of_baseline, *(rival for rival in rivals if rival.label != BASELINE)]

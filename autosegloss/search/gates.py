@@ -126,4 +126,4 @@ class Fidelity:
             f"fidelity: rank correlation {self.correlation:.2f} [{self.low:.2f}, {self.high:.2f}] between the rewards "
             f"of {len(self.names)} losses at the proxy's schedule and at that of the finals"
         )
-        return text if self.suffices else f"{text}; below {LEAST_FIDELITY}: raise proxy.train.iterations"
+        return text if self.suffices else f"{text}; below {LEAST_FIDELITY}: lengthen the trainings of the search"

@@ -342,9 +342,19 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _something(self) -> StudyConfig:
-        """Refuse a study of neither rivals nor steps."""
+        """Refuse a study of neither rivals nor steps, rivals that guard nothing, and finals shorter than the search."""
         if self.search.steps == 0 and self.rivals.losses == []:
             raise misplaced("must be at least 1 where there are no rivals", "search", "steps")
+        if self.rivals.guard and not self.guard:
+            raise misplaced("has no effect without `guard`; name the guarded metrics there", "rivals", "guard")
+        least = self.proxy.train.iterations
+        if self.finalists.iterations is not None and self.finalists.iterations < least:
+            raise misplaced(
+                f"must be at least those of the search, proxy.train.iterations, which are {least}; "
+                f"got {self.finalists.iterations}",
+                "finalists",
+                "iterations",
+            )
         return self
 
     def __eq__(self, other: object) -> bool:

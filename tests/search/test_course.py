@@ -93,12 +93,12 @@ def study_of(
     optimizer: Optimizer = "sgd",
     guard: Mapping[str, float] | None = None,
     guard_rivals: bool = False,
-    rivals: int = len(RIVALS),
+    rivals: slice = slice(None),
     budget: int | None = None,
     **changes: Any,
 ) -> Study:
     numbers = {"steps": 2, "candidates": 2, "finalist_seeds": 2, "test_seeds": 4, "seed": 3} | changes
-    screening = Screening(RIVALS[:rivals], LADDER[optimizer], optimizer, 3, budget)
+    screening = Screening(RIVALS[rivals], LADDER[optimizer], optimizer, 3, budget)
     begin = without_rivals(PPO2(start=(0.5, 0.5), samples=4, updates=3), ToyLosses())
     return Study(
         begin,
@@ -181,7 +181,7 @@ def test_a_loss_that_beats_every_rival_is_returned(tmp_path: Path) -> None:
     assert found.screen is not None
     assert found.screen.searched
     assert [each.arm.name for each in found.screen.screened.best[:2]] == ["4*lovasz", "4*jml"]
-    assert found.rivals == ("4*lovasz", "4*jml")
+    assert found.rivals == ("4*lovasz", "4*jml", BASELINE)
     assert [final.label for final in found.heats[:3]] == [BASELINE, "4*lovasz", "4*jml"]
     assert [final.label for final in found.finals[:3]] == [BASELINE, "4*lovasz", "4*jml"]
     assert found.best_rival == found.finals[1]
@@ -266,7 +266,7 @@ def test_under_adamw_a_rival_is_returned_with_its_learning_rate(tmp_path: Path) 
 def test_cross_entropy_may_be_the_best_rival(tmp_path: Path) -> None:
     """At the step at which it is the baseline, it is run once on a seed of the finals."""
     others = frozenset(step_name("cross_entropy", step, "adamw") for step in (1 / 3, 3))
-    found = course(tmp_path, Toy(gain=-0.9, broken=others), rivals=1, optimizer="adamw")
+    found = course(tmp_path, Toy(gain=-0.9, broken=others), rivals=slice(1), optimizer="adamw")
     assert (found.label, found.rivals) == (BASELINE, (BASELINE,))
     assert [final.label for final in found.finals].count(BASELINE) == 1
 
@@ -302,7 +302,7 @@ def test_a_rival_that_breaks_a_guard_is_not_returned(tmp_path: Path) -> None:
 
 def test_where_all_rivals_break_the_guards_cross_entropy_is_returned(tmp_path: Path) -> None:
     every = frozenset({name for name, _ in HEIGHT.values()} - {"cross_entropy"})
-    found = course(tmp_path, Toy(gain=-0.9, collapsed=every | {"searched"}), guard={"other": 0.9}, rivals=3)
+    found = course(tmp_path, Toy(gain=-0.9, collapsed=every | {"searched"}), guard={"other": 0.9}, rivals=slice(3))
     assert (found.label, found.loss, found.theta) == (BASELINE, CROSS_ENTROPY, None)
     assert found.best_rival == found.winner
 
@@ -425,3 +425,11 @@ def test_what_begins_after_the_screening_is_told_of_it(tmp_path: Path) -> None:
     searched = [trial for trial in trials_of(tmp_path / "trials.jsonl") if trial["stage"] == "search"]
     assert {len(trial["theta"]) for trial in searched} == {3}
     assert [trial["theta"] for trial in searched].count([0.7, 0.3, 0.5]) == 2, "in each step"
+
+
+def test_cross_entropy_is_a_rival_that_nobody_need_name(tmp_path: Path) -> None:
+    """Rivals that are worse are not returned, nor a loss of the search that beats these alone."""
+    found = course(tmp_path, Toy(gain=-0.25, spread=-1.0), rivals=slice(1, None), always=True)
+    assert (found.label, found.theta) == (BASELINE, None)
+    assert set(found.rivals) == {"soft_dice", "jml", BASELINE}
+    assert max(final.reward or 0 for final in found.finals if final.theta is not None) > 0.4

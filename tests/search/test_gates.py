@@ -127,7 +127,7 @@ def test_its_interval_is_that_of_bonett_and_wright() -> None:
     reverse = fidelity([1, 2, 3, 4], [4, 3, 2, 1])
     assert reverse is not None
     assert reverse.correlation == pytest.approx(-1)
-    assert str(reverse).endswith("; below 0.6: raise proxy.train.iterations")
+    assert str(reverse).endswith("; below 0.6: lengthen the trainings of the search")
 
 
 def test_few_losses_or_a_constant_side_have_no_correlation() -> None:
