@@ -205,7 +205,7 @@ def dry_run(config: StudyConfig, runner: str = "ray", address: str | None = None
         classes=classes_text(whole),
         warnings=whole.warnings,
         network=f"{config.proxy.network.name}: {network / 1e6:.2f} million parameters",
-        space=family.text,
+        space=family.text + _narrowing(config),
         iteration=iteration,
         trial=settings.iterations * iteration + evaluation * len(whole.heldout.images) / _EVALUATED,
         trials=_trials(config),
@@ -313,6 +313,12 @@ class _Checks:
         part = self.tried(encoder_prefix, network) if start.regime == "encoder" else ""
         if weights is not None and part is not None and dataset is not None:
             self.tried(matching_weights, weights, network, part, start.weights)
+
+
+def _narrowing(config: StudyConfig) -> str:
+    """What the rivals may change in the space."""
+    narrowed = "auto" in (config.relaxation.curve, config.relaxation.logic) and config.rivals.losses != []
+    return "; the best rivals decide what of it is searched" if narrowed and config.search.steps else ""
 
 
 def _check_search(config: StudyConfig) -> None:

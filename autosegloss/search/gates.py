@@ -111,10 +111,13 @@ class Fidelity:
         """The fidelity from paired rewards; None for fewer than four losses, or if one side is constant."""
         if len(names) < 4 or len(set(short)) == 1 or len(set(long)) == 1:
             return None
-        r = float(scipy.stats.spearmanr(short, long).statistic)
-        half = 1.96 * math.sqrt((1 + r * r / 2) / (len(names) - 3))
-        z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
-        return cls(tuple(names), tuple(short), tuple(long), r, math.tanh(z - half), math.tanh(z + half))
+        r, n = float(scipy.stats.spearmanr(short, long).statistic), len(names)
+        # Equal or reversed orders have no interval of their own: they take that of an order one swap away.
+        largest = 1 - 12 / (n * (n * n - 1))
+        inner = max(-largest, min(largest, r))
+        z, half = math.atanh(inner), 1.96 * math.sqrt((1 + inner * inner / 2) / (n - 3))
+        low, high = min(r, math.tanh(z - half)), max(r, math.tanh(z + half))
+        return cls(tuple(names), tuple(short), tuple(long), r, low, high)
 
     @property
     def suffices(self) -> bool:

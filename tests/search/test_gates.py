@@ -127,6 +127,11 @@ def test_its_interval_is_that_of_bonett_and_wright() -> None:
     reverse = fidelity([1, 2, 3, 4], [4, 3, 2, 1])
     assert reverse is not None
     assert reverse.correlation == pytest.approx(-1)
+    assert reverse.low == pytest.approx(-1)
+    assert reverse.high > -0.5, "four losses say little"
+    equal = fidelity([*range(8)], [*range(8)])
+    assert equal is not None
+    assert (equal.low, equal.high) == pytest.approx((0.815, 1), abs=1e-3), "that of one swap, r = 0.976"
     assert str(reverse).endswith("; below 0.6: lengthen the trainings of the search")
 
 
