@@ -56,7 +56,8 @@ def test_a_search_in_a_process_of_its_own_writes_a_loss_and_shows_it(config: Pat
     loss = load_loss(out / "loss.json")
     assert set(loss.provenance["validation"]) == {"cross-entropy", "start", "found"}
     lines = trials_of(out / "trials.jsonl")
-    assert len(lines) == 2 * (2 + 1) + 3 * 2  # steps x (samples and the start), (candidate, two baselines) x seeds
+    # Samples and the start in each step, the centre from the second on; candidate and two baselines on each seed.
+    assert len(lines) == 2 * (2 + 1) + 1 + 3 * 2
     assert all(set(METRICS) <= line["metrics"].keys() for line in lines)
 
 
@@ -68,7 +69,7 @@ def test_status_of_a_search_finished_stopped_or_running(
     assert run("search", str(config), "--runner", "serial", "--out", str(out), capsys=capsys)[0] == 0
     code, text, _ = run("status", str(out), capsys=capsys)
     assert code == 0
-    assert text.startswith("miou: finished\n2 of 2 steps; 12 of 12 trials done, 0 failed\nstep 0: mean reward 0.")
+    assert text.startswith("miou: finished\n2 of 2 steps; 13 of 13 trials done, 0 failed\nstep 0: mean reward 0.")
     assert "\nbest so far 0." in text
     assert "\nfound: " in text
 
@@ -80,7 +81,7 @@ def test_status_of_a_search_finished_stopped_or_running(
     code, text, _ = run("status", str(out), capsys=capsys)
     assert code == 0
     assert text.startswith(
-        "miou: stopped; continue with: autosegloss search CONFIG --resume\n1 of 2 steps; 4 of 12 trials"
+        "miou: stopped; continue with: autosegloss search CONFIG --resume\n1 of 2 steps; 4 of 13 trials"
     )
     assert journal.read_bytes() == torn
 

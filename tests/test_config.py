@@ -98,6 +98,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "seeds": 5,
             "steps": None,
             "tuning_seeds": 2,
+            "offsets": False,
             "metrics": None,
             "settings": {"": {}},
         },

@@ -51,10 +51,12 @@ class ComparisonObjective:
     Args:
         proxies: A proxy for each setting, in the order of the settings.
         more: Metrics to measure besides the catalogue, for each setting.
+        offsets: Whether to measure the target after fitted offsets too.
     """
 
     proxies: tuple[Proxy, ...]
     more: tuple[dict[str, Expr], ...]
+    offsets: bool = False
 
     def __call__(self, job: Job) -> Outcome:
         """Train, and evaluate on the held-out part; except where a step is tried, on the validation set as well."""
@@ -66,7 +68,8 @@ class ComparisonObjective:
             return Outcome(proxy.reward(network), {}, {}, error=None, seconds=time.perf_counter() - start)
         found = proxy.evaluation(network, validate=True, more=self.more[setting])
         # The target first and what belongs to it second, the calibration error last.
-        offsets = {} if WITH_OFFSETS in found.validation else {WITH_OFFSETS: proxy.with_offsets(network)}
+        fitted = self.offsets and WITH_OFFSETS not in found.validation
+        offsets = {WITH_OFFSETS: proxy.with_offsets(network)} if fitted else {}
         validation = {TARGET: found.validation[TARGET], **offsets} | found.validation
         validation[CALIBRATION] = proxy.calibration_error(network)
         return Outcome(found.reward, found.metrics, validation, error=None, seconds=time.perf_counter() - start)
@@ -135,14 +138,16 @@ def compare(
     chosen = choose_runner(runner, settled.resources, address)
     check_folder(folder, COMPARISON_FILES, "comparison", resume)
     columns, verdicts, more = columns_of(settled.goal, settled.compare.metrics)
-    if settled.compare.metrics is None:
+    offsets = settled.compare.offsets or settled.search.offsets
+    if settled.compare.metrics is None and offsets:
         columns.insert(columns.index(verdicts[0]) + 1, WITH_OFFSETS)
     proxies, definitions, more_of = _load(settled, losses, more)
     distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
     for dataset in distinct.values():
         announce(dataset, on_data)
     classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
-    asked = resolved(metrics or (), [TARGET, WITH_OFFSETS, *METRICS, *more, *classes, CALIBRATION], settled.goal)
+    measured = [TARGET, *([WITH_OFFSETS] if offsets else []), *METRICS, *more, *classes, CALIBRATION]
+    asked = resolved(metrics or (), measured, settled.goal)
     tuning = _tuning(settled)
     _check_steps(tuning, definitions)
     modules = settled.recorded_modules(losses)
@@ -166,7 +171,7 @@ def compare(
             for proxy in proxies.values():
                 with limited(settled.resources.time_limit, "the pretraining"):
                     ready.append(proxy.prepare())
-            chosen.run(comparison, ComparisonObjective(tuple(ready), more_of))
+            chosen.run(comparison, ComparisonObjective(tuple(ready), more_of, offsets))
 
     table = run_comparison(
         plan,

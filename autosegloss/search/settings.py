@@ -225,11 +225,14 @@ class CompareConfig(Section):
     16, or 1/3, 1 and 3 under `adamw`. `[1]` compares the losses as they are."""
     tuning_seeds: Annotated[int, Field(ge=1, le=1_000)] = 2
     """Runs of each loss at each of these steps."""
+    offsets: bool = False
+    """Whether to fit offsets of the logits on the held-out images of each run, for a column with the target after them.
+    A fit costs as much as some evaluations, or many for metrics of images or boundaries."""
     metrics: Columns | None = None
     """The columns of the tables besides the target: metrics as for `metric`, or `ece`, the expected calibration error.
-    There are verdicts on the target and on these, with Holm's correction over all. By default the columns are the
-    target after fitted offsets, `miou`, `miou_i`, `miou_c` and `ece`, and there are verdicts on the target alone. The
-    JSON also has every metric of the catalogue."""
+    There are verdicts on the target and on these, with Holm's correction over all. By default the columns are
+    `miou`, `miou_i`, `miou_c` and `ece`, and there are verdicts on the target alone. The JSON also has every metric of
+    the catalogue."""
     settings: Annotated[dict[str, SettingConfig], AfterValidator(_settings)] = Field(
         default_factory=lambda: {"": SettingConfig()}
     )

@@ -124,7 +124,7 @@ def test_resumed_it_gives_the_same_bytes_and_another_file_is_refused(tmp_path: P
 
 def test_the_budget_is_that_of_the_finals_or_a_share_of_it() -> None:
     shorter = {"finalists": {"iterations": 400}, "proxy": {"train": {"iterations": 100}}}
-    for changes, search in [({}, 1), (shorter, 0.25), ({"finalists": {"iterations": 50}}, 1)]:
+    for changes, search in [({}, 1), (shorter, 0.25), ({"finalists": {"iterations": 100}}, 1)]:
         trial = TrialObjective.of(as_config({**OWN, **changes}))
         budgets = [trial.budget(Job(stage, 0, 0, {}, 0)) for stage in ("screen", "search", "fidelity", "final")]
         assert budgets == [search, search, 1, 1]
