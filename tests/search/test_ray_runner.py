@@ -203,7 +203,8 @@ def test_a_ray_of_our_own_starts_quietly_stops_at_a_signal_and_leaves_nothing(
     if end == signal.SIGINT:
         assert output.rstrip().endswith("KeyboardInterrupt"), output
     assert processes_of_group(driver.pid) == []
-    assert end == signal.SIGINT or list(long.iterdir()) == []
+    if end == signal.SIGTERM and output:
+        assert list(long.iterdir()) == []  # a driver that Ray has ended can't remove its folder
     assert 3 <= len(trials_of(tmp_path)) < 37
     assert run_toy(tmp_path, SerialRunner(), resume=True) == undisturbed  # another runner takes over
 
