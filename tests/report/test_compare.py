@@ -208,26 +208,24 @@ def test_killed_in_a_setting_and_resumed_it_gives_the_same_bytes(crossed: Path, 
     assert files(tmp_path) == files(crossed)
 
 
-@pytest.mark.parametrize("kept", [3, 8])
 @pytest.mark.slow
-def test_losses_and_seeds_that_are_added_are_trained_and_nothing_else_again(
-    crossed: Path, tmp_path: Path, kept: int
-) -> None:
+def test_losses_and_seeds_that_are_added_are_trained_and_nothing_else_again(crossed: Path, tmp_path: Path) -> None:
     """To a comparison that was finished and to one that was stopped; the bytes are those of one that had them all."""
     (tmp_path / "crossed.yaml").write_text(json.dumps(CROSSED))
     more = ["--loss", "cross_entropy", "--loss", "inverse_weighted_cross_entropy", "--loss", "jml", "--seeds", "3"]
     arguments = ["compare", str(tmp_path / "crossed.yaml"), *more, "--runner", "serial", "--out"]
     assert main([*arguments, str(tmp_path / "whole")]) == 0
-    added = tmp_path / "added"
-    added.mkdir()
-    before = b"".join((crossed / "trials.jsonl").read_bytes().splitlines(keepends=True)[: kept + 1])
-    (added / "trials.jsonl").write_bytes(before)
-    (added / "plan.json").write_bytes((crossed / "plan.json").read_bytes())
-    assert main([*arguments, str(added), "--resume"]) == 0
-    assert files(added) == files(tmp_path / "whole")
-    journal = (added / "trials.jsonl").read_bytes()
-    assert journal.startswith(before)
-    assert journal.count(b"\n") == 1 + 2 * 3 * 3
+    for kept in (3, 8):
+        added = tmp_path / f"added {kept}"
+        added.mkdir()
+        before = b"".join((crossed / "trials.jsonl").read_bytes().splitlines(keepends=True)[: kept + 1])
+        (added / "trials.jsonl").write_bytes(before)
+        (added / "plan.json").write_bytes((crossed / "plan.json").read_bytes())
+        assert main([*arguments, str(added), "--resume"]) == 0
+        assert files(added) == files(tmp_path / "whole")
+        journal = (added / "trials.jsonl").read_bytes()
+        assert journal.startswith(before)
+        assert journal.count(b"\n") == 1 + 2 * 3 * 3
 
 
 @pytest.mark.slow
