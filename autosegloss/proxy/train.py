@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
@@ -176,9 +176,11 @@ class Training:
             self._teacher.follow(self.network, iteration)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self._settings.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self._device.type, getattr(torch, self._settings.precision))
+        # The cache of weights in half precision would hold those of the first iteration to the end wherever an autocast
+        # around this one has not ended: one of the caller's, or one that a library forgot to leave.
+        dtype = getattr(torch, self._settings.precision)
+        enabled = self._settings.precision != "float32"
+        return torch.autocast(self._device.type, dtype, enabled=enabled, cache_enabled=False)
 
     def _over_ranks(self, value: Tensor) -> Tensor:
         """The sum of the losses of all ranks: if one diverges, all stop."""

@@ -287,6 +287,21 @@ def test_a_run_that_stops_and_goes_on_ends_with_the_same_bytes(few, settings, un
         assert (weights(first.network) == expected) == (stop == 6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_autocast_around_a_run_changes_nothing(few, precision):
+    """PyTorch keeps weights in half precision until the outermost autocast ends, also if it is not enabled."""
+
+    def trained() -> dict[str, bytes]:
+        network = initial_network("tests.networks:Drawing", 6, "scratch", None, seed=1)
+        train(network, few, cross_entropy, seed=5, iterations=4, batch_size=4, precision=precision)
+        return weights(network)
+
+    alone = trained()
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            assert trained() == alone
+
+
 @pytest.mark.parametrize("network", ["Drawing", "Scribbling"])
 @pytest.mark.parametrize("unlabelled", [False, True])
 @pytest.mark.slow
