@@ -34,6 +34,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False
 
 
+@pytest.fixture(autouse=True)
+def no_autocast_is_left_open() -> Iterator[None]:
+    """An error inside a compiled graph may leave its autocast open, which changes what follows in the process."""
+
+    def depth() -> int:
+        torch.autocast_increment_nesting()
+        return torch.autocast_decrement_nesting()
+
+    before = depth()
+    yield
+    assert depth() == before
+
+
 @pytest.fixture
 def fused_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """The path that other processes are on, for tests that compare with one, or that are about the path."""

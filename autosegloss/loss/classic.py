@@ -92,11 +92,14 @@ class PixelLoss(Loss):
         """
         dtype = check_logits(logits, target)
         scores = logits.to(dtype)
+        # Checks come first: what raises in a compiled graph would not end an autocast.
+        if isinstance(target, Tensor) and target.is_floating_point():
+            shares, _ = check_soft_labels(target, tuple(scores.shape), scores.dtype, mask)
+            with torch.autocast(logits.device.type, enabled=False):
+                return self._soft(scores, shares)
+        shape = (scores.shape[0], *scores.shape[2:])
+        labels = check_labels(target, shape, scores.shape[1], self.ignore_index, "target", mask)
         with torch.autocast(logits.device.type, enabled=False):
-            if isinstance(target, Tensor) and target.is_floating_point():
-                return self._soft(scores, check_soft_labels(target, tuple(scores.shape), scores.dtype, mask)[0])
-            shape = (scores.shape[0], *scores.shape[2:])
-            labels = check_labels(target, shape, scores.shape[1], self.ignore_index, "target", mask)
             return self._hard(scores, labels, labels != self.ignore_index)
 
     @abstractmethod

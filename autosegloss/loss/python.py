@@ -726,9 +726,9 @@ def _loss(loss: _Written) -> str:
     Returns:
         A scalar, computed in float32 (float64 for float64 logits), also under autocast.
     """{check}
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
-        {unpacked} = {read}(logits, target, mask){pred}
+    logits = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    {unpacked} = {read}(logits, target, mask)
+    with torch.autocast(logits.device.type, enabled=False):{pred}
         return {value}'''
 
 

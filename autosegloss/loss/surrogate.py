@@ -179,36 +179,41 @@ class SurrogateLoss(Loss):
         dtype = check_logits(logits, target)
         for mean in self._means:
             mean.weights_of(logits.shape[1])  # raises before any work if the data has no such class
+        checked, valid = self._checked(logits, target, mask, dtype)  # what raises in a graph would not end an autocast
         with torch.autocast(logits.device.type, enabled=False):
-            found = self._statistics(logits, target, mask, dtype)
+            found = self._statistics(logits, checked, valid, dtype)
             if self.reduce_over_ranks:
                 found = batch_sums(found, *logits.shape[:2])
             sums, known = self._extension.resolved(found, dtype) if self._extension else (cast("Sums", found), None)
             return self.scale * (1 - interpret.value(self.expr, sums, self.classes, known))
 
-    def _statistics(self, logits: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Statistics:
-        num_classes, valid, hard_target = logits.shape[1], None, True
+    def _checked(
+        self, logits: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        """Labels (N, *S) or soft labels (N, C, *S), and where these count, (N, 1, *S)."""
         if isinstance(target, Tensor) and target.is_floating_point():
             if self._extension:
                 raise InputTypeError(
                     "the logic lovasz is not defined for soft labels: the target must have an integer dtype, got "
                     f"{target.dtype}. Use the logic godel."
                 )
-            truth, valid = check_soft_labels(target, tuple(logits.shape), dtype, mask)
-            hard_target = False
-        else:
-            shape = (logits.shape[0], *logits.shape[2:])
-            labels = check_labels(target, shape, num_classes, self.ignore_index, "target", mask)
-            counted = labels != self.ignore_index
-            if self.fused and not is_traced(labels, logits):  # blocks look at values, and are differentiable once
-                labels = labels.masked_fill(~counted, -1)
+            return check_soft_labels(target, tuple(logits.shape), dtype, mask)
+        shape = (logits.shape[0], *logits.shape[2:])
+        return check_labels(target, shape, logits.shape[1], self.ignore_index, "target", mask), None
+
+    def _statistics(self, logits: Tensor, target: Tensor, valid: Tensor | None, dtype: torch.dtype) -> Statistics:
+        hard_target, truth = not target.is_floating_point(), target
+        if hard_target:
+            counted = target != self.ignore_index
+            if self.fused and not is_traced(target, logits):  # blocks look at values, and are differentiable once
+                labels = target.masked_fill(~counted, -1)
                 fused = fuse.sums(self._walks, logits, labels)
                 others = tuple(node for node in self._nodes if node not in fused)
                 found = fused | blocks.sums(others, logits, labels, self.curves, self._pixel_logic)
                 extended = self._extension.of_labels(logits, labels) if self._extension else {}
                 return {**cast("Statistics", {node: found[node] for node in self._nodes}), **extended}
             valid = counted.unsqueeze(1)
-            truth = one_hot(labels, num_classes, dtype) * valid
+            truth = one_hot(target, logits.shape[1], dtype) * valid
         probability = logits.to(dtype).softmax(1)
         maps = RelaxedMaps(probability, truth, valid, self.curves, self._pixel_logic, hard_target)
         extended = self._extension.of_maps(maps) if self._extension else {}
