@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -451,19 +451,26 @@ def _add_show(commands: Commands) -> None:
 
 def _show(given: argparse.Namespace, console: Console) -> None:
     loss = _loss_of(given.loss)
-    console.print(loss_text(loss), markup=False)
-    if loss.provenance:
-        lines = (
-            f"  {key}: {value if isinstance(value, str) else json.dumps(value)}"
-            for key, value in loss.provenance.items()
-        )
-        console.print("\n".join(["\nprovenance", *lines]), markup=False)
     if given.plot:
         refuse_results(Path(given.plot))
         if not surrogates(loss):
             raise InputError(f"{given.loss} has no curves to plot; omit --plot.")
+    console.print(loss_text(loss), markup=False)
+    if loss.provenance:
+        console.print("\n".join(["\nprovenance", *_provenance_lines(loss.provenance, "  ")]), markup=False)
+    if given.plot:
         plot_loss(loss, given.plot)
         console.print(f"\nwrote {given.plot}", markup=False)
+
+
+def _provenance_lines(provenance: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """A line for each entry; tables are opened down to rows of numbers."""
+    for key, value in provenance.items():
+        if isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
+            yield f"{indent}{key}:"
+            yield from _provenance_lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _add_losses_list(commands: Commands) -> None:

@@ -254,7 +254,8 @@ def status_text(found: Status) -> str:
         lines.append(best_text(study, config))
     if study.finished:
         findings = study.findings()
-        lines.append(f"found: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
+        name = "returned" if findings.theta is None else "found"
+        lines.append(f"{name}: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
         lines.append(f"its loss: {loss_line(build_loss(findings.loss))}")
         lines += [f"guards, on held-out images: {findings.about_guards}"] if findings.about_guards else []
         lines += filter(None, [not_learned(list(scores_of(findings).values())), closing_text(findings, config)])

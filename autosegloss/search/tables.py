@@ -130,8 +130,8 @@ def not_learned(scores: Sequence[Mapping[str, Score]]) -> str:
         return ""
     return (
         f"IoU below {100 * LEARNED:.0f}% with every loss: {', '.join(listed(names))}. Either no validation image has "
-        "the class, or no training has learned it: try AdamW (`optimizer: adamw`), more iterations, larger images, or "
-        "a loss that weighs classes (`inverse_weighted_cross_entropy`)."
+        "the class, or no training has learned it: try more iterations, larger images, AdamW (`optimizer: adamw`) "
+        "where it is not used yet, or a loss that weighs classes (`inverse_weighted_cross_entropy`)."
     )
 
 

@@ -85,7 +85,8 @@ def _summary(
     return {
         **({} if findings.screen is None else {"verdict": _verdict(findings, findings.screen, config)}),
         **({} if own else {"parts of the data": sections.parts()}),
-        "found": f"{escape(findings.label)}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
+        "returned" if findings.theta is None else "found": f"{escape(findings.label)}, reward "
+        f"{findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
         "its loss": escape(loss_line(loss)) + rate,
         **({"guards": f"on held-out images: {escape(findings.about_guards)}"} if findings.about_guards else {}),
         "what the trial returned" if own else "validation set": f"{escape(spec_label(config.goal))}"
