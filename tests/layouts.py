@@ -6,6 +6,7 @@ Ray's workers import this module by name.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,20 @@ def squares(images: int = 10, form: str = "bytes") -> dict[str, Any]:
         "heldout": 0.3,
         "ignore_index": 7,
     }
+
+
+@cache  # they take a second to draw
+def few_shapes(seed: int = 0) -> dict[str, Any]:
+    """The first images of `shapes`."""
+    from autosegloss.proxy.data import load_dataset
+
+    whole = load_dataset("shapes", seed=seed)
+    parts = {"train": 32, "heldout": 8, "validation": 16}
+    items = {
+        name: [*zip(getattr(whole, name).images[:count], getattr(whole, name).labels[:count], strict=True)]
+        for name, count in parts.items()
+    }
+    return {"classes": list(whole.classes), **items}
 
 
 def incomplete() -> dict[str, Any]:

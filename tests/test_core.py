@@ -52,11 +52,8 @@ def test_what_is_refused_can_not_be_imported() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "import autosegloss",
         "import autosegloss.search.journal",
         "from autosegloss.search import Result",
-        "import autosegloss.search.settings",
-        "from autosegloss.search.api import search",
         "from autosegloss.report.pages import report",
     ],
 )

@@ -156,16 +156,15 @@ triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not i
 
 @triton
 @pytest.mark.parametrize("how", ["interpreted", "native"])
-@pytest.mark.parametrize("file", ["test_equivalence.py", "triton_laws.py"])
 @pytest.mark.slow
-def test_laws_of_triton(file: str, how: str) -> None:
+def test_laws_of_triton(how: str) -> None:
     """In a process of its own: Triton's interpreter is switched on before the first import, and for all kernels."""
     if how == "native" and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    laws = Path(__file__).with_name(file)
+    laws = [Path(__file__).with_name(file) for file in ("test_equivalence.py", "triton_laws.py")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", laws],
-        cwd=laws.parents[2],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *laws],
+        cwd=laws[0].parents[2],
         env={**os.environ, "TRITON_INTERPRET": "1" if how == "interpreted" else "0"},
         capture_output=True,
         text=True,

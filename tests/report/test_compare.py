@@ -49,7 +49,12 @@ TINY = {
 PLAIN = {"name": "tests.networks:Plain"}
 CROSSED: dict[str, Any] = {
     "metric": "miou",
-    "proxy": {"network": PLAIN, "start": {"regime": "scratch"}, "train": {"iterations": 2, "batch_size": 4}},
+    "proxy": {
+        "data": {"name": "tests.layouts:few_shapes"},
+        "network": PLAIN,
+        "start": {"regime": "scratch"},
+        "train": {"iterations": 2, "batch_size": 4},
+    },
     "compare": {
         "losses": ["cross_entropy", "inverse_weighted_cross_entropy"],
         "seeds": 2,
@@ -153,7 +158,8 @@ def test_every_setting_trains_its_own_proxy_and_the_losses_of_a_seed_start_alike
     rows = iter(table["rows"])
     proxies = [
         CROSSED["proxy"],
-        CROSSED["proxy"] | {"data": {"name": "shapes", "seed": 1}, "start": {"regime": "checkpoint", "iterations": 2}},
+        CROSSED["proxy"]
+        | {"data": {"name": "tests.layouts:few_shapes", "seed": 1}, "start": {"regime": "checkpoint", "iterations": 2}},
     ]
     found = []
     for setting, own in zip(CROSSED["compare"]["settings"], proxies, strict=True):
