@@ -36,7 +36,7 @@ from autosegloss.search.ladder import LADDERS
 from autosegloss.search.objective import ProxyObjective, announce, proxy_of
 from autosegloss.search.own_trial import FirstTrial, TrialObjective
 from autosegloss.search.plan import Begin, Plan
-from autosegloss.search.points import point_of
+from autosegloss.search.points import start_of
 from autosegloss.search.rivals import Screened, Screening, rivals_of
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
@@ -229,9 +229,7 @@ def _begin(config: StudyConfig) -> Begin:
     def begin(screened: Screened | None) -> tuple[Algorithm[Any], LossFamily]:
         best = () if screened is None else screened.best
         family = LossFamily.of(config, [build_loss(each.arm.loss) for each in best])
-        rivals = () if screened is None else screened.finalists
-        points = (point_of(family, build_loss(each.arm.loss), each.arm.rate) for each in rivals)
-        start = next((point for point in points if point is not None), None)
+        start = None if screened is None else start_of(family, screened)
         options = config.search.options
         if start is not None and config.search.takes("std"):
             options = {"std": NEAR} | options

@@ -286,10 +286,11 @@ class Plan:
         return [*jobs, *(Job("search", step, index, each.loss, seed, rate=each.rate) for index, each in beside)]
 
     def _candidates(self, trials: Sequence[Trial]) -> list[Member]:
-        """The centre at the end, then the best samples and the best centres in turn, all distinct.
+        """The centre at the end, after rivals the start, then the best samples and the best centres in turn, distinct.
 
         The centre comes first: it averages many trainings, whereas the reward of the best sample is biased upwards by
-        selection. Rewards of different steps, which have different seeds, are compared by their lead over the start.
+        selection. So does a start between the best rivals, which a short search may not improve. Rewards of different
+        steps, which have different seeds, are compared by their lead over the start.
         """
         starts = {step.step: step.start for step in self.steps}
 
@@ -305,8 +306,10 @@ class Plan:
             ((job, outcome.reward) for job, outcome in trials if outcome.reward is not None),
             key=lambda trial: -lead(trial[0].step, trial[1]),
         )
-        taken: set[Theta] = set() if self._screening is not None else {self._algorithm.start}
-        end = _distinct([(f"mu after step {self.step_count - 1}", self._end)], taken)
+        start, raced = self._algorithm.start, self._screening is not None
+        taken: set[Theta] = set() if raced else {start}
+        ends = [(f"mu after step {self.step_count - 1}", self._end), ("start", start if raced and self.steps else None)]
+        end = _distinct(ends, taken)
         samples = _distinct(((f"sample {job.index} of step {job.step}", job.theta) for job, _ in by_reward), taken)
         centres = _distinct(((f"mu of step {step.step}", step.mu) for step in by_centre), taken)
         in_turn = [entry for pair in zip_longest(samples, centres) for entry in pair if entry is not None]

@@ -1,22 +1,48 @@
-"""The theta of a given loss, at which a search can start."""
+"""Where a search starts: the theta of a given loss, and the middle between two."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from autosegloss.loss import MixedLoss, Slot, SurrogateLoss
 from autosegloss.loss.base import Loss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.curve import Curve
+from autosegloss.loss.file import build_loss
 from autosegloss.loss.mixed import SUM_TOLERANCE
 from autosegloss.search.content import bare_content
+from autosegloss.search.rivals import Screened, best_of_each
 from autosegloss.search.space import OF_CROSS_ENTROPY, RATE, LossFamily, is_reading, is_searched
 
 LEAST = 1 / 50
 """The share of a part that a loss lacks, beside its largest part: the search must be able to reach it."""
 INSIDE = 0.03
 """How far a start is from the faces of the cube."""
+
+
+def start_of(family: LossFamily, screened: Screened) -> tuple[float, ...] | None:
+    """The theta at which a search starts: half-way between the best two rivals.
+
+    There their shares, scales and curves meet: half-way between Lovász and the product logic under a curve is the sum
+    of both under a curve half as bent. `results/rivals/middle.md` has what this gains. A second rival counts if it gains at least
+    half of what the best one gains over cross-entropy.
+
+    Args:
+        family: The losses that are searched.
+        screened: The rivals. Those that are no point of the family are left out, and so are all but the best step of
+            each.
+
+    Returns:
+        Theta: that of the best rival if there is no second; None if no rival is a point of the family.
+    """
+    rivals = best_of_each(screened.finalists)
+    points = [(each, point_of(family, build_loss(each.arm.loss), each.arm.rate)) for each in rivals]
+    found = [(each.reward, theta) for each, theta in points if theta is not None]
+    least = fmean([found[0][0], screened.baseline.reward]) if found else 0.0
+    best = [theta for reward, theta in found[:2] if reward >= least] or [theta for _, theta in found[:1]]
+    return tuple(map(fmean, zip(*best, strict=True))) if best else None
 
 
 def point_of(family: LossFamily, loss: Loss, rate: float = 1.0) -> tuple[float, ...] | None:

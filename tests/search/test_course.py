@@ -201,7 +201,7 @@ def test_where_no_loss_is_ahead_there_is_no_test(tmp_path: Path) -> None:
 
 
 def test_a_lead_within_the_noise_returns_the_best_rival(tmp_path: Path) -> None:
-    found = course(tmp_path, Toy(gain=0.02, noise=0.02), always=True, candidates=3, seed=9)
+    found = course(tmp_path, Toy(gain=0.02, noise=0.02), always=True, candidates=3, seed=20)
     assert found.verdict is not None
     assert found.verdict.closest is not None
     assert found.verdict.winners == ()

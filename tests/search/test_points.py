@@ -1,4 +1,4 @@
-"""The theta of a given loss: where a search starts."""
+"""Where a search starts: the theta of a given loss, and the middle between two."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from autosegloss.loss import MixedLoss, SurrogateLoss, load_loss
 from autosegloss.loss.base import Loss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.file import build_loss
+from autosegloss.search.content import bare_content
 from autosegloss.search.ladder import LADDERS, at_step
-from autosegloss.search.points import INSIDE, LEAST, point_of
-from autosegloss.search.rivals import rivals_of
+from autosegloss.search.points import INSIDE, LEAST, point_of, start_of
+from autosegloss.search.rivals import Arm, Screened, Tried, rivals_of
 from autosegloss.search.settings import StudyConfig, as_config
 from autosegloss.search.space import LossFamily
 
@@ -137,6 +138,41 @@ def test_what_is_fixed_may_be_what_the_loss_has() -> None:
     assert found.shares[0] == pytest.approx(0.25)
     assert point_of(family(logic="lovasz", cross_entropy=0), load_loss("2*lovasz")) is not None
     assert point_of(family(curve="bezier"), load_loss("2*lovasz")) is not None, "under identity curves"
+
+
+def screened(rewards: dict[str, float], baseline: float = 0.4) -> Screened:
+    """A screening of losses by their names, the best first."""
+    arms = {name: Arm(name, name.split("*")[-1], 1.0, bare_content(load_loss(name)), 1.0) for name in rewards}
+    tried = tuple(Tried(arms[name], (reward - 0.1, reward + 0.1)) for name, reward in rewards.items())
+    of_baseline = Arm("cross-entropy", "cross_entropy", 1.0, bare_content(CrossEntropy()), 1.0)
+    return Screened(Tried(of_baseline, (baseline, baseline)), tried, 2)
+
+
+def test_a_search_starts_half_way_between_the_best_two_rivals() -> None:
+    found = family()
+    start = start_of(found, screened({"16*lovasz": 0.8, "focal": 0.79, "8*lovasz": 0.78, "4*log_miou": 0.75}))
+    assert start is not None
+    loss = found.loss(start)
+    shares = dict(zip([getattr(part, "logic", "cross-entropy") for part in loss.parts], loss.shares, strict=True))
+    assert loss.scale == pytest.approx(8), "of 16*lovasz and 4*log_miou; the step of a rival that is better counts"
+    assert shares["lovasz"] == pytest.approx(shares["product"])
+    assert shares["cross-entropy"] == pytest.approx(LEAST / (2 * LEAST**0.5 + LEAST)), "neither has it"
+    bent = load_loss("log_miou")
+    assert isinstance(bent, SurrogateLoss)
+    (u, v), *_ = next(curve.points for curve in bent.curves.values() if curve.points)
+    half = ((u, pytest.approx((v + 0.5) / 2)),)
+    for part in loss.parts:
+        if isinstance(part, SurrogateLoss):
+            assert [curve.points for curve in part.curves.values()] == [half, ((0.5, 0.5),)]
+
+
+def test_a_second_rival_that_gains_too_little_is_no_neighbour() -> None:
+    found = family()
+    alone = point_of(found, load_loss("8*lovasz"))
+    assert start_of(found, screened({"8*lovasz": 0.8, "cross_entropy": 0.59})) == alone
+    assert start_of(found, screened({"8*lovasz": 0.8, "cross_entropy": 0.61})) != alone
+    assert start_of(found, screened({"8*lovasz": 0.8})) == alone
+    assert start_of(found, screened({"focal": 0.8})) is None
 
 
 def test_a_loss_beyond_the_cube_is_at_its_edge() -> None:
