@@ -84,7 +84,7 @@ def summarize(
         for key, each in losses.items()
         for seed in fresh
     }
-    rows = complete(work / "fresh.jsonl", ("loss", "seed"), tasks, _trained, WORKERS)
+    rows = complete(work / "fresh.jsonl", ("loss", "seed"), tasks, trained, WORKERS)
 
     def values(each: Returned) -> list[float]:
         return [rows[json.dumps([each.loss, each.rate]), seed][TARGET] for seed in fresh]
@@ -151,7 +151,8 @@ def _proxy(config: str, settings: tuple[str, ...]) -> Proxy:
     return proxy_of(load_config(config, settings)).prepare()
 
 
-def _trained(task: Task) -> Row:
+def trained(task: Task) -> Row:
+    """Train with the loss of a task; its scores on the validation set and the held-out part."""
     proxy = _proxy(task.config, task.settings)
     (found,) = proxy.run_group([json.loads(task.loss)], task.seed, True, [task.rate])
     if isinstance(found, Exception):
@@ -168,10 +169,10 @@ def to_markdown(summary: dict[str, Any]) -> str:
         f"# Searches for {summary['metric']} with `{summary['config']}`",
         "",
         f"Validation set, %, over {number} fresh seeds: mean [95% t-interval], and the paired difference to the best "
-        f"tuned rival, `{rival['name']}`: {_interval(rival['values'], '.1f')}. It is the best by the mean held-out "
+        f"tuned rival, `{rival['name']}`: {interval(rival['values'], '.1f')}. It is the best by the mean held-out "
         f"reward over the screenings of all searches ({rival['screenings']}).",
         "",
-        f"All searches: {_interval(overall, '+.2f')} over the searches, {_interval(by_seed, '+.2f')} over the seeds.",
+        f"All searches: {interval(overall, '+.2f')} over the searches, {interval(by_seed, '+.2f')} over the seeds.",
         "",
         "| search | returned | score | difference | why |",
         "|---:|---|---:|---:|---|",
@@ -179,13 +180,14 @@ def to_markdown(summary: dict[str, Any]) -> str:
     for row in summary["searches"]:
         name = f"`{row['returned']}`" if row["is_rival"] else loss_line(build_loss(row["loss"]))
         lines.append(
-            f"| {row['search']} | {name.replace('|', chr(92) + '|')} | {_interval(row['values'], '.1f')} | "
-            f"{_interval(row['gains'], '+.2f')} | {row['conclusion']} |"
+            f"| {row['search']} | {name.replace('|', chr(92) + '|')} | {interval(row['values'], '.1f')} | "
+            f"{interval(row['gains'], '+.2f')} | {row['conclusion']} |"
         )
     return "\n".join([*lines, "", f"Command: `{summary['command']}`. {summary['about']}.", ""])
 
 
-def _interval(values: Sequence[float], form: str) -> str:
+def interval(values: Sequence[float], form: str) -> str:
+    """The mean of values with its 95% t-interval, in %."""
     if len(values) < 2 or len(set(values)) == 1:
         return f"{100 * statistics.fmean(values):{form}}"
     return "{:{form}} [{:{form}}, {:{form}}]".format(*(100 * x for x in t_interval(values)), form=form)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from autosegloss.search.seeds import comparison_seeds
-from results.rivals import rivals
+from results.rivals import middle, rivals
 from results.rivals.rivals import FRESH, main, summarize
 
 pytestmark = pytest.mark.usefixtures("small_and_here")
@@ -43,3 +43,19 @@ def test_each_search_is_beside_the_rival_on_fresh_seeds(tmp_path: Path, capsys: 
     (found,) = alone.run_group([loss], first["seed"], True, [rate])
     assert not isinstance(found, Exception)
     assert found.validation["target"] == first["target"]
+
+
+def test_what_lies_between_two_rivals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.dump(CONFIG))
+    middle.main([str(path), "8*lovasz", "2*log_miou", "--seeds", "2", "--out", str(tmp_path)])
+    summary = json.loads((tmp_path / "middle.json").read_text())
+    names = [each["name"] for each in summary["losses"]]
+    assert names == ["8*lovasz", "2*log_miou", *(f"{way}% of the way" for way in (0, 25, 50, 75, 100))]
+    scales = [each["loss"]["scale"] for each in summary["losses"]]
+    assert scales == pytest.approx([8, 2, 8, 8 / 2**0.5, 4, 2 * 2**0.5, 2])
+    assert all(len(each["values"]) == 2 for each in summary["losses"])
+    assert capsys.readouterr().out.removesuffix("\n") == (tmp_path / "middle.md").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        middle.main([str(path), "8*lovasz", "focal", "--out", str(tmp_path)])
+    assert "`focal` is no point of the losses" in capsys.readouterr().err
