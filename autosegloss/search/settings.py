@@ -77,11 +77,11 @@ Steps: TypeAlias = Annotated[list[Positive] | None, AfterValidator(_steps)]
 WIDE: Final = 0.2
 """The default standard deviation of a policy that starts from nowhere in particular."""
 NEAR: Final = 0.1
-"""The same for one that starts from a rival."""
+"""The same for one that starts at or between rivals."""
 
 
 class RivalsConfig(Section):
-    """The rivals: what people would use, screened before the search, which starts from the best of them."""
+    """The rivals: what people would use, screened before the search, which starts between the best."""
 
     losses: list[str] | None = None
     """Names of losses, as for `load_loss`, and of loss files; `identity` and `log` are the metric itself as a loss,
@@ -121,7 +121,7 @@ class SearchConfig(Section):
     of a step, and the algorithm learns of rewards that many steps later."""
     std: Positive | None = None
     """Standard deviation of the truncated normal, in units of the range of theta; for `snes` and `cma_es` the
-    initial one. Default: 0.1 where the search starts from a rival, whose neighbours it tries, else 0.2."""
+    initial one. Default: 0.1 where the search starts at or between rivals, whose neighbours it tries, else 0.2."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Clip range of the probability ratio."""
     updates: Annotated[int, Field(ge=1, le=10_000)] = 60
