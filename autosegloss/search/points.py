@@ -26,8 +26,8 @@ def start_of(family: LossFamily, screened: Screened) -> tuple[float, ...] | None
     """The theta at which a search starts: half-way between the best two rivals.
 
     There their shares, scales and curves meet: half-way between Lovász and the product logic under a curve is the sum
-    of both under a curve half as bent. `results/rivals/middle.md` has what this gains. A second rival counts if it gains at least
-    half of what the best one gains over cross-entropy.
+    of both under a curve half as bent (`results/rivals/middle.md` has what this gains). A second rival counts if it
+    gains at least half of what the best one gains over cross-entropy.
 
     Args:
         family: The losses that are searched.
