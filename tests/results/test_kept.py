@@ -11,6 +11,7 @@ import pytest
 from results.algorithms import algorithms
 from results.bench import loss, search
 from results.fidelity import fidelity
+from results.rivals import middle
 from results.scale import scale
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -20,6 +21,7 @@ MADE = {
     "algorithms/*.json": algorithms.to_markdown,
     "fidelity/*.json": fidelity.to_markdown,
     "bench/**/loss.json": loss.to_markdown,
+    "rivals/middle.json": middle.to_markdown,
     "scale/scale.json": scale.to_markdown,
     "bench/search.json": search.to_markdown,
 }
@@ -27,7 +29,7 @@ KEPT = [pytest.param(path, make, id=str(path)) for pattern, make in MADE.items()
 
 
 def test_there_are_summaries() -> None:
-    assert len(KEPT) == 10
+    assert len(KEPT) == 11
 
 
 @pytest.mark.parametrize(("path", "make"), KEPT)
