@@ -253,9 +253,10 @@ def cases(name: str) -> list[Any]:
     """The cases of an evaluator."""
     it = EVALUATORS[name]
     own = {"dtype": it.dtypes, "soft": [False, True][: 1 + it.soft]}
+    some = {"shape": SHAPES[1:3] + SHAPES[4:]} if TRITON == "1" else {}  # its interpreter is slow
     chosen = [
         case
-        for axes in (AXES, AXES | EDGES, *[AXES | LOGARITHMS] * it.logs)
+        for axes in (AXES | some, AXES | EDGES, *[AXES | LOGARITHMS] * it.logs)
         for case in pairwise(axes | own | {"expr": [x for x in axes["expr"] if it.maps or x not in MAPS]})
     ]
     return [pytest.param(name, case, id="-".join([name, *map(str, case.values())])) for case in chosen]
@@ -420,8 +421,10 @@ COMPILED = [
 
 @without_triton
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of what Dynamo itself does
-@pytest.mark.parametrize("run", [compiled, exported])
-@pytest.mark.parametrize(("expr", "curve", "logic", "soft"), COMPILED)
+@pytest.mark.parametrize(
+    ("run", "expr", "curve", "logic", "soft"),
+    [(compiled, *case) for case in COMPILED] + [(exported, *case) for case in COMPILED[1:3]],
+)
 @pytest.mark.slow
 def test_traced_losses_are_the_reference(run: Run, expr: str, curve: Any, logic: Any, soft: bool) -> None:
     given = batch((3, 4, 6, 5), DOUBLE, ignored="some", masked="some" if soft else "none", soft=soft)
@@ -603,7 +606,7 @@ def test_smooth_curves_and_their_slopes_are_those_of_bisection(
     run: Any, dtype: torch.dtype, shape: strategies.Shape
 ) -> None:
     curve = shape.curve
-    check_values(run, dtype, curve, {DOUBLE: 1e-9, SINGLE: 3e-6}[dtype])
+    check_values(run, dtype, curve, {DOUBLE: 1e-9, SINGLE: 5e-6}[dtype])
     oracle = partial(getattr(oracles, curve.kind), points=curve.points)
     _, slope = run(curve, LOGITS.to(dtype))
     x, step = LOGITS.to(dtype).double().sigmoid().numpy(), 1e-6

@@ -29,8 +29,10 @@ def unwritable(kind: str) -> io.TextIOWrapper:
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("kind", ["full", "closed by its reader", "closed"])
-@pytest.mark.parametrize("log", [[], ["--json-logs"]])
+@pytest.mark.parametrize(
+    ("kind", "log"),
+    [("full", []), ("closed by its reader", []), ("closed", []), ("full", ["--json-logs"])],
+)
 def test_a_search_ends_well_whatever_becomes_of_its_output(
     kind: str,
     log: list[str],

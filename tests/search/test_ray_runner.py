@@ -100,10 +100,10 @@ def test_workers_are_reused_and_one_that_dies_is_replaced(tmp_path: Path, monkey
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_ended_and_tried_once_more(tmp_path: Path) -> None:
     expected = run_toy(tmp_path / "expected", SerialRunner(), replace(TOY, break_at={("search", 2, 3): "raise"}))
-    assert run_toy(tmp_path / "ours", RayRunner(2, time_limit=5), Hanging(tmp_path)) == expected
+    assert run_toy(tmp_path / "ours", RayRunner(2, time_limit=3), Hanging(tmp_path)) == expected
     assert (tmp_path / "met").exists()
     (failed,) = (trial for trial in trials_of(tmp_path / "ours") if trial["reward"] is None)
-    assert failed["error"] == "the trial exceeded 5 s twice"
+    assert failed["error"] == "the trial exceeded 3 s twice"
 
 
 @pytest.mark.usefixtures("ray_address")

@@ -51,17 +51,6 @@ def test_a_search_on_slices_of_a_brain(tmp_path):
     check_search({"name": "mni152"}, tmp_path / "out")
 
 
-@pytest.mark.slow
-def test_a_search_on_ray_with_all_augmentation_finds_what_one_in_a_process_does(tmp_path, ray_address):
-    data = {"name": "folder", "root": str(layouts.folder(tmp_path / "mine")), "cache": str(tmp_path / "cache")}
-    settings = config({**data, **OPTIONS["folder"]})
-    settings["proxy"]["train"]["augment"] = "full"
-    settings["resources"] = {"workers": 2}
-    for runner in ("serial", "ray"):
-        search(settings, runner=runner, out=tmp_path / runner)  # type: ignore[arg-type]
-    assert (tmp_path / "ray" / "loss.json").read_bytes() == (tmp_path / "serial" / "loss.json").read_bytes()
-
-
 MINE = """\
 metric: miou
 proxy:
