@@ -165,7 +165,7 @@ class Findings:
         if self.screen is None:
             return ""
         if self.verdict is not None and self.theta is not None:
-            lead = self.verdict.narrowest(self.label)
+            lead = self.verdict.least(self.label)
             return (
                 f"{self.label} beats every rival here ({lead.text(own)} over {lead.rival}): loss.json is the loss found"
             )

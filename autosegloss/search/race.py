@@ -74,6 +74,10 @@ class Verdict:
         """The lead of a loss over the rival that it beats by the least certain margin."""
         return max((lead for lead in self.leads if lead.loss == loss), key=lambda lead: (lead.p, -lead.mean))
 
+    def least(self, loss: str) -> Lead:
+        """The smallest lead of a loss, over the rival that comes nearest to it."""
+        return min((lead for lead in self.leads if lead.loss == loss), key=lambda lead: lead.mean)
+
     def adjusted(self, loss: str) -> float:
         """The p-value that a loss beats every rival, adjusted for the number of losses."""
         losses = list(dict.fromkeys(lead.loss for lead in self.leads))

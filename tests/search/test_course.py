@@ -173,7 +173,7 @@ def test_a_loss_that_beats_every_rival_is_returned(tmp_path: Path) -> None:
     assert found.theta is not None
     assert found.label == found.verdict.winners[0]
     assert found.reward == max(final.reward or 0 for final in found.finals)
-    lead = found.verdict.narrowest(found.label)
+    lead = found.verdict.least(found.label)
     assert lead.bound > 0
     assert found.conclusion == (
         f"{found.label} beats every rival here ({lead} over {lead.rival}): loss.json is the loss found"

@@ -72,6 +72,7 @@ def test_a_loss_wins_only_if_it_beats_every_rival_and_keeps_the_guards(seed: int
     assert found.winners == tuple(kept)
     assert [(lead.loss, lead.rival) for lead in found.leads] == [(a, b) for a in losses for b in rivals]
     assert found.narrowest("a").p == pytest.approx(largest["a"])
+    assert found.least("a").mean == pytest.approx(min(np.mean(losses["a"]) - np.mean(each) for each in rivals.values()))
     assert found.closest is not None
     assert found.closest.p == pytest.approx(min(largest.values()))
 
