@@ -295,8 +295,27 @@ def test_a_loss_without_curves_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
         "loss      cross_entropy(weight=[1.0, 2.0])\n",
         "",
     )
-    status, _, error = run("show", path, "--plot", str(tmp_path / "curves.png"), capsys=capsys)
-    assert (status, error) == (2, f"InputError: {path} has no curves to plot; omit --plot.\n")
+    refused = run("show", path, "--plot", str(tmp_path / "curves.png"), capsys=capsys)
+    assert refused == (2, "", f"InputError: {path} has no curves to plot; omit --plot.\n"), "before anything is shown"
+
+
+def test_tables_of_a_provenance_are_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loss = load_loss("jml")
+    loss.provenance = {
+        "validation": {"found": {"miou": {"mean": 0.5}, "macc": 1}},
+        "seeds": [1, 2],
+        "options": {"a": 1},
+    }
+    loss.save(tmp_path / "loss.json")
+    _, text, _ = run("show", str(tmp_path / "loss.json"), capsys=capsys)
+    assert text.split("provenance\n")[1].splitlines() == [
+        "  validation:",
+        "    found:",
+        '      miou: {"mean": 0.5}',
+        "      macc: 1",
+        "  seeds: [1, 2]",
+        '  options: {"a": 1}',
+    ]
 
 
 @pytest.mark.slow

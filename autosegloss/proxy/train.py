@@ -178,8 +178,8 @@ class Training:
     def _autocast(self) -> AbstractContextManager[object]:
         # The cache of weights in half precision would hold those of the first iteration to the end wherever an autocast
         # around this one has not ended: one of the caller's, or one that a library forgot to leave.
-        dtype = getattr(torch, self._settings.precision)
         enabled = self._settings.precision != "float32"
+        dtype = getattr(torch, self._settings.precision) if enabled else None  # some devices warn of float32
         return torch.autocast(self._device.type, dtype, enabled=enabled, cache_enabled=False)
 
     def _over_ranks(self, value: Tensor) -> Tensor:

@@ -214,6 +214,9 @@ def test_status_shows_the_rivals_as_text_and_as_json(tmp_path: Path, capsys: pyt
         main([command, str(tmp_path / "alone")])
         captured = capsys.readouterr()
         assert "autosegloss recommend CONFIG" in captured.out + captured.err, command
+    _, rivals_alone = run_course(tmp_path / "rivals", NO_STEPS)
+    assert main(["status", str(tmp_path / "rivals")]) == 0
+    assert f"\nreturned: {rivals_alone.findings().label}, reward 0." in capsys.readouterr().out
     _, study = run_course(tmp_path)
     assert main(["status", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

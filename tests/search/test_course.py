@@ -182,7 +182,8 @@ def test_a_loss_that_beats_every_rival_is_returned(tmp_path: Path) -> None:
     assert found.screen.searched
     assert [each.arm.name for each in found.screen.screened.best[:2]] == ["4*lovasz", "4*jml"]
     assert found.rivals == ("4*lovasz", "4*jml", BASELINE)
-    assert [final.label for final in found.heats[:3]] == [BASELINE, "4*lovasz", "4*jml"]
+    assert [final.label for final in found.heats] == [BASELINE, "4*lovasz", "4*jml", "mu after step 1", "start"]
+    assert found.heats[-1].theta == found.steps[0].mu
     assert [final.label for final in found.finals[:3]] == [BASELINE, "4*lovasz", "4*jml"]
     assert found.best_rival == found.finals[1]
     assert [step.step for step in found.steps] == [0, 1]
