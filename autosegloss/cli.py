@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ from autosegloss.report.pages.contact_sheet import contact_sheet
 from autosegloss.report.pages.report import report_page
 from autosegloss.report.plots import plot_loss, surrogates
 from autosegloss.report.progress import ComparisonDisplay, Display, progress_bar, status_text, written_text
-from autosegloss.report.shown import loss_text
+from autosegloss.report.shown import loss_text, provenance_lines
 from autosegloss.report.tables import values_table, worst_table
 from autosegloss.search import search
 from autosegloss.search.api import found_loss, status
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruptible(), redirect_stdout(output):
             given = _parser().parse_args(arguments)
-            output.needed = given.run not in (_search, _recommend, _compare, _retrain)
+            trains = given.run in (_search, _recommend, _compare, _retrain) and not getattr(given, "dry_run", False)
+            output.needed = not trains  # else the results are files
             given.run(given, Console(highlight=False, soft_wrap=True, emoji=False))
             output.flush()
     except AutoseglossError as error:
@@ -85,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"OSError: {what}{error.strerror or error}.")
         return BAD_INPUT if error.filename is not None else FAILED
     except KeyboardInterrupt:
-        _say("Interrupted. The finished trials of a search are in its journal; continue with --resume.")
+        again = " Finished trials are in the journal; continue with --resume." if not output.needed else ""
+        _say(f"Interrupted.{again}")
         return FAILED
     finally:
         output.settle()
@@ -371,7 +373,7 @@ def _status(given: argparse.Namespace, console: Console) -> None:
     if given.json:
         print(json.dumps(status_record(found), allow_nan=False))
     else:
-        console.print(status_text(found), markup=False)
+        console.print(status_text(found, given.folder), markup=False)
 
 
 def _add_report(commands: Commands) -> None:
@@ -457,20 +459,10 @@ def _show(given: argparse.Namespace, console: Console) -> None:
             raise InputError(f"{given.loss} has no curves to plot; omit --plot.")
     console.print(loss_text(loss), markup=False)
     if loss.provenance:
-        console.print("\n".join(["\nprovenance", *_provenance_lines(loss.provenance, "  ")]), markup=False)
+        console.print("\n".join(["\nprovenance", *provenance_lines(loss.provenance)]), markup=False)
     if given.plot:
         plot_loss(loss, given.plot)
         console.print(f"\nwrote {given.plot}", markup=False)
-
-
-def _provenance_lines(provenance: Mapping[str, Any], indent: str) -> Iterator[str]:
-    """A line for each entry; tables are opened down to rows of numbers."""
-    for key, value in provenance.items():
-        if isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
-            yield f"{indent}{key}:"
-            yield from _provenance_lines(value, indent + "  ")
-        else:
-            yield f"{indent}{key}: {value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _add_losses_list(commands: Commands) -> None:

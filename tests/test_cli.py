@@ -81,7 +81,8 @@ def test_status_of_a_search_finished_stopped_or_running(
     code, text, _ = run("status", str(out), capsys=capsys)
     assert code == 0
     assert text.startswith(
-        "miou: stopped; continue with: autosegloss search CONFIG --resume\n1 of 2 steps; 4 of 13 trials"
+        f"miou: stopped; continue with: autosegloss search {out}/config.yaml --out {out} --resume\n"
+        "1 of 2 steps; 4 of 13 trials"
     )
     assert journal.read_bytes() == torn
 
@@ -90,6 +91,21 @@ def test_status_of_a_search_finished_stopped_or_running(
     code, _, error = run("status", str(tmp_path), capsys=capsys)
     assert code == 2
     assert error == f"InputError: {tmp_path}: not the folder of a search: trials.jsonl or config.yaml is missing.\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [("--resume", " Finished trials are in the journal; continue with --resume."), ("--dry-run", "")],
+)
+def test_who_interrupts_a_search_is_told_how_to_continue(
+    option: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "interrupting.py"
+    module.write_text("def build(in_channels, num_classes):\n    raise KeyboardInterrupt\n")
+    path = tmp_path / "interrupted.yaml"
+    path.write_text("metric: miou\nproxy: {data: {name: shapes}, network: {name: 'interrupting:build'}}\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("search", str(path), "--runner", "serial", option, capsys=capsys)[::2] == (1, f"Interrupted.{advice}\n")
 
 
 def test_export_and_show(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,7 +318,7 @@ def test_a_loss_without_curves_is_shown(tmp_path: Path, capsys: pytest.CaptureFi
 def test_tables_of_a_provenance_are_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loss = load_loss("jml")
     loss.provenance = {
-        "validation": {"found": {"miou": {"mean": 0.5}, "macc": 1}},
+        "validation": {"found": {"miou": {"mean": 0.5}, "macc": 1}, "rival": {"target": 0.6, "miou": 0.6, "macc": 1}},
         "seeds": [1, 2],
         "options": {"a": 1},
     }
@@ -313,6 +329,7 @@ def test_tables_of_a_provenance_are_opened(tmp_path: Path, capsys: pytest.Captur
         "    found:",
         '      miou: {"mean": 0.5}',
         "      macc: 1",
+        "    rival: target 0.6  (and 2 more in the file)",
         "  seeds: [1, 2]",
         '  options: {"a": 1}',
     ]

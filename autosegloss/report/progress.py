@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ from autosegloss.report.tables import BESIDE, number, search_table
 from autosegloss.search.api import Result, Status, scores_of
 from autosegloss.search.comparison import Comparison
 from autosegloss.search.findings import Step
-from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE
+from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE, resume_command
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.study import Study
 from autosegloss.search.tables import Table, not_learned
@@ -117,7 +118,7 @@ class Display:
             return Text("preparing")
         first = Grid.grid(padding=(0, 2))
         bar = ProgressBar(total=study.total, completed=study.done, width=24)
-        first.add_row(stage_text(study), bar, f"{study.done} of {study.total} trials", self._left_text(study))
+        first.add_row(stage_text(study), bar, f"{study.done} of {total_text(study)}", self._left_text(study))
         lines = [f"{study.running} running, {study.failed} failed"]
         if study.stage == "screening" and study.screening is not None:
             lines.append(so_far_text(study.screening.so_far, self._config.trial is not None))
@@ -206,6 +207,12 @@ def stage_text(study: Study) -> str:
     return f"{done} of {study.step_count} steps{now}"
 
 
+def total_text(study: Study) -> str:
+    """The number of trials; with rivals it is the largest possible until the end, since they may drop out early."""
+    bound = not study.finished and (study.screening is not None or study.screen is not None)
+    return f"{'at most ' if bound else ''}{study.total} trials"
+
+
 def step_text(step: Step) -> str:
     """A finished step in one line."""
     centre = "" if step.mu is None else f", centre {_reward(step.centre)}"
@@ -234,16 +241,16 @@ def best_text(study: Study, config: StudyConfig) -> str:
     return f"best so far {outcome.reward:.4f} (sample {job.index} of step {job.step}): {metrics}"
 
 
-def status_text(found: Status) -> str:
-    """The status of a search: a few lines, and one per step."""
+def status_text(found: Status, folder: str | os.PathLike[str]) -> str:
+    """The status of the search in a folder: a few lines, and one per step."""
     study, config = found.study, found.config
-    advice = f"; continue with: autosegloss {config.command} CONFIG --resume" if found.state == "stopped" else ""
+    advice = f"; continue with: {resume_command(config.command, folder)}" if found.state == "stopped" else ""
     mixed = [f"{key} {text}" for key, text in {**found.versions, **found.processor}.items() if " and " in text]
     lines = [
         f"{config.title}: {found.state}{advice}",
         *([found.damage] if found.damage else []),
         *([f"run in several environments: {', '.join(mixed)}"] if mixed else []),
-        f"{stage_text(study)}; {study.done} of {study.total} trials done, {study.failed} failed",
+        f"{stage_text(study)}; {study.done} of {total_text(study)} done, {study.failed} failed",
     ]
     if study.screen is not None:
         lines.append(screen_text(study.screen, config))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from autosegloss.loss import Loss, MixedLoss, Slot, SurrogateLoss
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.curve import Curve
 from autosegloss.loss.known import known_as
+from autosegloss.proxy.trial import TARGET
 from autosegloss.report.plots import curves_of, formula, text_plot
 from autosegloss.search.content import CROSS_ENTROPY, bare_content
 
@@ -45,6 +48,21 @@ def loss_line(loss: Loss) -> str:
         if not curve.is_identity
     ]
     return f"scale {scale:.3g}: {' + '.join(parts)}" + (f"; curves: {', '.join(curves)}" if curves else "")
+
+
+def provenance_lines(provenance: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
+    """A line for each entry of a provenance; tables are opened, and of the scores of a loss the target is shown."""
+    for key, value in provenance.items():
+        if not isinstance(value, dict):
+            yield f"{indent}{key}: {value if isinstance(value, str) else json.dumps(value)}"
+        elif TARGET in value:
+            more = f"  (and {len(value) - 1} more in the file)" if len(value) > 1 else ""
+            yield f"{indent}{key}: {TARGET} {json.dumps(value[TARGET])}{more}"
+        elif any(isinstance(each, dict) for each in value.values()):
+            yield f"{indent}{key}:"
+            yield from provenance_lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {json.dumps(value)}"
 
 
 def _short(loss: Loss) -> str:

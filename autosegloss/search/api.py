@@ -28,6 +28,7 @@ from autosegloss.search.folder import (
     check_folder,
     refuse_differences,
     resumable,
+    resume_command,
 )
 from autosegloss.search.head import Head
 from autosegloss.search.jobs import Job, Outcome
@@ -179,7 +180,7 @@ def _written_loss(path: Path, study: Study, command: str) -> tuple[Loss | None, 
     """The loss file of a study, and what is wrong with it."""
     if not study.finished or not path.exists():
         return None, ""
-    advice = f"Restore it, or write it again with: autosegloss {command} CONFIG --out {path.parent} --resume"
+    advice = f"Restore it, or write it again with: {resume_command(command, path.parent)}"
     try:
         loss = load_loss(path)
     except LossFileError as error:
@@ -209,7 +210,7 @@ def found_loss(folder: str | os.PathLike[str]) -> Loss:
     if found.damage:
         raise RefusedError(f"{found.damage}.")
     what = "is still running. Wait for its end" if found.running else "is not finished. Finish it with"
-    command = "" if found.running else f": autosegloss {found.config.command} CONFIG --resume"
+    command = "" if found.running else f": {resume_command(found.config.command, folder)}"
     raise RefusedError(f"{folder}: the search {what}{command}.")
 
 

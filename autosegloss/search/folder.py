@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,11 @@ CHECKPOINT_FILE = "checkpoint.pt"
 WEIGHTS = ".pt"
 """The suffix of the weights of a retraining."""
 _LONGEST = 255  # bytes of a file's name on every common file system
+
+
+def resume_command(command: str, folder: str | os.PathLike[str]) -> str:
+    """The command that continues the search in a folder, by the configuration there."""
+    return shlex.join(["autosegloss", command, str(Path(folder, CONFIG_FILE)), "--out", os.fspath(folder), "--resume"])
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from autosegloss.cli import main
 from autosegloss.errors import InputError, RefusedError
 from autosegloss.search.api import found_loss, status
 from autosegloss.search.compare import compare
-from autosegloss.search.folder import check_folder, refuse_results
+from autosegloss.search.folder import check_folder, refuse_results, resume_command
 from autosegloss.search.head import processor, versions
 from autosegloss.search.journal import Journal
 from autosegloss.search.retrain import retrain
@@ -197,10 +197,14 @@ def other_loss(out: Path) -> None:
     ("change", "state", "message"),
     [
         (lambda out: None, "finished", ""),
-        (cut_short, "stopped", "the search is not finished. Finish it with: autosegloss search CONFIG --resume."),
+        (
+            cut_short,
+            "stopped",
+            "the search is not finished. Finish it with: autosegloss search {out}/config.yaml --out ",
+        ),
         (lambda out: (out / "loss.json").unlink(), "stopped", "the search is not finished. Finish it with"),
         (other_loss, "damaged", "this is not the loss that the journal beside it leads to. Restore it, or write it ag"),
-        (lambda out: (out / "loss.json").write_text("{"), "damaged", "not a JSON file that can be read"),
+        (lambda out: (out / "loss.json").write_text("["), "damaged", "not a JSON file that can be read"),
     ],
 )
 def test_status_export_and_report_agree(
@@ -214,14 +218,14 @@ def test_status_export_and_report_agree(
     assert capsys.readouterr().out.startswith(f"biou(radius=2): {state}")
     assert main(["export", str(out), "--out", str(tmp_path / "mine.json")]) == (0 if state == "finished" else 2)
     error = capsys.readouterr().err
-    assert message in error
+    assert message.format(out=out) in error
     if state == "finished":
         return
     assert main(["report", str(out), "--no-images"]) == 2
     if state == "damaged":
         assert message in capsys.readouterr().err
-    # Resumed, it is finished, with the bytes of before.
-    assert main(["search", str(out / "config.yaml"), "--runner", "serial", "--out", str(out), "--resume"]) == 0
+    # Resumed by the command of the message, it is finished, with the bytes of before.
+    assert main([*resume_command("search", out).split()[1:], "--runner", "serial"]) == 0
     assert (out / "loss.json").read_bytes() == (finished / "loss.json").read_bytes()
     assert status(out).state == "finished"
 

@@ -20,7 +20,7 @@ from autosegloss.report.tables import main_metrics, number, same_metrics
 from autosegloss.search.api import Status, status
 from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.findings import Final, Findings, Screen
-from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE
+from autosegloss.search.folder import CONFIG_FILE, JOURNAL_FILE, LOSS_FILE, resume_command
 from autosegloss.search.guard import guarded
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import proxy_of
@@ -41,7 +41,7 @@ def search_page(folder: Path, images: bool) -> str:
         what = "is still running: wait for its end" if found.running else "is not finished"
         raise InputError(
             f"{folder}: the search {what}; {study.done} of {study.total} trials are done. Continue a stopped search "
-            f"with: autosegloss {config.command} CONFIG --out {folder} --resume."
+            f"with: {resume_command(config.command, folder)}."
         )
     loss, findings = found.loss, study.findings()
     compared = {title: findings.compared[name] for name, title in titles(findings).items()}
