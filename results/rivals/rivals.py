@@ -15,19 +15,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from autosegloss.errors import InputError
 from autosegloss.files import write_text
 from autosegloss.loss.base import LossContent
 from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import spec_label
-from autosegloss.proxy.trial import TARGET, Proxy
+from autosegloss.proxy.trial import TARGET, WITH_OFFSETS, Proxy
 from autosegloss.report.environment import about
 from autosegloss.report.shown import loss_line
 from autosegloss.search import search
 from autosegloss.search.api import status
 from autosegloss.search.findings import Findings
+from autosegloss.search.folder import JOURNAL_FILE, LOSS_FILE
 from autosegloss.search.objective import proxy_of
 from autosegloss.search.seeds import comparison_seeds
-from autosegloss.search.settings import StudyConfig, load_config
+from autosegloss.search.settings import StudyConfig, dump_config, load_config
 from autosegloss.search.statistics import t_interval
 from results.common.rows import Row, complete
 from results.common.script import run, script
@@ -61,7 +63,7 @@ class Returned:
 
 
 def summarize(
-    config: Path, settings: Sequence[str], searches: int, seeds: int, out: Path, runner: RunnerName = "ray"
+    config: Path, settings: Sequence[str], searches: int, seeds: int, work: Path, runner: RunnerName = "ray"
 ) -> dict[str, Any]:
     """Search, train what was returned and the rival on fresh seeds, and compare.
 
@@ -70,12 +72,12 @@ def summarize(
         settings: Overrides of its keys, as for `--set`.
         searches: Number of searches.
         seeds: Number of fresh seeds.
-        out: The folder to write to; the searches are in its folder `work`.
+        work: The folder of the searches and of the scores on fresh seeds.
         runner: What runs their trials.
     """
-    configuration, work = load_config(config, settings), out / "work" / config.stem
-    found = {FIRST + i: _searched(configuration, work / str(FIRST + i), FIRST + i, runner) for i in range(searches)}
-    rival, tuned = _best_rival([*found.values()])
+    configuration = load_config(config, settings)
+    found = {FIRST + i: searched(configuration, work / str(FIRST + i), FIRST + i, runner) for i in range(searches)}
+    rival, tuned = best_rival([*found.values()])
     returned = {seed: Returned(each.label, each.loss, each.rate) for seed, each in found.items()}
     fresh = comparison_seeds(FRESH, seeds)
     losses = {json.dumps([each.loss, each.rate]): each for each in (rival, *returned.values())}
@@ -120,15 +122,22 @@ def summarize(
     }
 
 
-def _searched(config: StudyConfig, folder: Path, seed: int, runner: RunnerName) -> Findings:
-    """The findings of a search with a seed of its own."""
-    if not (folder / "loss.json").exists():
-        own = config.model_copy(update={"search": config.search.model_copy(update={"seed": seed})})
-        search(own, runner=runner, out=folder, resume=(folder / "trials.jsonl").exists())
-    return status(folder).study.findings()
+def searched(config: StudyConfig, folder: Path, seed: int, runner: RunnerName) -> Findings:
+    """The findings of a search with a seed of its own.
+
+    Raises:
+        InputError: The folder holds a search of another configuration.
+    """
+    own = config.model_copy(update={"search": config.search.model_copy(update={"seed": seed})})
+    if not (folder / LOSS_FILE).exists():
+        search(own, runner=runner, out=folder, resume=(folder / JOURNAL_FILE).exists())
+    found = status(folder)
+    if dump_config(found.config) != dump_config(own):
+        raise InputError(f"{folder}: the search there has another configuration; give the measurement another --name.")
+    return found.study.findings()
 
 
-def _best_rival(found: Sequence[Findings]) -> tuple[Returned, str]:
+def best_rival(found: Sequence[Findings]) -> tuple[Returned, str]:
     """The rival with the best mean over all screenings that trained it on all of their seeds, in most of them."""
     rewards: dict[str, list[float]] = {}
     arms = {}
@@ -152,12 +161,12 @@ def _proxy(config: str, settings: tuple[str, ...]) -> Proxy:
 
 
 def trained(task: Task) -> Row:
-    """Train with the loss of a task; its scores on the validation set and the held-out part."""
+    """Train with the loss of a task; its scores on the validation set."""
     proxy = _proxy(task.config, task.settings)
     (found,) = proxy.run_group([json.loads(task.loss)], task.seed, True, [task.rate])
     if isinstance(found, Exception):
         raise found
-    return {TARGET: found.validation[TARGET], "reward": found.reward}
+    return {name: found.validation[name] for name in (TARGET, WITH_OFFSETS) if name in found.validation}
 
 
 def to_markdown(summary: dict[str, Any]) -> str:
@@ -197,16 +206,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     parser = script(MODULE, "Many searches, each beside the best tuned rival on fresh seeds.")
     parser.add_argument("config", type=Path, help="a YAML file; see search_configs/")
+    parser.add_argument("--name", help="of the files to write; default: that of the configuration")
     parser.add_argument("--searches", type=int, default=20, help="number of searches; default: 20")
     parser.add_argument("--seeds", type=int, default=12, help="number of fresh seeds; default: 12")
     parser.add_argument("--runner", choices=("ray", "serial"), default="ray", help="of the searches; default: ray")
     parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key")
 
     def measure(given: argparse.Namespace) -> str:
-        summary = summarize(given.config, given.set, given.searches, given.seeds, given.out, given.runner)
+        name = given.name or given.config.stem
+        work = given.out / "work" / name
+        summary = summarize(given.config, given.set, given.searches, given.seeds, work, given.runner)
+        if given.name:
+            summary["command"] += f" --name {name}"
         page = to_markdown(summary)
-        write_text(given.out / f"{given.config.stem}.json", json.dumps(summary, indent=2) + "\n")
-        write_text(given.out / f"{given.config.stem}.md", page)
+        write_text(given.out / f"{name}.json", json.dumps(summary, indent=2) + "\n")
+        write_text(given.out / f"{name}.md", page)
         return page
 
     run(parser, measure, arguments)

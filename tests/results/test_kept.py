@@ -11,7 +11,7 @@ import pytest
 from results.algorithms import algorithms
 from results.bench import loss, search
 from results.fidelity import fidelity
-from results.rivals import middle
+from results.rivals import middle, offsets, rivals
 from results.scale import scale
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -22,6 +22,9 @@ MADE = {
     "fidelity/*.json": fidelity.to_markdown,
     "bench/**/loss.json": loss.to_markdown,
     "rivals/middle.json": middle.to_markdown,
+    "rivals/offsets.json": offsets.to_markdown,
+    "rivals/quickstart.json": rivals.to_markdown,
+    "rivals/nuclei.json": rivals.to_markdown,
     "scale/scale.json": scale.to_markdown,
     "bench/search.json": search.to_markdown,
 }

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from autosegloss.search.seeds import comparison_seeds
-from results.rivals import middle, rivals
+from results.rivals import middle, offsets, rivals
 from results.rivals.rivals import FRESH, main, summarize
 
 pytestmark = pytest.mark.usefixtures("small_and_here")
@@ -35,7 +35,7 @@ def test_each_search_is_beside_the_rival_on_fresh_seeds(tmp_path: Path, capsys: 
         assert row["gains"] == [a - b for a, b in zip(row["values"], summary["rival"]["values"], strict=True)]
         assert json.loads((out / "work/tiny" / str(row["search"]) / "loss.json").read_text())["version"] >= 1
     rows = (out / "work/tiny/fresh.jsonl").read_text()
-    assert summarize(path, [], 2, 3, out) == summary, "nothing is trained again"
+    assert summarize(path, [], 2, 3, out / "work/tiny") == summary, "nothing is trained again"
     assert (out / "work/tiny/fresh.jsonl").read_text() == rows
     alone = rivals._proxy(str(path), (f"search.seed={FRESH}",))
     first = json.loads(rows.splitlines()[0])
@@ -43,6 +43,39 @@ def test_each_search_is_beside_the_rival_on_fresh_seeds(tmp_path: Path, capsys: 
     (found,) = alone.run_group([loss], first["seed"], True, [rate])
     assert not isinstance(found, Exception)
     assert found.validation["target"] == first["target"]
+
+
+def test_searches_of_another_configuration_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    path.write_text(yaml.dump(CONFIG | {"search": {"steps": 0}}))
+    more = ["--searches", "1", "--seeds", "2", "--out", str(out), "--runner", "serial"]
+    main([str(path), *more])
+    with pytest.raises(SystemExit, match="2"):
+        main([str(path), *more, "--set", "rivals.seeds=3"])
+    assert "100: the search there has another configuration; give the measurement another --name" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    main([str(path), *more, "--set", "rivals.seeds=3", "--name", "other"])
+    assert json.loads((out / "other.json").read_text())["command"].endswith(" --set rivals.seeds=3 --name other")
+
+
+def test_offsets_in_the_reward(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.dump(CONFIG))
+    offsets.main([str(path), "--searches", "1", "--seeds", "2", "--out", str(tmp_path), "--runner", "serial"])
+    assert capsys.readouterr().out.removesuffix("\n") == (tmp_path / "offsets.md").read_text()
+    summary = json.loads((tmp_path / "offsets.json").read_text())
+    assert [(row["reward"], row["search"]) for row in summary["losses"]] == [
+        (kind, which) for kind in ("without", "with") for which in ("rival", "100")
+    ]
+    for row in summary["losses"]:
+        proxy = rivals._proxy(str(path), ("search.offsets=true", f"search.seed={FRESH}"))
+        (found,) = proxy.run_group([row["loss"]], summary["seeds"][1], True, [row["rate"]])
+        assert not isinstance(found, Exception)
+        assert (found.validation["target"], found.validation["target with offsets"]) == (
+            row["target"][1],
+            row["target with offsets"][1],
+        )
 
 
 def test_what_lies_between_two_rivals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
