@@ -10,8 +10,9 @@ from autosegloss.loss.base import LossContent
 from autosegloss.search.algorithms.state import Theta
 from autosegloss.search.gates import Fidelity, Headroom
 from autosegloss.search.guard import Baseline, Check, Guard, checked
-from autosegloss.search.race import LEVEL, Verdict
+from autosegloss.search.race import Verdict
 from autosegloss.search.rivals import BASELINE, Screened
+from autosegloss.search.statistics import LEVEL
 
 
 @dataclass(frozen=True)

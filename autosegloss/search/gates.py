@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import scipy
 
-LEVEL: Final = 0.05
-"""The level of the test that the losses differ."""
+from autosegloss.search.statistics import LEVEL
+
 LEAST_FIDELITY: Final = 0.6
 """The rank correlation below which short trainings say too little of long ones."""
 FIDELITY_RIVALS: Final = 8

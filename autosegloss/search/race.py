@@ -10,14 +10,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import scipy
 
-from autosegloss.search.statistics import holm
-
-LEVEL: Final = 0.05
-"""The level of the test, and 1 minus the confidence of its bounds."""
+from autosegloss.search.statistics import LEVEL, holm
 
 
 @dataclass(frozen=True)

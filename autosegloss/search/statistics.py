@@ -6,9 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import scipy
+
+LEVEL: Final = 0.05
+"""The level of every test, and 1 minus the confidence of every bound and interval."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Score:
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The mean of two or more values, and the ends of its 95% t-interval."""
     mean = statistics.fmean(values)
-    half = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    half = float(scipy.stats.t.ppf(1 - LEVEL / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
     return mean, mean - half, mean + half
 
 

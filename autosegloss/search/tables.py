@@ -13,13 +13,11 @@ from autosegloss.errors import AutoseglossError, cut, listed
 from autosegloss.metric import metric
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS
-from autosegloss.search.statistics import Difference, Estimate, Score, holm
+from autosegloss.search.statistics import LEVEL, Difference, Estimate, Score, holm
 from autosegloss.search.tuning import Tuned
 
 VALIDATION = "images that neither training nor search has used; often called the test set"
 """What the validation set is, for where it is first named."""
-LEVEL = 0.05
-"""The significance level of the tests."""
 LEARNED = 0.01
 """The least IoU of a class that counts as learned: predicted everywhere, a rare class has an IoU above 0."""
 
