@@ -53,7 +53,8 @@ class SurrogateLoss(Loss):
         classes: Which classes a class mean counts: those of its `where=` in the metric ("metric"), "all" (one that is
             absent scores 0), or those in the target ("present": of the batch for `total`, of each image for
             `per_image`).
-        ignore_index: The label of ignored pixels in integer targets.
+        ignore_index: The label of ignored pixels in integer targets. A batch without any other is scored 0 by every
+            metric of the catalogue: the loss is then `scale`, and its gradient 0.
         reduce_over_ranks: Whether the sums are those of the batches of all ranks of `torch.distributed`: k ranks of n
             images have the loss of one process of k n images. Without it each rank scores its own batch, and the
             average is another loss, nearer to a mean over images. The gradient by a rank's logits is then k times that
