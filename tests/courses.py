@@ -23,7 +23,7 @@ COURSE: dict[str, Any] = {
     "guard": {"dice": 0.5},
     "rivals": {"losses": RIVALS, "steps": [4]},
     "search": {"steps": 2, "samples": 3},
-    "finalists": {"candidates": 2, "seeds": 2, "test_seeds": 3},
+    "finalists": {"candidates": 2, "seeds": 2, "test_seeds": 5},
 }
 
 

@@ -90,7 +90,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "searcher": None,
         },
         "guard": {},
-        "finalists": {"candidates": 3, "seeds": 3, "test_seeds": 6, "iterations": None},
+        "finalists": {"candidates": 3, "seeds": 3, "test_seeds": 8, "iterations": None},
         "resources": {"workers": 2, "cpus": 1, "gpus": 0.0, "time_limit": None},
         "retrain": TRAIN | {"iterations": 20_000, "batch_size": 16, "data": {}, "checkpoint_every": 500},
         "compare": {
@@ -179,7 +179,12 @@ def test_a_later_key_stands_in_the_fingerprint_only_where_it_changes_the_earlier
             given = fingerprint(as_config({"metric": "miou", "relaxation": earlier | {key: value}}))
             assert given["relaxation"].pop(key) == value
             assert given == base
-    assert "rivals" not in fingerprint(as_config({"metric": "miou", "rivals": {"losses": []}}))
+    without_rivals = fingerprint(
+        as_config({"metric": "miou", "rivals": {"losses": []}, "finalists": {"test_seeds": 9}})
+    )
+    assert "rivals" not in without_rivals
+    assert without_rivals["finalists"] == {"candidates": 3, "seeds": 3}, "there is no test"
+    assert base["finalists"] == {"candidates": 3, "seeds": 3, "test_seeds": 8}
     assert fingerprint(as_config({"metric": "miou"}))["rivals"] == {
         "losses": None,
         "steps": None,
@@ -189,7 +194,7 @@ def test_a_later_key_stands_in_the_fingerprint_only_where_it_changes_the_earlier
     for section, changes in {"search": {"always": True}, "finalists": {"test_seeds": 9, "iterations": 200}}.items():
         given = fingerprint(as_config({"metric": "miou", "relaxation": earlier, section: changes}))
         assert {key: given[section].pop(key) for key in changes} == changes
-        assert given == base
+        assert given == {**base, "finalists": given["finalists"]}
     assert (
         fingerprint(as_config({"metric": "miou"}))["relaxation"]
         == dict.fromkeys(("curve", "logic", "scale", "cross_entropy", "class_power"), "auto") | others
@@ -699,9 +704,16 @@ def test_what_rivals_can_not_be() -> None:
         ({"rivals": {"steps": [1, 1]}}, "rivals.steps: must ascend, each step once, got `[1.0, 1.0]`"),
         ({"rivals": {"steps": [0]}}, "rivals.steps.0: must be greater than 0, got `0`"),
         ({"rivals": {"losses": []}, "search": {"steps": 0}}, "search.steps: must be at least 1 where there are no riv"),
+        (
+            {"finalists": {"candidates": 3, "test_seeds": 5}},
+            "finalists.test_seeds: must be at least 6, as on fewer seeds the best of 2 losses can't be shown to beat",
+        ),
+        ({"finalists": {"candidates": 2, "test_seeds": 4}}, "finalists.test_seeds: must be at least 5, got `4`"),
     ]:
         assert message(as_config, {"metric": "miou", **changes}).startswith(f"configuration: {expected}")
     assert as_config({"metric": "miou", "search": {"steps": 0}}).search.steps == 0
+    for unused in ({"rivals": {"losses": []}}, {"search": {"steps": 0}}):
+        assert as_config({"metric": "miou", "finalists": {"test_seeds": 5}, **unused}).finalists.test_seeds == 5
 
 
 # The schema and the configurations that come with the project

@@ -41,7 +41,7 @@ class Schedule:
     finalist_seeds: int
     seed: int
     lag: int = 0
-    test_seeds: int = 6
+    test_seeds: int = 8
     longer: bool = False
     always: bool = False
 

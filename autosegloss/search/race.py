@@ -11,9 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import scipy
-
-from autosegloss.search.statistics import LEVEL, holm
+from autosegloss.search.statistics import LEVEL, holm, signed_rank
 
 
 @dataclass(frozen=True)
@@ -23,32 +21,27 @@ class Lead:
     Args:
         loss: Label of the loss.
         rival: Label of the rival.
-        mean: Mean of the paired differences in reward.
-        bound: The lower end of the one-sided 95% t-interval of their mean.
-        p: p-value of the one-sided paired t-test that the mean is at most 0.
+        centre: The centre of the paired differences in reward; see `signed_rank`.
+        bound: Its one-sided 95% bound from below.
+        p: p-value of the one-sided signed-rank test that it is at most 0.
     """
 
     loss: str
     rival: str
-    mean: float
+    centre: float
     bound: float
     p: float
 
     @classmethod
     def of(cls, loss: str, rival: str, ours: Sequence[float], theirs: Sequence[float]) -> Lead:
-        """The lead of paired rewards, at least two of them."""
-        gains = [a - b for a, b in zip(ours, theirs, strict=True)]
-        mean, error = statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
-        freedom = len(gains) - 1
-        bound = mean - float(scipy.stats.t.ppf(1 - LEVEL, freedom)) * error
-        p = float(scipy.stats.t.sf(mean / error, freedom)) if error > 0 else float(mean <= 0)
-        return cls(loss, rival, mean, bound, p)
+        """The lead of paired rewards, as many as `signed_rank` needs."""
+        return cls(loss, rival, *signed_rank([a - b for a, b in zip(ours, theirs, strict=True)]))
 
     def text(self, own: bool = False) -> str:
         """The lead and its bound in %; of numbers of a trial of the user's own, as they are."""
         if own:
-            return f"{self.mean:+.4g}, bound {self.bound:+.4g}"
-        return f"{100 * self.mean:+.1f}, bound {100 * self.bound:+.1f}"
+            return f"{self.centre:+.4g}, bound {self.bound:+.4g}"
+        return f"{100 * self.centre:+.1f}, bound {100 * self.bound:+.1f}"
 
     def __str__(self) -> str:
         return self.text()
@@ -68,11 +61,11 @@ class Verdict:
 
     def narrowest(self, loss: str) -> Lead:
         """The lead of a loss over the rival that it beats by the least certain margin."""
-        return max((lead for lead in self.leads if lead.loss == loss), key=lambda lead: (lead.p, -lead.mean))
+        return max((lead for lead in self.leads if lead.loss == loss), key=lambda lead: (lead.p, -lead.centre))
 
     def least(self, loss: str) -> Lead:
         """The smallest lead of a loss, over the rival that comes nearest to it."""
-        return min((lead for lead in self.leads if lead.loss == loss), key=lambda lead: lead.mean)
+        return min((lead for lead in self.leads if lead.loss == loss), key=lambda lead: lead.centre)
 
     def adjusted(self, loss: str) -> float:
         """The p-value that a loss beats every rival, adjusted for the number of losses."""
@@ -83,7 +76,7 @@ class Verdict:
     def closest(self) -> Lead | None:
         """The narrowest lead of the candidate that came closest to beating every rival."""
         losses = dict.fromkeys(lead.loss for lead in self.leads)
-        return min(map(self.narrowest, losses), key=lambda lead: (lead.p, -lead.mean), default=None)
+        return min(map(self.narrowest, losses), key=lambda lead: (lead.p, -lead.centre), default=None)
 
 
 def better_half(rewards: Mapping[str, float], above: float = -math.inf) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -40,6 +41,7 @@ from autosegloss.metric.settings import (
 from autosegloss.proxy.imports import use_folder
 from autosegloss.proxy.settings import BatchSize, Iterations, LabelsConfig, ProxyConfig, TrainConfig
 from autosegloss.search.algorithms import ALGORITHMS
+from autosegloss.search.statistics import LEAST_RANKS, LEVEL
 
 
 def _settings(value: dict[str, SettingConfig]) -> dict[str, SettingConfig]:
@@ -170,8 +172,9 @@ class FinalistsConfig(Section):
     test."""
     seeds: Annotated[int, Field(ge=2, le=1_000)] = 3
     """Fresh seeds per loss; at least 2, for a standard deviation."""
-    test_seeds: Annotated[int, Field(ge=2, le=1_000)] = 6
-    """Further seeds for the test that a loss of the search beats every rival; unused without rivals."""
+    test_seeds: Annotated[int, Field(ge=LEAST_RANKS, le=1_000)] = 8
+    """Further seeds for the test that a loss of the search beats every rival; at least 5, the fewest that can show it.
+    Unused without rivals."""
     iterations: Iterations | None = None
     """Iterations of a training in the finals. Default: those of the proxy."""
 
@@ -345,11 +348,20 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _something(self) -> StudyConfig:
-        """Refuse a study of neither rivals nor steps, rivals that guard nothing, and finals shorter than the search."""
+        """Refuse neither rivals nor steps, rivals that guard nothing, a test that can't pass, and too short finals."""
         if self.search.steps == 0 and self.rivals.losses == []:
             raise misplaced("must be at least 1 where there are no rivals", "search", "steps")
         if self.rivals.guard and not self.guard:
             raise misplaced("has no effect without `guard`; name the guarded metrics there", "rivals", "guard")
+        tested = math.ceil(self.finalists.candidates / 2)
+        needed = math.ceil(math.log2(tested / LEVEL))
+        if self.search.steps and self.rivals.losses != [] and self.finalists.test_seeds < needed:
+            raise misplaced(
+                f"must be at least {needed}, as on fewer seeds the best of {tested} losses can't be shown to beat the "
+                f"rivals at 5%; got {self.finalists.test_seeds}",
+                "finalists",
+                "test_seeds",
+            )
         least = self.proxy.train.iterations
         if self.finalists.iterations is not None and self.finalists.iterations < least:
             raise misplaced(
@@ -438,7 +450,6 @@ _LATER = {
     ("rivals",): RivalsConfig(losses=[]),
     ("search", "always"): False,
     ("search", "offsets"): False,
-    ("finalists", "test_seeds"): 6,
     ("finalists", "iterations"): None,
     ("relaxation", "scale"): 1,
     ("relaxation", "cross_entropy"): 0,
@@ -461,7 +472,7 @@ def fingerprint(config: StudyConfig) -> dict[str, Any]:
     """The part of the configuration that determines the result: all but resources, retraining, comparison, modules.
 
     Keys of `_LATER` are left out at the values that keep the earlier behaviour, so that earlier results and journals
-    still match their configurations.
+    still match their configurations; and so are the seeds of the test where there is none, without rivals.
     """
     content = config.model_dump(exclude={"resources", "retrain", "compare", "modules"})
     for (*sections, key), earlier in _LATER.items():
@@ -470,8 +481,10 @@ def fingerprint(config: StudyConfig) -> dict[str, Any]:
             settings, inner = getattr(settings, name), inner[name]
         if getattr(settings, key) == earlier:
             del inner[key]
-    if config.search.std is None and config.rivals.losses == []:
-        content["search"]["std"] = WIDE
+    if config.rivals.losses == []:
+        del content["finalists"]["test_seeds"]
+        if config.search.std is None:
+            content["search"]["std"] = WIDE
     return content
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import numpy as np
 import scipy
 
 LEVEL: Final = 0.05
@@ -25,6 +26,37 @@ class Score:
     def of(cls, values: list[float]) -> Score:
         """The score of some runs; the standard deviation of a single run is given as 0."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+LEAST_RANKS: Final = 5
+"""The fewest values whose signed ranks can reach the level: four positive ones are so by chance once in 16 times."""
+
+
+def signed_rank(values: Sequence[float]) -> tuple[float, float, float]:
+    """Wilcoxon's one-sided signed-rank test that values lie above 0, and the estimate that belongs to it.
+
+    It is exact for values that are symmetric about their centre. A few that are far out decide less than in a t-test,
+    which they keep from seeing what all others agree on.
+
+    Args:
+        values: At least `LEAST_RANKS` values.
+
+    Returns:
+        The centre (the median of the means of all pairs, each value with itself too), its one-sided lower bound at the
+        level, which is above 0 if and only if the test rejects, and the p-value. A difference of 0 speaks against.
+
+    Reference: Hodges and Lehmann, Estimates of location based on rank tests, Annals of Mathematical Statistics 34,
+    1963.
+    """
+    x = np.asarray(values, dtype=float)
+    means = np.sort(((x[:, None] + x) / 2)[np.triu_indices(len(x))])
+    # By chance each rank is positive half of the time: the number of positive means is the sum of these ranks.
+    chances = np.ones(1)
+    for rank in range(1, len(x) + 1):
+        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
+    at_most = np.cumsum(chances)
+    p = at_most[len(means) - np.count_nonzero(means > 0)]  # as likely as so many that are not positive
+    return float(np.median(means)), float(means[np.count_nonzero(at_most <= LEVEL) - 1]), float(p)
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ CONFIG = {
     "rivals": {"losses": ["cross_entropy", "lovasz"], "steps": [1, 4], "seeds": 2},
     "proxy": {"start": {"regime": "scratch"}, "train": {"iterations": 2, "batch_size": 2}},
     "search": {"steps": 1, "samples": 2, "always": True},
-    "finalists": {"candidates": 1, "seeds": 2, "test_seeds": 2},
+    "finalists": {"candidates": 1, "seeds": 2, "test_seeds": 5},
 }
 
 

@@ -223,7 +223,7 @@ def test_a_search_in_the_whole_space_returns_the_loss_of_its_theta(tmp_path: Pat
 def test_a_search_starts_between_its_best_rivals_and_returns_one_or_better(tmp_path: Path) -> None:
     """The whole path with two rivals; in two iterations nothing is learned, so which is best is luck."""
     rivals = {"losses": ["cross_entropy", "8*lovasz"], "steps": [1, 2], "seeds": 2}
-    changes = {"search": {"steps": 1, "samples": 2, "always": True}, "finalists": TINY["finalists"] | {"test_seeds": 2}}
+    changes = {"search": {"steps": 1, "samples": 2, "always": True}, "finalists": TINY["finalists"] | {"test_seeds": 5}}
     config = TINY | {"metric": "miou", "relaxation": {}, "rivals": rivals} | changes
     findings = asl.search(config, runner="serial", out=tmp_path / "out").findings
     loss = asl.load_loss(tmp_path / "out" / "loss.json")
