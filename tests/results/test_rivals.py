@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autosegloss.errors import InputError
 from autosegloss.search.seeds import comparison_seeds
+from autosegloss.search.settings import as_config
 from results.rivals import middle, offsets, rivals
 from results.rivals.rivals import FRESH, main, summarize
 
@@ -45,23 +47,18 @@ def test_each_search_is_beside_the_rival_on_fresh_seeds(tmp_path: Path, capsys: 
     assert found.validation["target"] == first["target"]
 
 
-def test_searches_of_another_configuration_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, out = tmp_path / "tiny.yaml", tmp_path / "out"
-    path.write_text(yaml.dump(CONFIG | {"search": {"steps": 0}}))
-    more = ["--searches", "1", "--seeds", "2", "--out", str(out), "--runner", "serial"]
-    main([str(path), *more])
-    with pytest.raises(SystemExit, match="2"):
-        main([str(path), *more, "--set", "rivals.seeds=3"])
-    assert "100: the search there has another configuration; give the measurement another --name" in " ".join(
-        capsys.readouterr().err.split()
-    )
-    main([str(path), *more, "--set", "rivals.seeds=3", "--name", "other"])
-    assert json.loads((out / "other.json").read_text())["command"].endswith(" --set rivals.seeds=3 --name other")
+def test_a_search_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    config = as_config(CONFIG | {"search": {"steps": 0}})
+    found = rivals.searched(config, tmp_path, 100, "serial")
+    assert rivals.searched(config, tmp_path, 100, "serial") == found
+    other = config.model_copy(update={"rivals": config.rivals.model_copy(update={"seeds": 3})})
+    with pytest.raises(InputError, match="the search there has another configuration; give the measurement another"):
+        rivals.searched(other, tmp_path, 100, "serial")
 
 
 def test_offsets_in_the_reward(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.dump(CONFIG))
+    path.write_text(yaml.dump(CONFIG | {"search": {"steps": 0}}))
     offsets.main([str(path), "--searches", "1", "--seeds", "2", "--out", str(tmp_path), "--runner", "serial"])
     assert capsys.readouterr().out.removesuffix("\n") == (tmp_path / "offsets.md").read_text()
     summary = json.loads((tmp_path / "offsets.json").read_text())
