@@ -11,7 +11,7 @@ import pytest
 from results.algorithms import algorithms
 from results.bench import loss, search
 from results.fidelity import fidelity
-from results.rivals import middle, offsets, rivals
+from results.rivals import middle, offsets, parts, rivals
 from results.scale import scale
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -23,6 +23,7 @@ MADE = {
     "bench/**/loss.json": loss.to_markdown,
     "rivals/middle.json": middle.to_markdown,
     "rivals/offsets.json": offsets.to_markdown,
+    "rivals/*_parts.json": parts.to_markdown,
     "rivals/quickstart.json": rivals.to_markdown,
     "rivals/nuclei.json": rivals.to_markdown,
     "scale/scale.json": scale.to_markdown,

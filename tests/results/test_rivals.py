@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from autosegloss import MixedLoss, load_loss
 from autosegloss.errors import InputError
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import as_config
-from results.rivals import middle, offsets, rivals
+from results.rivals import middle, offsets, parts, rivals
 from results.rivals.rivals import FRESH, main, summarize
 
 pytestmark = pytest.mark.usefixtures("small_and_here")
@@ -89,3 +91,48 @@ def test_what_lies_between_two_rivals(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="2"):
         middle.main([str(path), "8*lovasz", "focal", "--out", str(tmp_path)])
     assert "`focal` is no point of the losses" in capsys.readouterr().err
+
+
+def test_a_loss_is_taken_apart_at_its_scale() -> None:
+    found = load_loss("4*lovasz + 3*log_miou + 1*cross_entropy")
+    assert isinstance(found, MixedLoss)
+    variants = parts.taken_apart(found)
+    names = ["lovasz", "product", "cross-entropy"]
+    assert [*variants] == [
+        "found",
+        *(f"without {name}" for name in names),
+        *(f"{name} alone" for name in names),
+        "without curves",
+        "curves on AND alone",
+        "curves on OR alone",
+    ]
+    torch.manual_seed(0)
+    logits, labels = 2 * torch.randn(2, 4, 6, 5), torch.randint(4, (2, 6, 5))
+    lovasz, product, entropy = (load_loss(name)(logits, labels) for name in ("lovasz", "log_miou", "cross_entropy"))
+    jml = load_loss("jml")(logits, labels)
+    for name, value in {
+        "found": 4 * lovasz + 3 * product + entropy,
+        "without lovasz": 6 * product + 2 * entropy,
+        "without cross-entropy": 8 * (4 * lovasz + 3 * product) / 7,
+        "product alone": 8 * product,
+        "without curves": 4 * lovasz + 3 * jml + entropy,
+        "curves on AND alone": 4 * lovasz + 3 * product + entropy,
+        "curves on OR alone": 4 * lovasz + 3 * jml + entropy,
+    }.items():
+        assert variants[name](logits, labels).item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_its_parts_are_trained_on_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.dump(CONFIG))
+    parts.main([str(path), "4*lovasz + 4*log_miou", "2*lovasz", "--seeds", "2", "--out", str(tmp_path)])
+    assert capsys.readouterr().out.removesuffix("\n") == (tmp_path / "tiny_parts.md").read_text()
+    summary = json.loads((tmp_path / "tiny_parts.json").read_text())
+    proxy = rivals._proxy(str(path), (f"search.seed={FRESH}",))
+    for row in summary["losses"][:2]:
+        (found,) = proxy.run_group([row["loss"]], summary["seeds"][1], True)
+        assert not isinstance(found, Exception)
+        assert found.validation["target"] == row["values"][1]
+    with pytest.raises(SystemExit, match="2"):
+        parts.main([str(path), "lovasz", "2*lovasz", "--out", str(tmp_path)])
+    assert "lovasz: only a sum of losses can be taken apart" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""A loss that was found, taken apart: without each of its parts, each alone, without its curves, on fresh seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autosegloss.errors import InputError
+from autosegloss.files import write_text
+from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss
+from autosegloss.metric.settings import spec_label
+from autosegloss.proxy.trial import TARGET
+from autosegloss.report.environment import about
+from autosegloss.search.content import bare_content
+from autosegloss.search.seeds import comparison_seeds
+from autosegloss.search.settings import load_config
+from results.common.rows import complete
+from results.common.script import run, script
+from results.rivals.rivals import FRESH, WORKERS, Task, interval, trained
+
+MODULE = "results.rivals.parts"
+FOUND = "found"
+OPERATORS = ("and", "or")
+
+
+def taken_apart(loss: MixedLoss) -> dict[str, Loss]:
+    """Variants of a sum by what they are, of the same scale; the sum itself first."""
+    terms = [*zip(loss.weights, loss.parts, strict=True)]
+    variants: dict[str, Loss] = {FOUND: loss}
+    for number, (_, part) in enumerate(terms):
+        rest = [term for i, term in enumerate(terms) if i != number]
+        whole = sum(weight for weight, _ in rest)
+        variants[f"without {_name(part)}"] = MixedLoss([(loss.scale * weight / whole, each) for weight, each in rest])
+    variants |= {f"{_name(part)} alone": MixedLoss([(loss.scale, part)]) for _, part in terms}
+    for title, kept in [("without curves", ()), *((f"curves on {kept.upper()} alone", (kept,)) for kept in OPERATORS)]:
+        variants[title] = MixedLoss([(weight, _with_curves(part, kept)) for weight, part in terms])
+    return variants
+
+
+def _name(part: Loss) -> str:
+    return part.logic if isinstance(part, SurrogateLoss) else "cross-entropy"
+
+
+def _with_curves(part: Loss, operators: Sequence[str]) -> Loss:
+    """A surrogate with the curves of some operators alone; other losses have none."""
+    if not isinstance(part, SurrogateLoss):
+        return part
+    points = [curve.points if slot.operator in operators else () for slot, curve in part.curves.items()]
+    return SurrogateLoss(part.expr, points, part.logic, part.curve, part.classes)
+
+
+def summarize(config: Path, settings: Sequence[str], loss: str, rival: str, seeds: int, work: Path) -> dict[str, Any]:
+    """Train with a loss, its variants and a rival on fresh seeds.
+
+    Args:
+        config: The file of the configuration.
+        settings: Overrides of its keys, as for `--set`.
+        loss: A loss file or name, of a sum.
+        rival: The name of a rival.
+        seeds: Number of fresh seeds.
+        work: The folder of the scores.
+
+    Raises:
+        InputError: The loss is no sum.
+    """
+    configuration, found = load_config(config, settings), load_loss(loss)
+    if not isinstance(found, MixedLoss):
+        raise InputError(f"{loss}: only a sum of losses can be taken apart.")
+    losses = {name: bare_content(each) for name, each in (taken_apart(found) | {rival: load_loss(rival)}).items()}
+    fresh = comparison_seeds(FRESH, seeds)
+    tasks = {
+        (json.dumps(content), seed): Task(
+            str(config), (*settings, f"search.seed={FRESH}"), json.dumps(content), 1.0, seed
+        )
+        for content in losses.values()
+        for seed in fresh
+    }
+    rows = complete(work / "parts.jsonl", ("loss", "seed"), tasks, trained, WORKERS)
+    return {
+        "metric": spec_label(configuration.goal),
+        "of": loss,
+        "seeds": fresh,
+        "losses": [
+            {"name": name, "loss": content, "values": [rows[json.dumps(content), seed][TARGET] for seed in fresh]}
+            for name, content in losses.items()
+        ],
+        "about": about("cpu", "autosegloss", "torch", "numpy"),
+        "command": f"python -m {MODULE} {config} {loss} {rival} --seeds {seeds}"
+        + "".join(f" --set {each}" for each in settings),
+    }
+
+
+def to_markdown(summary: dict[str, Any]) -> str:
+    """The summary as a page."""
+    whole = summary["losses"][0]["values"]
+    lines = [
+        f"# `{summary['of']}` taken apart, for {summary['metric']}",
+        "",
+        f"Validation set, %, over {len(whole)} fresh seeds: mean [95% t-interval], and the paired difference to the "
+        "loss that was found. All variants have its scale; the last row is a rival.",
+        "",
+        "| loss | score | difference |",
+        "|---|---:|---:|",
+    ]
+    for each in summary["losses"]:
+        gains = [a - b for a, b in zip(each["values"], whole, strict=True)]
+        difference = "" if each["name"] == FOUND else interval(gains, "+.2f")
+        lines.append(f"| {each['name']} | {interval(each['values'], '.1f')} | {difference} |")
+    return "\n".join([*lines, "", f"Command: `{summary['command']}`. {summary['about']}.", ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = script(MODULE, "A loss that was found, taken apart.")
+    parser.add_argument("config", type=Path, help="a YAML file; see search_configs/")
+    parser.add_argument("loss", help="a loss file of a search in the wide space")
+    parser.add_argument("rival", help="a loss to compare with, such as 8*lovasz")
+    parser.add_argument("--seeds", type=int, default=12, help="number of fresh seeds; default: 12")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key")
+
+    def measure(given: argparse.Namespace) -> str:
+        work = given.out / "work" / given.config.stem
+        summary = summarize(given.config, given.set, given.loss, given.rival, given.seeds, work)
+        page = to_markdown(summary)
+        write_text(given.out / f"{given.config.stem}_parts.json", json.dumps(summary, indent=2) + "\n")
+        write_text(given.out / f"{given.config.stem}_parts.md", page)
+        return page
+
+    run(parser, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()
