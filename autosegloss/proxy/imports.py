@@ -35,7 +35,7 @@ class _Beside:
         roots = {
             name
             for name, module in list(sys.modules.items())
-            if "." not in name and name not in self.before and _lies_in(_file(module), self.folder)
+            if "." not in name and name not in self.before and _lies_in(getattr(module, "__file__", None), self.folder)
         }
         for name in [name for name in sys.modules if name.partition(".")[0] in roots]:
             del sys.modules[name]
@@ -119,8 +119,9 @@ def _refuse_ambiguous(root: str, owner: str) -> None:
     )
     if beside is None:
         return
+    other: str | None
     if root in sys.modules:
-        other = _file(sys.modules[root])
+        other = _place(sys.modules[root])
     else:
         spec = PathFinder.find_spec(root, [path for path in sys.path if path != _beside.folder])
         other = "Python's own" if root in sys.stdlib_module_names else spec.origin if spec is not None else None
@@ -130,8 +131,10 @@ def _refuse_ambiguous(root: str, owner: str) -> None:
         )
 
 
-def _file(module: ModuleType) -> str | None:
-    return getattr(module, "__file__", None)
+def _place(module: ModuleType) -> str:
+    """The file of a module, or the first folder of a package without one."""
+    file = getattr(module, "__file__", None)
+    return file or next(iter(getattr(module, "__path__", ())), "Python's own")
 
 
 def _lies_in(file: str | None, folder: str) -> bool:

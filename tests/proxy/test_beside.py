@@ -87,10 +87,10 @@ def test_the_record_of_a_run_knows_where_its_modules_are(tmp_path: Path) -> None
 
 
 def test_a_module_beside_the_configuration_hides_none_and_is_hidden_by_none(tmp_path: Path) -> None:
-    for name in ("json", "yaml", "math", "pytest", "autosegloss"):
+    for name in ("json", "yaml", "time", "math", "pytest", "autosegloss"):  # time has no file
         (tmp_path / f"{name}.py").write_text("def build(): ...\n")
     use_folder(str(tmp_path))
-    for name in ("json", "yaml", "math", "pytest", "autosegloss"):
+    for name in ("json", "yaml", "time", "math", "pytest", "autosegloss"):  # time has no file
         with pytest.raises(InputError, match=rf"^loss `{name}:build`: .*{name}\.py, beside the .* has the name"):
             import_function(f"{name}:build", "loss")
 
