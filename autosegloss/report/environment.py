@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from autosegloss.version import VERSION
+
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # control groups, version 2
 
 
@@ -44,7 +46,8 @@ def packages(*names: str) -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in names:
         try:
-            found[package] = version(package)
+            # In an environment that points to a clone, the metadata may be older than the clone.
+            found[package] = VERSION if package == "autosegloss" else version(package)
         except PackageNotFoundError:
             continue
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def summarize(config: Path, settings: Sequence[str], loss: str, rival: str, seed
             for name, content in losses.items()
         ],
         "about": about("cpu", "autosegloss", "torch", "numpy"),
-        "command": f"python -m {MODULE} {config} {loss} {rival} --seeds {seeds}"
+        "command": f"python -m {MODULE} {shlex.join([str(config), loss, rival])} --seeds {seeds}"
         + "".join(f" --set {each}" for each in settings),
     }
 

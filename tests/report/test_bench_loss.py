@@ -8,8 +8,10 @@ from torch.nn import functional
 
 import autosegloss
 from autosegloss.cli import main
+from autosegloss.report import environment
 from autosegloss.report.bench import loss as bench_loss
 from autosegloss.report.bench.loss import batch, cross_entropy, peak_allocated
+from autosegloss.version import VERSION
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +112,9 @@ def test_bad_input_is_refused(arguments: list[str], message: str, capsys: pytest
         pytest.skip("there is a GPU")
     assert main(["bench", "loss", "--size", "1x3x32x32", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_version_of_the_package_is_that_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of metadata, which an environment that points to a clone may have from an older one."""
+    monkeypatch.setattr(environment, "version", lambda package: "0.0.1")
+    assert environment.packages("autosegloss", "torch").items() >= {"autosegloss": VERSION, "torch": "0.0.1"}.items()
