@@ -21,9 +21,8 @@ from autosegloss.search.points import point_of
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import load_config
 from autosegloss.search.space import LossFamily
-from results.common.rows import complete
 from results.common.script import run, script
-from results.rivals.rivals import FRESH, WORKERS, Task, interval, trained
+from results.rivals.rivals import FRESH, Returned, interval, on_fresh_seeds
 
 MODULE = "results.rivals.middle"
 WAY = (0, 1 / 4, 1 / 2, 3 / 4, 1)
@@ -55,18 +54,14 @@ def summarize(config: Path, settings: Sequence[str], names: tuple[str, str], see
         theta = [(1 - way) * a + way * b for a, b in zip(*map(tuple, filter(None, points)), strict=True)]
         losses[f"{way:.0%} of the way"] = family.content(theta)
     fresh = comparison_seeds(FRESH, seeds)
-    tasks = {
-        (name, seed): Task(str(config), (*settings, f"search.seed={FRESH}"), json.dumps(loss), 1.0, seed)
-        for name, loss in losses.items()
-        for seed in fresh
-    }
-    rows = complete(out / "work" / f"{config.stem}_middle.jsonl", ("name", "seed"), tasks, trained, WORKERS)
+    trained = [Returned(name, loss) for name, loss in losses.items()]
+    rows = on_fresh_seeds(config, settings, trained, fresh, out / "work" / config.stem / "middle.jsonl")
     return {
         "metric": spec_label(configuration.goal),
         "seeds": fresh,
         "losses": [
-            {"name": name, "loss": loss, "values": [rows[name, seed][TARGET] for seed in fresh]}
-            for name, loss in losses.items()
+            {"name": each.name, "loss": each.loss, "values": [row[TARGET] for row in of_loss]}
+            for each, of_loss in zip(trained, rows, strict=True)
         ],
         "about": about("cpu", "autosegloss", "torch", "numpy"),
         "command": f"python -m {MODULE} {config} '{names[0]}' '{names[1]}' --seeds {seeds}"

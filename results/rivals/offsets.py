@@ -21,19 +21,16 @@ from autosegloss.report.environment import about
 from autosegloss.report.shown import loss_line
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import load_config
-from results.common.rows import complete
 from results.common.script import run, script
 from results.rivals.rivals import (
     FIRST,
     FRESH,
-    WORKERS,
     Returned,
     RunnerName,
-    Task,
     best_rival,
     interval,
+    on_fresh_seeds,
     searched,
-    trained,
 )
 
 MODULE = "results.rivals.offsets"
@@ -65,24 +62,14 @@ def summarize(
         losses[kind, "rival"] = rival
         losses |= {(kind, str(seed)): Returned(each.label, each.loss, each.rate) for seed, each in found.items()}
     fresh = comparison_seeds(FRESH, seeds)
-    tasks = {
-        (json.dumps([each.loss, each.rate]), seed): Task(
-            str(config), (*settings, OFFSETS, f"search.seed={FRESH}"), json.dumps(each.loss), each.rate, seed
-        )
-        for each in losses.values()
-        for seed in fresh
-    }
-    rows = complete(beside / "fresh.jsonl", ("loss", "seed"), tasks, trained, WORKERS)
+    rows = on_fresh_seeds(config, [*settings, OFFSETS], [*losses.values()], fresh, beside / "fresh.jsonl")
     return {
         "metric": spec_label(configuration.goal),
         "seeds": fresh,
         "losses": [
             {"reward": kind, "search": which, "name": each.name, "loss": each.loss, "rate": each.rate}
-            | {
-                name: [rows[json.dumps([each.loss, each.rate]), seed][name] for seed in fresh]
-                for name in (TARGET, WITH_OFFSETS)
-            }
-            for (kind, which), each in losses.items()
+            | {name: [row[name] for row in of_loss] for name in (TARGET, WITH_OFFSETS)}
+            for ((kind, which), each), of_loss in zip(losses.items(), rows, strict=True)
         ],
         "about": about("cpu", "autosegloss", "torch", "numpy"),
         "command": f"python -m {MODULE} {config} --searches {searches} --seeds {seeds}"

@@ -18,9 +18,8 @@ from autosegloss.report.environment import about
 from autosegloss.search.content import bare_content
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import load_config
-from results.common.rows import complete
 from results.common.script import run, script
-from results.rivals.rivals import FRESH, WORKERS, Task, interval, trained
+from results.rivals.rivals import FRESH, Returned, interval, on_fresh_seeds
 
 MODULE = "results.rivals.parts"
 FOUND = "found"
@@ -72,21 +71,15 @@ def summarize(config: Path, settings: Sequence[str], loss: str, rival: str, seed
         raise InputError(f"{loss}: only a sum of losses can be taken apart.")
     losses = {name: bare_content(each) for name, each in (taken_apart(found) | {rival: load_loss(rival)}).items()}
     fresh = comparison_seeds(FRESH, seeds)
-    tasks = {
-        (json.dumps(content), seed): Task(
-            str(config), (*settings, f"search.seed={FRESH}"), json.dumps(content), 1.0, seed
-        )
-        for content in losses.values()
-        for seed in fresh
-    }
-    rows = complete(work / "parts.jsonl", ("loss", "seed"), tasks, trained, WORKERS)
+    trained = [Returned(name, content) for name, content in losses.items()]
+    rows = on_fresh_seeds(config, settings, trained, fresh, work / "parts.jsonl")
     return {
         "metric": spec_label(configuration.goal),
         "of": loss,
         "seeds": fresh,
         "losses": [
-            {"name": name, "loss": content, "values": [rows[json.dumps(content), seed][TARGET] for seed in fresh]}
-            for name, content in losses.items()
+            {"name": each.name, "loss": each.loss, "values": [row[TARGET] for row in of_loss]}
+            for each, of_loss in zip(trained, rows, strict=True)
         ],
         "about": about("cpu", "autosegloss", "torch", "numpy"),
         "command": f"python -m {MODULE} {shlex.join([str(config), loss, rival])} --seeds {seeds}"

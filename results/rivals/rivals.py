@@ -80,21 +80,11 @@ def summarize(
     rival, tuned = best_rival([*found.values()])
     returned = {seed: Returned(each.label, each.loss, each.rate) for seed, each in found.items()}
     fresh = comparison_seeds(FRESH, seeds)
-    losses = {json.dumps([each.loss, each.rate]): each for each in (rival, *returned.values())}
-    tasks = {
-        (key, seed): Task(str(config), (*settings, f"search.seed={FRESH}"), json.dumps(each.loss), each.rate, seed)
-        for key, each in losses.items()
-        for seed in fresh
-    }
-    rows = complete(work / "fresh.jsonl", ("loss", "seed"), tasks, trained, WORKERS)
-
-    def values(each: Returned) -> list[float]:
-        return [rows[json.dumps([each.loss, each.rate]), seed][TARGET] for seed in fresh]
-
-    theirs = values(rival)
+    rows = on_fresh_seeds(config, settings, [rival, *returned.values()], fresh, work / "fresh.jsonl")
+    theirs, *every = ([row[TARGET] for row in of_loss] for of_loss in rows)
     table = []
-    for seed, each in returned.items():
-        gains = [a - b for a, b in zip(values(each), theirs, strict=True)]
+    for (seed, each), values in zip(returned.items(), every, strict=True):
+        gains = [a - b for a, b in zip(values, theirs, strict=True)]
         screen = found[seed].screen
         table.append(
             {
@@ -105,7 +95,7 @@ def summarize(
                 "loss": each.loss,
                 "conclusion": found[seed].conclusion,
                 "headroom": None if screen is None or screen.headroom is None else str(screen.headroom),
-                "values": values(each),
+                "values": values,
                 "gains": gains,
             }
         )
@@ -120,6 +110,29 @@ def summarize(
         "command": f"python -m {MODULE} {config} --searches {searches} --seeds {seeds}"
         + "".join(f" --set {each}" for each in settings),
     }
+
+
+def on_fresh_seeds(
+    config: Path, settings: Sequence[str], losses: Sequence[Returned], seeds: Sequence[int], path: Path
+) -> list[list[Row]]:
+    """The scores of each loss on each seed; those that a file has are not trained again.
+
+    Args:
+        config: The file of the configuration.
+        settings: Overrides of its keys, as for `--set`.
+        losses: The losses; one that stands here twice is trained once.
+        seeds: The seeds.
+        path: The file of the scores.
+    """
+    keys = [json.dumps([each.loss, each.rate]) for each in losses]
+    own = (*settings, f"search.seed={FRESH}")
+    tasks = {
+        (key, seed): Task(str(config), own, json.dumps(each.loss), each.rate, seed)
+        for key, each in zip(keys, losses, strict=True)
+        for seed in seeds
+    }
+    rows = complete(path, ("loss", "seed"), tasks, trained, WORKERS)
+    return [[rows[key, seed] for seed in seeds] for key in keys]
 
 
 def searched(config: StudyConfig, folder: Path, seed: int, runner: RunnerName) -> Findings:
