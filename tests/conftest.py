@@ -13,12 +13,11 @@ import torch
 from hypothesis import settings
 
 import autosegloss
+from tests.examples import CI, examples
 from tests.faulty import TINY
 
-# Times vary on shared machines; a failure prints how to repeat it. CI draws the same few examples in every run, so that
-# it says something of a change and not of its luck; elsewhere they are drawn anew, and more of them.
-CI = "CI" in os.environ
-settings.register_profile("autosegloss", deadline=None, print_blob=True, derandomize=CI, max_examples=40 if CI else 100)
+# Times vary on shared machines; a failure prints how to repeat it.
+settings.register_profile("autosegloss", examples(100), deadline=None, print_blob=True, derandomize=CI)
 settings.load_profile("autosegloss")
 torch.set_num_threads(1)  # the maps of the tests are small
 

@@ -8,12 +8,13 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autosegloss.errors import ConfigError
 from autosegloss.metric import metric
 from autosegloss.search.settings import StudyConfig, as_config, dump_config, fingerprint, json_schema, load_config
+from tests.examples import examples
 from tests.searches import configuration
 
 SEARCH_CONFIGS = Path(__file__).parent.parent / "search_configs"
@@ -645,7 +646,7 @@ configs = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(config=configs)
 @example(config=as_config({"metric": "miou", "trial": "my_module:train", "reward": "-hd95"}))
 @example(config=as_config({"metric": "miou", "proxy": {"data": {"\x85": "\x85", "1e-3": "1e-3", "": ""}}}))
@@ -657,7 +658,7 @@ def test_the_dump_loads_back_equal(config: StudyConfig, tmp_path_factory: pytest
     assert dump_config(again) == dump_config(config)
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(config=configs)
 def test_every_configuration_satisfies_the_schema(config: StudyConfig) -> None:
     SCHEMA.validate(config.model_dump())

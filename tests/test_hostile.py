@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.cli import main
@@ -19,6 +19,7 @@ from autosegloss.search.objective import proxy_of
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import limited
 from autosegloss.search.settings import as_config, load_config
+from tests.examples import examples
 
 CONFIGS = sorted((Path(__file__).parent.parent / "search_configs").glob("*.yaml"))
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
@@ -132,7 +133,7 @@ WORDS += ["--set", "--out", "--loss", "--metric", "--pred", "--target", "--num-c
 WORDS += ["--seeds", "--workers", "--runner", "ray", "x=1", "metric=", "miou", "-1", "\0", "é" * 300, "no/such", "-"]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(words=st.lists(st.sampled_from(WORDS) | st.text(max_size=12), max_size=6))
 def test_a_wrong_command_line_is_one_message(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -152,7 +153,7 @@ def mutated(draw: Any) -> str:
     return text
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(text=mutated() | st.text(max_size=200))
 def test_any_text_is_a_configuration_or_a_short_error(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "mutated.yaml"

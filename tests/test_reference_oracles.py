@@ -9,14 +9,15 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import oracles, reference
+from tests.examples import examples
 
 CASES = pytest.mark.parametrize("case", reference.cases(), ids=lambda case: case.name)
 CLASSES = 4
-FEW = settings(max_examples=30, deadline=None)
+FEW = examples(30)
 
 TVERSKY = {"jaccard": (1.0, 1.0), "dice": (0.5, 0.5), "tversky": (0.3, 0.7)}
 OVER = {"I": "image", "C": "class"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.loss.kernels.bits import BitMaps
 from autosegloss.metric import Expr, any_class, boundary, dilate, erode, interpret, pred, target
 from autosegloss.metric.interpret import TruthMaps
 from tests import strategies
+from tests.examples import examples
 
 
 def maps() -> st.SearchStrategy[Expr]:
@@ -32,7 +33,7 @@ def maps() -> st.SearchStrategy[Expr]:
     )
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(
     a_map=maps(),
     classes=st.sampled_from([1, 2, 5, 31, 32, 70]),

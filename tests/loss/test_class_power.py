@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -16,6 +16,7 @@ from autosegloss.errors import InputError
 from autosegloss.loss import build_loss
 from autosegloss.loss.classic import CrossEntropy, weights_of_counts
 from tests import strategies
+from tests.examples import examples
 
 powers = st.floats(-2, 2)
 
@@ -53,7 +54,7 @@ def assert_close(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], rtol:
         torch.testing.assert_close(a, b, rtol=rtol, atol=1e-12)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(labels=strategies.labels(), power=powers, smoothing=st.sampled_from([0.0, 0.2]))
 def test_the_laws_of_class_power(labels: strategies.Labels, power: float, smoothing: float) -> None:
     logits, target = logits_of(labels)
@@ -79,7 +80,7 @@ def test_the_laws_of_class_power(labels: strategies.Labels, power: float, smooth
     assert balanced.item() == pytest.approx(float(sum(means)) / max(1, len(means)), rel=1e-9)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(soft=strategies.soft_targets(), power=powers, smoothing=st.sampled_from([0.0, 0.2]), seed=strategies.seeds)
 def test_the_pixels_of_a_class_of_soft_labels_are_its_mass(
     soft: Tensor, power: float, smoothing: float, seed: int
@@ -92,7 +93,7 @@ def test_the_pixels_of_a_class_of_soft_labels_are_its_mass(
     assert_close(value_and_gradient(loss, logits, soft, mask), expected)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(labels=strategies.labels(), power=powers.filter(bool), data=st.data())
 def test_counts_stand_for_the_pixels_of_the_batch_and_are_in_the_file(
     labels: strategies.Labels, power: float, data: st.DataObject

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +24,7 @@ from autosegloss.loss.classic import (
     generalized_dice,
 )
 from tests import oracles, strategies
+from tests.examples import examples
 
 COUNTS = [50, 20, 5]
 EVERY = pytest.mark.parametrize("name", CLASSICS)
@@ -196,7 +197,7 @@ def test_it_can_be_copied_and_has_nothing_to_save(name: str) -> None:
 # Cross-entropy --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     labels=strategies.labels(images=(1, 3)),
     seed=strategies.seeds,
@@ -214,7 +215,7 @@ def test_cross_entropy_is_that_of_torch(labels: strategies.Labels, seed: int, sm
     assert value.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(soft=strategies.soft_targets(), seed=strategies.seeds, smoothing=st.sampled_from([0.0, 0.2]))
 def test_soft_cross_entropy_is_that_of_torch(soft: Tensor, seed: int, smoothing: float) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=soft.shape))
@@ -284,7 +285,7 @@ def test_mistakes_in_the_arguments(build: Any, kind: type[Exception], expected: 
 # Focal, boundaries ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(labels=strategies.labels(images=(1, 3)), seed=strategies.seeds, gamma=st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0]))
 def test_focal_is_that_of_the_oracle(labels: strategies.Labels, seed: int, gamma: float) -> None:
     logits = random_logits(labels, seed)
@@ -299,7 +300,7 @@ def test_focal_is_that_of_the_oracle(labels: strategies.Labels, seed: int, gamma
         assert value.item() == pytest.approx(plain.item(), rel=1e-12)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     labels=strategies.labels(images=(1, 2)),
     seed=strategies.seeds,
@@ -333,7 +334,7 @@ def test_ignored_pixels_and_the_border_are_no_boundary() -> None:
 # Generalised Dice -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(labels=strategies.labels(images=(1, 3)), seed=strategies.seeds)
 def test_generalized_dice_is_that_of_the_oracle(labels: strategies.Labels, seed: int) -> None:
     logits = random_logits(labels, seed)
@@ -341,7 +342,7 @@ def test_generalized_dice_is_that_of_the_oracle(labels: strategies.Labels, seed:
     assert value.item() == pytest.approx(oracles.generalized_dice_loss(logits, labels.target), abs=1e-9)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(soft=strategies.soft_targets(), seed=strategies.seeds)
 def test_generalized_dice_of_soft_labels_is_that_of_the_oracle(soft: Tensor, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(size=soft.shape)

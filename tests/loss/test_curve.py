@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.errors import InputError, InputTypeError
@@ -18,6 +18,7 @@ from autosegloss.loss.curve import (
     points_from_theta,
 )
 from tests import oracles, strategies
+from tests.examples import examples
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 # Both ends, what a softmax may leave next to them, and a grid.
@@ -36,7 +37,7 @@ def abscissae(curve: Curve, dtype: torch.dtype) -> torch.Tensor:
 
 
 @DTYPES
-@settings(max_examples=200)
+@examples(200)
 @given(shape=strategies.shapes())
 def test_every_theta_gives_a_curve_that_never_falls_between_fixed_ends(
     dtype: torch.dtype, shape: strategies.Shape
@@ -54,7 +55,7 @@ def test_every_theta_gives_a_curve_that_never_falls_between_fixed_ends(
 
 
 @DTYPES
-@settings(max_examples=200)
+@examples(200)
 @given(shape=strategies.shapes())
 def test_every_theta_has_finite_gradients_everywhere(dtype: torch.dtype, shape: strategies.Shape) -> None:
     g = shape.curve
@@ -65,7 +66,7 @@ def test_every_theta_has_finite_gradients_everywhere(dtype: torch.dtype, shape: 
     assert bool((x.grad >= -1e-3 * max(1.0, x.grad.max().item())).all())  # to rounding, beside the steepest slope
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(theta=st.lists(strategies.coordinates, max_size=12).filter(lambda theta: len(theta) % 2 == 0))
 def test_control_points_follow_the_recursion(theta: list[float]) -> None:
     points = points_from_theta(theta)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -51,6 +51,7 @@ from autosegloss.metric import (
 )
 from autosegloss.metric.expr import Logic
 from tests import oracles, strategies
+from tests.examples import examples
 
 TRITON = os.environ.get("TRITON_INTERPRET")
 """Set where Triton is the evaluator: "1" in its interpreter, "0" on a GPU."""
@@ -376,7 +377,7 @@ def rounding_decides(loss: SurrogateLoss, given: Batch) -> bool:
 
 
 @pytest.mark.parametrize("evaluator", RUN[-2:])
-@settings(max_examples=15 if TRITON else 80)
+@examples(15 if TRITON else 80)
 @given(data=st.data(), labels=strategies.labels(), masked=st.booleans(), seed=strategies.seeds)
 @pytest.mark.slow
 def test_drawn_metrics(evaluator: str, data: st.DataObject, labels: strategies.Labels, masked: bool, seed: int) -> None:
@@ -445,7 +446,7 @@ def maps(draw: st.DrawFn) -> tuple[Any, Any]:
 
 @without_triton
 @pytest.mark.parametrize("name", oracles.SLOTS)
-@settings(max_examples=40)
+@examples(40)
 @given(
     maps=maps(),
     radius=st.integers(0, 3),
@@ -475,7 +476,7 @@ WEIGHTS = {"jaccard": (1.0, 1.0), "dice": (0.5, 0.5), "tversky": (0.3, 0.7), "mi
 
 @without_triton
 @pytest.mark.parametrize("name", WEIGHTS)
-@settings(max_examples=40)
+@examples(40)
 @given(maps=maps(), soft=st.booleans())
 def test_the_reference_is_the_oracle_of_jdt_losses(name: str, maps: tuple[Any, Any], soft: bool) -> None:
     logits, truth = maps
@@ -489,7 +490,7 @@ def test_the_reference_is_the_oracle_of_jdt_losses(name: str, maps: tuple[Any, A
 
 
 @without_triton
-@settings(max_examples=80)
+@examples(80)
 @given(
     loss=strategies.losses(classes=st.sampled_from(["metric", "all", "present"]), moderate=True),
     labels=strategies.labels(images=(1, 3)),
@@ -580,7 +581,7 @@ def check_values(run: Any, dtype: torch.dtype, curve: Curve, rounding: float) ->
 
 
 @EVERY_CURVE
-@settings(max_examples=10 if TRITON else 60)
+@examples(10 if TRITON else 60)
 @given(shape=strategies.shapes(kinds=DRAWN_KINDS).filter(lambda shape: shape.theta))
 @pytest.mark.slow
 def test_curves_are_those_of_bisection(run: Any, dtype: torch.dtype, shape: strategies.Shape) -> None:
@@ -599,7 +600,7 @@ def test_steep_curves_are_those_of_bisection(run: Any, dtype: torch.dtype, curve
 
 
 @EVERY_CURVE
-@settings(max_examples=10 if TRITON else 60)
+@examples(10 if TRITON else 60)
 @given(shape=strategies.shapes(st.floats(0.05, 0.95), DRAWN_KINDS).filter(lambda shape: shape.theta))
 @pytest.mark.slow
 def test_smooth_curves_and_their_slopes_are_those_of_bisection(

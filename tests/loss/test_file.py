@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import autosegloss as asl
@@ -18,6 +18,7 @@ from autosegloss.errors import InputTypeError, LossFileError, shown
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, build_loss, load_loss, named_loss, presets
 from autosegloss.loss.classic import CLASSICS, CrossEntropy
 from tests import strategies
+from tests.examples import examples
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "autosegloss" / "loss" / "presets"
@@ -68,7 +69,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 # Round trips ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     loss=strategies.losses(classes=st.sampled_from(["metric", "all", "present"])),
     provenance=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), json_values, max_size=3),
@@ -152,7 +153,7 @@ def test_every_named_loss_is_rebuilt_from_its_content(name: str) -> None:
     assert repr(again) == repr(loss)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(loss=strategies.pixel_losses(), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_a_loss_that_is_no_surrogate_is_rebuilt_to_the_last_bit(loss: Loss, dtype: torch.dtype) -> None:
     content = json.loads(json.dumps(loss.content()))
@@ -509,7 +510,7 @@ def test_other_json_is_refused(text: str) -> None:
     assert message(load_loss, "loss.json").startswith("loss.json: not a ")
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_loads_or_is_refused(data: st.DataObject) -> None:
     example().save("loss.json")
@@ -521,7 +522,7 @@ def test_a_damaged_file_loads_or_is_refused(data: st.DataObject) -> None:
     assert refusal("loss.json").startswith("loss.json: ")
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from(["format", "version", "metric", "logic", "classes", "curve", "slots", "provenance"]),
     value=json_values,

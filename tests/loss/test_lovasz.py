@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -31,6 +31,7 @@ from autosegloss.metric import (
     total,
 )
 from tests import oracles, strategies
+from tests.examples import examples
 from tests.loss.test_equivalence import DOUBLE, SINGLE, autograd, batch, compiled, exported, fused, loss_of
 
 Score = Callable[[float, float, float], float]
@@ -129,7 +130,7 @@ def test_of_many_pixels_the_bins_cost_few_digits() -> None:
         assert (slope.double() - leaf.grad).norm() < share * leaf.grad.norm()
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(labels=strategies.labels(images=(1, 3)), seed=strategies.seeds, each=st.booleans())
 def test_lovasz_softmax_is_that_of_the_oracle(labels: strategies.Labels, seed: int, each: bool) -> None:
     """Ignored pixels and absent classes included; where no pixel counts it is 1, as every surrogate."""
@@ -162,7 +163,7 @@ EXTENDED: list[Expr | str] = [
 """The last but one has a mask of each class; the others are in parts extended, or none of their classes is absent."""
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     expr=st.sampled_from(EXTENDED),
     curves=st.sampled_from([("identity", 1), ("bezier", 2), ("linear", 3)]),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -38,6 +38,7 @@ from autosegloss.metric import (
 )
 from autosegloss.metric.expr import ClassMean
 from tests import strategies
+from tests.examples import examples
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
@@ -350,7 +351,7 @@ ADVERSARIAL = [
 ]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     keys=st.lists(st.text(max_size=20) | st.sampled_from(ADVERSARIAL), max_size=3, unique=True),
     values=st.lists(
@@ -407,7 +408,7 @@ def rounding_decides(loss: SurrogateLoss, logits: Tensor, truth: Tensor) -> bool
     return any(bool(((x != 0) & (x.abs() < 1e-9)).any()) for x in values)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     drawn=strategies.losses_of_labels(classes=st.sampled_from(["metric", "all", "present"]), moderate=True),
     soft=st.booleans(),
@@ -434,7 +435,7 @@ def test_any_loss_can_be_written(drawn: tuple[SurrogateLoss, strategies.Labels],
         assert (gradient - slope).abs().max() <= 1e-9 * (1 + slope.abs().max())
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(expr=strategies.expressions())
 @pytest.mark.slow
 def test_any_expression_becomes_a_module(expr: Any) -> None:
@@ -468,7 +469,7 @@ def test_every_metric_of_the_catalogue(name: str) -> None:
             assert_near(call(function_of(loss), *BATCHES[kind], torch.float64, False), expected, 1e-9)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(shape=strategies.shapes(), seed=strategies.seeds)
 @pytest.mark.slow
 def test_curves_are_the_same(shape: strategies.Shape, seed: int) -> None:

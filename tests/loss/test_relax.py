@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from autosegloss.errors import InputError
 from autosegloss.loss import SearchSpace, SurrogateLoss, slots
@@ -13,6 +13,7 @@ from autosegloss.loss.curve import Curve
 from autosegloss.loss.relax import RelaxedMaps
 from autosegloss.metric import Accumulator, any_class, class_sum, metric, pred, target, total
 from tests import strategies
+from tests.examples import examples
 
 
 def names(expr: Any) -> list[str]:
@@ -184,7 +185,7 @@ def test_formulas_under_curves() -> None:
 # The law
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(drawn=strategies.losses_of_labels())
 @pytest.mark.slow
 def test_on_one_hot_predictions_the_loss_is_1_minus_the_metric(drawn: tuple[SurrogateLoss, strategies.Labels]) -> None:
@@ -198,7 +199,7 @@ def test_on_one_hot_predictions_the_loss_is_1_minus_the_metric(drawn: tuple[Surr
         assert 1 - relaxed.item() == pytest.approx(exact.compute(), abs=tolerance, rel=tolerance)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(drawn=strategies.losses_of_labels())
 @pytest.mark.slow
 def test_the_law_holds_for_one_hot_soft_targets_too(drawn: tuple[SurrogateLoss, strategies.Labels]) -> None:

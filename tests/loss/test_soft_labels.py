@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from autosegloss.loss import SearchSpace, SurrogateLoss
 from autosegloss.metric import METRICS, Expr, metric
 from autosegloss.metric.labels import check_soft_labels
 from tests import oracles, strategies
+from tests.examples import examples
 
 OF_BOUNDARIES = ("boundary_iou", "boundary_iou_i", "bf1", "bf1_i")
 """These join `pred` with its own erosion."""
@@ -66,7 +67,7 @@ def random_batch(seed: int = 0, classes: int = 3) -> tuple[Tensor, Tensor, Tenso
 # Where the loss is smallest -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(data=st.data(), truth=strategies.soft_targets(), seed=strategies.seeds, masked=st.booleans())
 @pytest.mark.slow
 def test_godel_is_smallest_where_the_prediction_is_the_soft_target(
@@ -90,7 +91,7 @@ def test_godel_is_smallest_where_the_prediction_is_the_soft_target(
         assert smallest == pytest.approx(0, abs=1e-12)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(
     data=st.data(),
     truth=strategies.soft_targets().filter(lambda truth: bool((truth > 1e-6).all())),
@@ -155,7 +156,7 @@ def test_weights_that_curves_can_turn_around(name: str, options: dict[str, float
 
 
 @EVERY_METRIC
-@settings(max_examples=8)
+@examples(8)
 @given(data=st.data(), labels=strategies.labels(), seed=strategies.seeds)
 @pytest.mark.slow
 def test_on_hard_labels_the_two_logics_agree(
@@ -189,7 +190,7 @@ def test_where_pred_meets_its_own_erosion_the_two_logics_differ(name: str) -> No
 # Values and masks -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(seed=strategies.seeds, weights=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)), classes=st.integers(2, 5))
 def test_soft_labels_are_those_of_the_oracle(seed: int, weights: tuple[float, float], classes: int) -> None:
     logits, _, soft, mask = random_batch(seed, classes)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from autosegloss.loss.classic import CrossEntropy, Focal
 from autosegloss.report.pages import sections
 from autosegloss.report.plots import curves_of, formula, plot_loss, surrogates
 from tests import strategies
+from tests.examples import examples
 
 weights = st.floats(1e-2, 1e2)
 losses: st.SearchStrategy[Loss] = st.one_of(
@@ -53,7 +54,7 @@ def assert_close(one: tuple[float, Tensor], other: tuple[float, Tensor]) -> None
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(terms=sums)
 def test_a_sum_is_the_sum_and_its_file_holds_it(terms: list[tuple[float, Loss]]) -> None:
     loss = MixedLoss(terms)

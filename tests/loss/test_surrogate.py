@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from autosegloss.errors import ExprError, InputError, InputTypeError, ParseError
 from autosegloss.loss import SearchSpace, SurrogateLoss
 from autosegloss.metric import METRICS, any_class, image_worst, metric, per_image, pred, target, total
 from tests import strategies
+from tests.examples import examples
 
 LOGIC = pytest.mark.parametrize("logic", ["product", "godel"])
 CLASSES = pytest.mark.parametrize("classes", ["metric", "all", "present"])
@@ -88,7 +89,7 @@ def test_gradients_are_finite_at_extreme_logits(name: str, logic: Any, dtype: to
             assert bool(torch.isfinite(gradient).all())
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     loss=strategies.losses(),
     labels=strategies.labels(),

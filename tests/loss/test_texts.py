@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, build_loss, load_lo
 from autosegloss.loss.classic import BoundaryCrossEntropy, CrossEntropy, Focal, weights_of_counts
 from autosegloss.loss.named import loss_for_data
 from autosegloss.proxy.own_loss import any_loss
+from tests.examples import examples
 
 COUNTS = [50, 20, 5]
 
@@ -49,7 +50,7 @@ TERMS: dict[str, Loss] = {
 WEIGHTS = {"": 1.0, "2*": 2.0, "1e-3 * ": 1e-3, "1e+2*": 100.0, ".5*": 0.5, "0.25 *": 0.25, " 3. *": 3.0}
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     terms=st.lists(st.tuples(st.sampled_from([*WEIGHTS]), st.sampled_from([*TERMS])), min_size=1, max_size=4),
     plus=st.sampled_from(["+", " + ", "  +"]),
@@ -174,7 +175,7 @@ def test_mistakes_in_a_text(text: str, expected: str) -> None:
             any_loss(text, counts=COUNTS)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     text=st.lists(
         st.sampled_from(["jml", "focal", "cross_entropy", "+", "*", "(", ")", "=", ",", "gamma", "class_power"])

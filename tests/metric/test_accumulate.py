@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.errors import ExprError, InputError, InputTypeError
@@ -29,6 +29,7 @@ from autosegloss.metric import (
 )
 from autosegloss.metric import expr as e
 from tests import oracles, strategies
+from tests.examples import examples
 
 # An independent reading ----------------------------------------------------------------------------------------------
 
@@ -112,7 +113,7 @@ def value(expr: Expr, labels: strategies.Labels) -> float:
     return accumulator.compute()
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(drawn=strategies.metrics_of_labels())
 @pytest.mark.slow
 def test_any_metric_is_what_its_words_say(drawn: tuple[Expr, strategies.Labels]) -> None:
@@ -165,7 +166,7 @@ WHOLE = {
 }
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(labels=strategies.labels(images=(1, 7)), data=st.data())
 @pytest.mark.slow
 def test_order_batches_and_shards_change_nothing(labels: strategies.Labels, data: st.DataObject) -> None:
@@ -242,7 +243,7 @@ def test_weighted_counts_are_exact_beyond_float32(weight: float) -> None:
 # What is given --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(labels=strategies.labels(), dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
 @pytest.mark.slow
 def test_scores_and_labels_agree(labels: strategies.Labels, dtype: torch.dtype) -> None:
@@ -291,7 +292,7 @@ def test_labels_of_whole_images_are_maps_of_one_pixel() -> None:
     assert flat.values() == maps.values() == scores.values()
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(labels=strategies.labels(), data=st.data())
 @pytest.mark.slow
 def test_a_mask_is_an_ignored_label(labels: strategies.Labels, data: st.DataObject) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.errors import InputError, InputTypeError
 from autosegloss.metric import Accumulator, CalibrationError
 from tests import oracles, strategies
+from tests.examples import examples
 
 KINDS = [(classwise, per_image) for classwise in (False, True) for per_image in (False, True)]
 kinds = pytest.mark.parametrize(("classwise", "per_image"), KINDS)
@@ -69,7 +70,7 @@ def predictions(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, int]:
     return scores, torch.from_numpy(labels.target), labels.num_classes
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(given_=predictions(), kind=st.sampled_from(KINDS), bins=st.sampled_from([1, 2, 7, 15, 100]))
 def test_it_is_the_definition(given_: Any, kind: tuple[bool, bool], bins: int) -> None:
     scores, target, classes = given_
@@ -182,7 +183,7 @@ def test_an_image_without_a_pixel_that_counts_does_not_count(classwise: bool, pe
 # Order, batches and shards -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(given_=predictions(), kind=st.sampled_from(KINDS), data=st.data())
 def test_order_batches_and_shards_change_nothing(given_: Any, kind: tuple[bool, bool], data: st.DataObject) -> None:
     scores, target, classes = given_

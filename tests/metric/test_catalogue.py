@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import autosegloss as asl
 from autosegloss.metric import METRICS, Accumulator, Expr, metric, parse
 from tests import oracles, reference, strategies
+from tests.examples import examples
 
 # A metric that is added gets a row here and one in ORACLES.
 TEXTS = {
@@ -157,7 +158,7 @@ def test_every_entry_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=60)
+@examples(60)
 @given(labels=strategies.labels())
 @pytest.mark.slow
 def test_each_entry_is_its_definition(name: str, labels: strategies.Labels) -> None:
@@ -165,7 +166,7 @@ def test_each_entry_is_its_definition(name: str, labels: strategies.Labels) -> N
     assert value(metric(name), labels) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     labels=strategies.labels(),
     radius=st.integers(0, 8),
@@ -192,7 +193,7 @@ LENGTHS = st.integers(1, 6) | st.sampled_from([0.0075, 0.02, 0.1, 0.4])
 
 @pytest.mark.parametrize("name", ["macc", "recall", "precision", "miou", "jaccard", "dice", "fbeta", "tversky"])
 @pytest.mark.parametrize("form", ["", "_i", "_c"])
-@settings(max_examples=40)
+@examples(40)
 @given(labels=strategies.labels(images=(1, 7)), data=st.data())
 @pytest.mark.slow
 def test_options_of_the_forms(name: str, form: str, labels: strategies.Labels, data: st.DataObject) -> None:
@@ -209,14 +210,14 @@ def test_options_of_the_forms(name: str, form: str, labels: strategies.Labels, d
     assert value(metric(name + form, **options), labels) == pytest.approx(expected, abs=1e-11)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(labels=strategies.labels(images=(1, 7)), worst=WORST)
 def test_the_worst_images_by_pixel_accuracy(labels: strategies.Labels, worst: float | None) -> None:
     expected = oracles.gacc_i(labels.pred, labels.target, labels.num_classes, worst)
     assert value(metric("gacc_i", worst=worst), labels) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     labels=strategies.labels(images=(1, 5)),
     length=LENGTHS,
@@ -247,7 +248,7 @@ def test_options_of_the_boundary_metrics(
         assert value(expr, labels) == pytest.approx(expected, abs=1e-12), str(expr)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(labels=strategies.labels())
 def test_two_classes_without_background_are_the_binary_metric(labels: strategies.Labels) -> None:
     binary = strategies.Labels((labels.pred > 0) * 1, np.where(labels.target == 255, 255, labels.target > 0), 2)
@@ -345,7 +346,7 @@ def test_a_single_pixel_and_an_image_of_one_class() -> None:
     assert value(metric("boundary_iou_i", width=1), none) == pytest.approx(((23 / 25 + 0) / 2 + 1) / 2)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(labels=strategies.labels())
 def test_without_background_a_mean_leaves_class_0_out(labels: strategies.Labels) -> None:
     n = oracles.Counts(labels.pred, labels.target, labels.num_classes)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,6 +21,7 @@ import autosegloss as asl
 from autosegloss.errors import AutoseglossError, InputError, InputTypeError
 from autosegloss.metric import decision, interpret
 from tests import oracles, strategies
+from tests.examples import examples
 
 COUNTED: dict[str, Callable[..., float]] = {
     "miou": oracles.miou,
@@ -68,7 +69,7 @@ def regrouped(batches: Batches, seed: int) -> Batches:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(0, 2), st.sampled_from([*COUNTED]))
-@settings(max_examples=10, deadline=None)
+@examples(10, deadline=None)
 def test_a_fit_is_exact_and_no_change_of_one_offset_betters_it(seed: int, classes: int, absent: int, name: str) -> None:
     absent = min(absent, classes - 1)
     batches = data(seed, classes, absent)
@@ -99,7 +100,7 @@ def test_a_fit_is_exact_and_no_change_of_one_offset_betters_it(seed: int, classe
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([*COUNTED]).map(asl.metric) | strategies.metrics(), st.integers(2, 3))
-@settings(max_examples=10, deadline=None)
+@examples(10, deadline=None)
 def test_no_fit_is_worse_than_none_whatever_the_metric_and_the_ties(seed: int, expr: asl.Expr, classes: int) -> None:
     ((logits, labels),) = data(seed, classes, dtype=(torch.float16, torch.float32, torch.float64)[seed % 3])
     batches = [(logits.round(), labels)]

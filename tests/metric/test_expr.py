@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 import autosegloss as asl
 from autosegloss.errors import ExprError, InputError
@@ -30,6 +30,7 @@ from autosegloss.metric import (
 )
 from autosegloss.metric.expr import Leaf, as_expr, band
 from tests import strategies
+from tests.examples import examples
 
 I, U, T = total(pred & target), total(pred | target), total(target)  # noqa: E741
 PIXEL, IMAGE, CLASS = "pixel", "image", "class"
@@ -65,7 +66,7 @@ def test_equal_expressions_are_one_object() -> None:
     assert len({pred & target, pred & target, pred | target}) == 2
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(expr=strategies.expressions())
 def test_copies_are_the_same_object(expr: Expr) -> None:
     assert copy.copy(expr) is expr
@@ -170,7 +171,7 @@ def test_no_maps_of_truth_values(expr: Expr) -> None:
     assert not expr.truth
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(expr=strategies.expressions())
 def test_a_walk_meets_each_node_once_after_its_operands(expr: Expr) -> None:
     seen: list[Expr] = []

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autosegloss.metric import METRICS, Accumulators, Expr, class_sum, erode, interpret, per_image, pred, target, total
 from autosegloss.metric import expr as e
 from tests import strategies
+from tests.examples import examples
 
 ALL = {name: build() for name, build in METRICS.items()}
 
@@ -35,7 +36,7 @@ def assert_same(one: interpret.Sums, other: interpret.Sums) -> None:
         assert torch.equal(found, other[node]), node
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     node=st.builds(
         lambda each, a, within: (per_image if each else total)(a, within=within),
@@ -67,7 +68,7 @@ def test_what_is_read_from_counts() -> None:
     assert sum(interpret._is_pointwise(node) for node in nodes_of(*ALL.values())) == 6  # I, U, T and theirs per image
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     expr=strategies.metrics(),
     labels=strategies.labels(images=(0, 5)),

@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.metric.morphology import ball_maximum_filter, in_pixels, maximum_filter, minimum_filter
 from tests import oracles, strategies
+from tests.examples import examples
 
 FILTERS = pytest.mark.parametrize("name", ["minimum", "maximum"])
 
@@ -32,7 +33,7 @@ def maps(draw: st.DrawFn) -> np.ndarray:
 
 
 @FILTERS
-@settings(max_examples=60)
+@examples(60)
 @given(x=maps(), radius=st.integers(0, 4))
 def test_filters_are_those_of_the_definition(name: str, x: np.ndarray, radius: int) -> None:
     given_before = x.copy()
@@ -42,7 +43,7 @@ def test_filters_are_those_of_the_definition(name: str, x: np.ndarray, radius: i
 
 
 @FILTERS
-@settings(max_examples=60)
+@examples(60)
 @given(x=maps(), radius=st.integers(0, 4))
 def test_truth_values_stay_truth_values(name: str, x: np.ndarray, radius: int) -> None:
     actual = filtered(name, torch.from_numpy(x > 0.5), radius)
@@ -80,7 +81,7 @@ def test_shared_extremes_pass_the_whole_gradient(name: str) -> None:
 # The border of the image, the Euclidean ball, and lengths -------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(x=maps(), radius=st.integers(0, 8))
 def test_with_a_border_the_outside_is_0(x: np.ndarray, radius: int) -> None:
     x = np.abs(x)
@@ -98,7 +99,7 @@ def ball_window(x: np.ndarray, radius: int) -> np.ndarray:
     return views[(steps.reshape(-1, x.ndim - 2) ** 2).sum(1) <= radius**2]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(x=maps(), radius=st.integers(0, 6))
 def test_a_ball_is_that_of_the_definition(x: np.ndarray, radius: int) -> None:
     before = x.copy()

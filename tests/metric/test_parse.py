@@ -5,7 +5,7 @@ import builtins
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import autosegloss as asl
@@ -13,6 +13,7 @@ from autosegloss.errors import AutoseglossError, ExprError, InputError, ParseErr
 from autosegloss.metric import METRICS, Expr, class_mean, class_sum, metric, parse, pred, target, total
 from autosegloss.metric.expr import BUILDERS, Leaf, Number, band
 from tests import strategies
+from tests.examples import examples
 
 NAMES = {"pred": pred, "target": target, **BUILDERS}
 
@@ -43,13 +44,13 @@ def outcome(spec: Any, **options: Any) -> Expr | AutoseglossError:
 # The text of an expression reads back as the same expression
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(expr=strategies.expressions())
 def test_the_text_reads_back_as_the_same_node(expr: Expr) -> None:
     assert parse(str(expr)) is expr
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(expr=strategies.metrics())
 @pytest.mark.slow
 def test_the_text_of_a_metric_reads_back_as_the_same_node(expr: Expr) -> None:
@@ -57,7 +58,7 @@ def test_the_text_of_a_metric_reads_back_as_the_same_node(expr: Expr) -> None:
     assert metric(str(expr)) is expr
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(expr=strategies.expressions())
 def test_the_text_is_one_line_of_python_for_the_same_expression(expr: Expr) -> None:
     text = str(expr)
@@ -67,7 +68,7 @@ def test_the_text_is_one_line_of_python_for_the_same_expression(expr: Expr) -> N
     assert value is expr or Number(float(value)) is expr
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(expr=strategies.expressions())
 def test_each_part_is_printed_once(expr: Expr) -> None:
     tree = ast.parse(str(expr), mode="eval")
@@ -440,14 +441,14 @@ def test_a_message_about_a_long_text_is_short(text: str) -> None:
         assert len(str(outcome(spec))) <= 1000 or isinstance(outcome(spec), Expr)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(text=st.text(max_size=30) | st.text("predtag&|^~+-*/()=:,.'x1 \n\\", max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     outcome = read(text)
     assert isinstance(outcome, str) or parse(str(outcome)) is outcome
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(expr=strategies.metrics(), data=st.data())
 @pytest.mark.slow
 def test_a_misspelt_metric_is_read_or_refused(expr: Expr, data: st.DataObject) -> None:
@@ -483,7 +484,7 @@ SIGNS = [
 ]
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(parts=st.lists(st.sampled_from(WORDS + SIGNS), max_size=12))
 def test_any_words_of_the_language_are_read_or_refused(parts: list[str]) -> None:
     found = outcome("".join(parts), class_names=["a b", "leaf", "other"])

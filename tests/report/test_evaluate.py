@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -26,6 +26,7 @@ from autosegloss.metric import parse
 from autosegloss.proxy.data.pictures import read_labels
 from autosegloss.report.evaluate import LabelFolders, evaluate, split_metrics
 from tests import oracles
+from tests.examples import examples
 
 Labels = npt.NDArray[np.integer]
 
@@ -310,7 +311,7 @@ def test_more_than_256_classes(tmp_path: Path, capsys) -> None:
     ignored=st.sampled_from([None, 255, 0]),
     classes=st.sampled_from([3, 300]),
 )
-@settings(max_examples=40)
+@examples(40)
 def test_255_is_ignored_by_default_only_where_it_cannot_be_a_class(
     target: list[int], ignored: int | None, classes: int
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.settings import as_config
 from autosegloss.search.study import Study
+from tests.examples import examples
 from tests.toys import TOY, toy_study
 
 CONFIG = as_config({"metric": "miou", "guard": {"dice": 0.9}})
@@ -87,7 +88,7 @@ def test_elsewhere_it_is_a_line_a_step_and_says_no_step_twice(tmp_path: Path) ->
     assert [line.partition(":")[0] for line in text.splitlines()[1:]] == ["step 2"]
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20, deadline=None)
 @given(before=st.integers(0, 30), now=st.integers(0, 36), workers=st.integers(1, 8))
 def test_the_time_left_is_right_at_once_after_a_resume(
     before: int, now: int, workers: int, tmp_path_factory: pytest.TempPathFactory

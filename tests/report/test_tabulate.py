@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -23,6 +23,7 @@ from autosegloss.search.content import bare_content
 from autosegloss.search.tables import Row, Table, not_learned
 from autosegloss.search.tabulate import read_table, resolved, tabulate
 from tests import oracles
+from tests.examples import examples
 
 LOSSES = ["cross_entropy", "jml", "lovasz"]
 MEASURED = ["target", "miou", "jaccard", "gacc", "IoU of leaf", "IoU of a, b", "bf1(radius=2)", "ece"]
@@ -66,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.integers(0, 10**6), st.sampled_from(LOSSES), st.sets(st.sampled_from(MEASURED[1:]), min_size=1))
 def test_verdicts_are_those_of_paired_tests_by_holm_over_what_is_asked(seed: int, first: str, asked: set[str]) -> None:
     names = sorted(asked - {"jaccard"}) or ["miou"]

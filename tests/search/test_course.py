@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.errors import SearchError
@@ -33,6 +33,7 @@ from autosegloss.search.plan import without_rivals
 from autosegloss.search.rivals import BASELINE, Rival, Screening
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.study import Study
+from tests.examples import examples
 from tests.journals import trials_of
 from tests.toys import ToyLosses
 
@@ -380,7 +381,7 @@ def undisturbed(lag: int) -> tuple[str, int]:
         return found.to_json(), len(trials_of(Path(name, "trials.jsonl")))
 
 
-@settings(max_examples=5)
+@examples(5)
 @given(lag=st.sampled_from([0, 1]), data=st.data())
 def test_neither_order_nor_kills_change_the_result(lag: int, data: st.DataObject) -> None:
     expected, number = undisturbed(lag)

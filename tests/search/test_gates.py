@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.search.gates import Fidelity, Headroom
+from tests.examples import examples
 
 Array = npt.NDArray[np.float64]
 
@@ -50,7 +51,7 @@ def friedman(table: Array) -> float:
     return float(scipy.stats.chi2.sf(statistic, rows - 1))
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(rows=st.integers(2, 5), columns=st.integers(2, 5), spread=st.floats(0, 2), seed=st.integers(0, 10**6))
 def test_headroom_is_the_analysis_of_variance(rows: int, columns: int, spread: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -115,7 +116,7 @@ def fidelity(short: list[float], long: list[float]) -> Fidelity | None:
     return Fidelity.of([str(i) for i in range(len(short))], short, long)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=4, max_size=9))
 def test_fidelity_is_the_correlation_of_the_ranks(pairs: list[tuple[int, int]]) -> None:
     short, long = ([float(x) for x in side] for side in zip(*pairs, strict=True))

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.errors import MESSAGE, RefusedError, SearchError
 from autosegloss.search.head import Head, versions
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.serial import SerialRunner
+from tests.examples import examples
 from tests.journals import records_of, sealed, trials_of
 from tests.toys import TOY, run_toy, toy_study
 
@@ -216,7 +217,7 @@ def test_what_a_damaged_line_says() -> None:
         )
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(data=st.data())
 def test_what_is_done_to_a_journal_is_refused_or_harmless(half: bytes, undisturbed: str, data: st.DataObject) -> None:
     """Lines lost, repeated, moved, cut and written over; what is not refused ends as if nothing had happened."""

@@ -7,15 +7,16 @@ import math
 import numpy as np
 import pytest
 import scipy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.search.race import Lead, better_half, verdict
+from tests.examples import examples
 
 GAINS = st.lists(st.floats(-1, 1, width=32).filter(bool), min_size=5, max_size=12, unique_by=abs)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(gains=GAINS)
 def test_a_lead_is_the_exact_signed_rank_test(gains: list[float]) -> None:
     lead = Lead.of("ours", "theirs", gains, [0.0] * len(gains))
@@ -27,7 +28,7 @@ def test_a_lead_is_the_exact_signed_rank_test(gains: list[float]) -> None:
     assert lead.bound <= lead.centre
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(gains=GAINS)
 def test_the_bound_is_the_largest_shift_that_the_test_rejects(gains: list[float]) -> None:
     bound = Lead.of("ours", "theirs", gains, [0.0] * len(gains)).bound
@@ -71,7 +72,7 @@ def test_losses_that_are_as_good_as_the_rivals_are_rarely_returned() -> None:
     assert np.mean(far) > 0.95
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(seed=st.integers(0, 10**6), ahead=st.floats(0, 1))
 def test_a_loss_wins_only_if_it_beats_every_rival_and_keeps_the_guards(seed: int, ahead: float) -> None:
     rng = np.random.default_rng(seed)

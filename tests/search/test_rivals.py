@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.errors import AutoseglossError
@@ -35,6 +35,7 @@ from autosegloss.search.rivals import (
     rivals_of,
 )
 from autosegloss.search.settings import as_config
+from tests.examples import examples
 
 SOFT = ["cross_entropy", "focal", "0.5*soft_dice + 0.5*cross_entropy", "0.75*jml + 0.25*cross_entropy"]
 
@@ -153,7 +154,7 @@ def ladders(draw: st.DrawFn) -> tuple[int, list[float], int, int | None]:
     return draw(st.integers(1, 12)), steps, draw(st.integers(1, 4)), budget
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(ladder=ladders(), data=st.data())
 def test_whatever_the_rewards_a_screening_keeps_to_its_budget_and_uses_all_it_trains(
     ladder: tuple[int, list[float], int, int | None], data: st.DataObject
@@ -200,7 +201,7 @@ def test_whatever_the_rewards_a_screening_keeps_to_its_budget_and_uses_all_it_tr
     assert screened(table, number, steps, seeds, budget)[0] == found, "of equals, the same are taken"
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     number=st.integers(1, 5),
     length=st.integers(1, 7),

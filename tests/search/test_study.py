@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autosegloss.errors import InputError, RefusedError, SearchError
@@ -24,6 +24,7 @@ from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.journal import Journal
 from autosegloss.search.runners.serial import SerialRunner
 from autosegloss.search.study import Study
+from tests.examples import examples
 from tests.journals import trials_of
 from tests.toys import TOY, Quadratic, run_toy, search_of, toy_study
 
@@ -355,7 +356,7 @@ def lagging(lag: int) -> str:
         return study.findings().to_json()
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25, deadline=None)
 @given(lag=st.sampled_from([0, 1, 2]), data=st.data())
 @pytest.mark.slow
 def test_neither_order_nor_kills_change_the_result(lag: int, data: st.DataObject) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,6 +30,7 @@ from autosegloss.proxy.data.pictures import (
     read_labels,
     read_picture,
 )
+from tests.examples import examples
 
 RNG = np.random.default_rng(3)
 GREY = RNG.integers(0, 256, (6, 9)).astype(np.uint8)
@@ -459,7 +460,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, on damaged metadata
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(data=damaged())
 def test_damaged_files_are_refused_or_read(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from autosegloss.errors import DataError
 from autosegloss.proxy.data import Dataset, Split, load_dataset, mni152
 from autosegloss.proxy.data.cache import _covering
 from tests import layouts
+from tests.examples import examples
 
 needs_nilearn = pytest.mark.skipif(
     find_spec("nilearn") is None or find_spec("nibabel") is None, reason="the extra `samples` is not installed"
@@ -324,7 +325,7 @@ VALUES = st.sampled_from([0, 1, 2, 3, 9, 254, 255, 256, 65535])
     classes=st.integers(2, 4),
     ignored=st.sampled_from([None, 3, 9, 255, 65535]),
 )
-@settings(max_examples=25)
+@examples(25)
 def test_masks_of_any_values_are_read_or_refused_with_these_values(
     masks: list[NDArray[np.uint16]], classes: int, ignored: int | None
 ) -> None:
