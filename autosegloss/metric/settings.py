@@ -123,6 +123,8 @@ class _Guarded(Section):
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _PLAIN = TypeAdapter(dict[Annotated[str, AfterValidator(lambda text: _metric(text))], Share], config=_STRICT)
 _NAMED = TypeAdapter(dict[str, _Guarded])
+SHARES = TypeAdapter(dict[str, Share], config=_STRICT)
+"""The share of each number that a trial returns."""
 
 
 def spec_label(spec: str | Mapping[str, Any]) -> str:

@@ -109,7 +109,8 @@ class JsonLog(_JsonLines):
         """Write the result."""
         scores = scores_record(result.scores)
         findings = result.findings
-        about = _about(findings, str(result.loss.provenance.get("conclusion", "")))
+        kept = result.loss.provenance
+        about = _about(findings, str(kept.get("conclusion", "")), str(kept.get("guards", "")))
         self._write("end", found=findings.label, scores=scores, **about, loss=str(self._folder / LOSS_FILE))
 
 
@@ -244,15 +245,16 @@ def status_record(found: Status) -> dict[str, Any]:
     if study.finished:
         findings = study.findings()
         record["found"] = {"label": findings.label, "theta": findings.theta, "reward": findings.reward}
-        record["found"] |= _about(findings, findings.conclude(found.config.trial is not None))
+        own = found.config.trial is not None
+        record["found"] |= _about(findings, findings.conclude(own), findings.about_guards(own))
     return record
 
 
-def _about(findings: Findings, conclusion: str) -> dict[str, str | float | None]:
+def _about(findings: Findings, conclusion: str, guards: str) -> dict[str, str | float | None]:
     """What a user should know about the result of a search."""
     missed = not_learned(list(scores_of(findings).values()))
     about = {"conclusion": conclusion or None, "learning_rate": findings.rate}
-    return {**about, "guards": findings.about_guards or None, "not_learned": missed or None}
+    return {**about, "guards": guards or None, "not_learned": missed or None}
 
 
 def _counts(study: Study) -> dict[str, int]:

@@ -19,7 +19,7 @@ from autosegloss.metric import METRICS, metric
 from autosegloss.metric.settings import guard_shares, spec_label
 from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
-from autosegloss.report.rivals import closing_text, screen_text, so_far_text, titles
+from autosegloss.report.rivals import closing_text, guards_text, screen_text, so_far_text, titles
 from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import BESIDE, number, search_table
 from autosegloss.search.api import Result, Status, scores_of
@@ -104,7 +104,7 @@ class Display:
             "" if own else f"all metrics: autosegloss report {self._folder}",
             not_learned(list(result.scores.values())),
             f"{target}: {scores} ({findings.label}).",
-            f"guards, on held-out images: {findings.about_guards}" if findings.about_guards else "",
+            f"guards, {guards}" if (guards := guards_text(findings, own)) else "",
             f"its loss: {loss_line(result.loss)}",
             f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
             closing_text(findings, config),
@@ -264,6 +264,6 @@ def status_text(found: Status, folder: str | os.PathLike[str]) -> str:
         name = "returned" if findings.theta is None else "found"
         lines.append(f"{name}: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
         lines.append(f"its loss: {loss_line(build_loss(findings.loss))}")
-        lines += [f"guards, on held-out images: {findings.about_guards}"] if findings.about_guards else []
+        lines += [f"guards, {guards}"] if (guards := guards_text(findings, config.trial is not None)) else []
         lines += filter(None, [not_learned(list(scores_of(findings).values())), closing_text(findings, config)])
     return "\n".join(lines)

@@ -47,6 +47,12 @@ def screen_lines(screen: Screen) -> list[Line]:
     return sorted(lines, key=lambda line: -line.reward.mean)  # stable
 
 
+def guards_text(findings: Findings, own: bool) -> str:
+    """What became of the guards and where they were measured; empty without guards."""
+    text = findings.about_guards(own)
+    return text if own or not text else f"on held-out images: {text}"
+
+
 def difference(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Difference | None:
     """The paired difference over the seeds on which both ended; None for fewer than two of them."""
     pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if a is not None and b is not None]

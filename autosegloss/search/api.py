@@ -283,7 +283,8 @@ def _screening(config: StudyConfig, others: int) -> Screening | None:
 
 
 def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Journal) -> Result:
-    scores, conclusion = scores_of(findings), findings.conclude(config.trial is not None)
+    own = config.trial is not None
+    scores, conclusion, guards = scores_of(findings), findings.conclude(own), findings.about_guards(own)
     loss = build_loss(findings.loss)
     loss.provenance = {
         "found": findings.label,
@@ -298,7 +299,7 @@ def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Jour
         **({"maximised": spec_label(config.goal)} if config.reward is not None else {}),
         **({} if findings.rate == 1 else {"learning_rate": findings.rate}),
         **({"conclusion": conclusion} if conclusion else {}),
-        **({"guards": findings.about_guards} if findings.about_guards else {}),
+        **({"guards": guards} if guards else {}),
     }
     with resumable():
         loss.save(folder / LOSS_FILE)

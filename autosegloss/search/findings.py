@@ -183,9 +183,12 @@ class Findings:
             )
         return f"no searched loss is ahead of {self.label} in the first part of the finals: loss.json is {self.label}"
 
-    @property
-    def about_guards(self) -> str:
-        """What became of the guards, in a sentence; empty without guards."""
+    def about_guards(self, own: bool = False) -> str:
+        """What became of the guards, in a sentence; empty without guards.
+
+        Args:
+            own: Whether a trial of the user's own has measured them, whose numbers are shown as they are.
+        """
         winner = self.winner
         if not winner.guards:
             return ""
@@ -195,13 +198,15 @@ class Findings:
         if winner.label == BASELINE and best is not None and passed == others:
             return (
                 f"no loss keeps its guards, so cross-entropy is returned instead; the best of them, {best.label} "
-                f"(reward {best.reward:.4f}): {_sentence(best.broken)}."
+                f"(reward {best.reward:.4f}): {_sentence(best.broken, own)}."
             )
-        kept = f"kept: {_sentence(winner.guards)}."
+        kept = f"kept: {_sentence(winner.guards, own)}."
         if later := self._broken_later(winner):
-            kept += f" But not on the validation set, which decides nothing: {_sentence(later)}."
+            kept += f" But not on the validation set, which decides nothing: {_sentence(later, own)}."
         if best is not None and (best.reward or 0.0) > self.reward:
-            kept += f" {best.label} has a higher reward, {best.reward:.4f}, but breaks them: {_sentence(best.broken)}."
+            kept += (
+                f" {best.label} has a higher reward, {best.reward:.4f}, but breaks them: {_sentence(best.broken, own)}."
+            )
         return kept
 
     def _broken_later(self, winner: Final) -> tuple[Check, ...]:
@@ -217,5 +222,5 @@ class Findings:
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def _sentence(checks: Sequence[Check]) -> str:
-    return ", ".join(map(str, checks))
+def _sentence(checks: Sequence[Check], own: bool) -> str:
+    return ", ".join(check.text(own) for check in checks)

@@ -76,11 +76,22 @@ class Check:
         """Whether the loss keeps the guard."""
         return self.least <= 0 or self.value >= self.least
 
-    def __str__(self) -> str:
-        return (
-            f"{self.metric} is {100 * self.value:.2f} where at least {100 * self.least:.2f} was asked "
-            f"({self.share:g} of {self.of}'s {100 * self.baseline:.2f})"
-        )
+    def measured(self, own: bool = False) -> str:
+        """The value in %; of a trial of the user's own, the number as it is."""
+        return _number(self.value, own)
+
+    def asked(self, own: bool = False) -> str:
+        """The least value that keeps the guard and where it comes from; likewise."""
+        return f"{_number(self.least, own)} ({self.share:g} of {self.of}'s {_number(self.baseline, own)})"
+
+    def text(self, own: bool = False) -> str:
+        """What was measured and asked; likewise."""
+        least, why = self.asked(own).split(" ", 1)
+        return f"{self.metric} is {self.measured(own)} where at least {least} was asked {why}"
+
+
+def _number(value: float, own: bool) -> str:
+    return f"{value:.4g}" if own else f"{100 * value:.2f}"
 
 
 def checked(

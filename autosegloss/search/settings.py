@@ -16,8 +16,11 @@ from pydantic import (
     JsonValue,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -29,6 +32,7 @@ from autosegloss.loss.settings import RelaxationConfig
 from autosegloss.metric import metric
 from autosegloss.metric.expr import has_class_names
 from autosegloss.metric.settings import (
+    SHARES,
     Columns,
     Guards,
     MetricSpec,
@@ -276,7 +280,8 @@ class StudyConfig(Section):
     search: SearchConfig = SearchConfig()
     guard: Guards = {}
     """Metrics that must not fall below a share of their value under cross-entropy, e.g. {miou: 0.9, iou(symptom): 0.8},
-    or with a name {symptom: {expression: iou(2), share: 0.8}}; the reward of a loss that violates this is reduced."""
+    or with a name {symptom: {expression: iou(2), share: 0.8}}; the reward of a loss that violates this is reduced. With
+    a trial of your own, numbers that it returns."""
     finalists: FinalistsConfig = FinalistsConfig()
     resources: ResourcesConfig = ResourcesConfig()
     retrain: RetrainConfig = RetrainConfig()
@@ -285,6 +290,12 @@ class StudyConfig(Section):
     """The folder where the modules of `module:function` are found, besides Python's path; relative to the
     configuration. Default: the folder of the configuration."""
     _folder: str = PrivateAttr(default_factory=os.getcwd)
+
+    @field_validator("guard", mode="wrap")
+    @classmethod
+    def _guarded(cls, value: Any, of_metrics: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Take the numbers of a trial of the user's own, which need not be metrics."""
+        return of_metrics(value) if info.data.get("trial") is None else SHARES.validate_python(value)
 
     @model_validator(mode="after")
     def _fitting(self) -> StudyConfig:

@@ -292,7 +292,7 @@ def test_a_rival_that_breaks_a_guard_is_not_returned(tmp_path: Path) -> None:
     assert course(tmp_path / "without", toy).label == "4*lovasz"
     found = course(tmp_path / "with", toy, guard={"other": 0.9})
     assert found.label == "4*jml"
-    assert found.about_guards == "kept: other is 90.00 where at least 81.00 was asked (0.9 of cross-entropy's 90.00)."
+    assert found.about_guards() == "kept: other is 90.00 where at least 81.00 was asked (0.9 of cross-entropy's 90.00)."
     by_round: dict[int, list[dict[str, Any]]] = {}
     for trial in trials_of(tmp_path / "with" / "trials.jsonl"):
         if trial["stage"] == "screen":
@@ -316,7 +316,7 @@ def test_a_guard_may_compare_with_the_rival_that_is_best_on_its_metric(tmp_path:
         assert (found.theta is None) == guard_rivals
     assert found.label == "4*jml"
     kept = "kept: other is 100.00 where at least 95.00 was asked (0.95 of 4*jml's 100.00)"
-    assert found.about_guards.startswith(kept)
+    assert found.about_guards().startswith(kept)
     assert all(final.broken for final in found.finals if final.label != "4*jml")
 
 

@@ -120,11 +120,11 @@ def test_without_a_guard_the_search_falls_for_it_and_with_one_it_does_not(tmp_pa
     without = tempted(tmp_path / "without", {}, Tempting())
     assert without.theta is not None
     assert without.theta[0] > 0.7
-    assert without.about_guards == ""
+    assert without.about_guards() == ""
     found = tempted(tmp_path / "with", {"other": 0.9}, Tempting())
     assert found.theta is not None
     assert 0.5 < found.theta[0] < 0.6
-    assert found.about_guards.startswith(
+    assert found.about_guards().startswith(
         "kept: other is 90.00 where at least 81.00 was asked (0.9 of cross-entropy's 9"
     )
     assert [step.failed for step in found.steps] == [0] * 4
@@ -162,7 +162,7 @@ def test_a_loss_that_keeps_its_guards_wins_before_one_that_does_not(tmp_path: Pa
     assert best.reward is not None
     assert best.reward > found.reward
     assert best.broken == best.guards == (Check("other", 0.9, pytest.approx(0.8), pytest.approx(0.9)),)
-    assert found.about_guards == (
+    assert found.about_guards() == (
         "kept: other is 90.00 where at least 81.00 was asked (0.9 of cross-entropy's 90.00). "
         f"{best.label} has a higher reward, {best.reward:.4f}, but breaks them: other is 80.00 where at least 81.00 "
         "was asked (0.9 of cross-entropy's 90.00)."
@@ -173,13 +173,13 @@ def test_if_no_loss_keeps_its_guards_cross_entropy_is_returned_and_the_message_s
     found = tempted(tmp_path, {"other": 0.9}, Flattering(0.0))
     assert (found.label, found.loss, found.theta, found.reward) == ("cross-entropy", CROSS_ENTROPY, None, 0.3)
     best = max(found.finals, key=lambda final: final.reward or 0)
-    assert found.about_guards == (
+    assert found.about_guards() == (
         "no loss keeps its guards, so cross-entropy is returned instead; the best of them, "
         f"{best.label} (reward {best.reward:.4f}): other is 80.00 where at least 81.00 was asked (0.9 of "
         "cross-entropy's 90.00)."
     )
     kept = tuple(replace(each, guards=()) if each.label == "start" else each for each in found.finals)
-    about = replace(found, finals=kept).about_guards
+    about = replace(found, finals=kept).about_guards()
     assert about.startswith("kept: "), "cross-entropy may also win as the best rival"
     assert f"{best.label} has a higher reward" in about
 
@@ -261,7 +261,7 @@ def test_a_broken_guard_and_a_class_not_learned_are_said_wherever_the_result_is(
     rows = re.findall(r"<tr>(.*?)</tr>", page.split("<h3>Guards</h3>")[1].split("</table>")[0])[1:]
     cells = [re.sub(r"<[^>]+>", "|", row).split("|") for row in rows]
     of_loss = ["69.20", " kept"] if later else ["44.80", " broken"]
-    asked = ["miou", "62.28 (0.9 of 69.20)"]
+    asked = ["miou", "62.28 (0.9 of cross-entropy's 69.20)"]
     assert [[cell for cell in row if cell] for row in cells] == [
         ["cross-entropy", *asked, "69.20", " kept"],
         ["start", *asked, *of_loss],

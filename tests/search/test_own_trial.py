@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import redirect_stdout
+from html import unescape
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,24 @@ def test_a_trial_is_told_its_name_everywhere(
     told = capsys.readouterr().out
     assert "trial      tests.own_trials:train: not run, since one call is a whole trial" in told
     assert "search     15 trials, 1 in parallel" in told
+
+
+def test_its_guards_are_told_as_the_numbers_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "own.yaml", tmp_path / "out"
+    path.write_text(json.dumps({**OWN, "guard": {"steps": 0.5}}))
+    assert main(["search", str(path), "--runner", "serial", "--out", str(out)]) == 0
+    kept = "kept: steps is 6 where at least 3 was asked (0.5 of cross-entropy's 6)."
+    assert f"guards, {kept}" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["status", str(out)]) == 0
+    assert f"guards, {kept}" in capsys.readouterr().out
+    assert main(["status", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["found"]["guards"] == kept
+    assert autosegloss.load_loss(out / "loss.json").provenance["guards"] == kept
+    assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
+    page = unescape((tmp_path / "page.html").read_text())
+    assert kept in page
+    assert "<td>3 (0.5 of cross-entropy's 6)</td>" in page
+    assert "held-out" not in page
 
 
 def test_resumed_it_gives_the_same_bytes_and_another_file_is_refused(tmp_path: Path) -> None:
@@ -197,6 +216,8 @@ def test_a_trial_that_fails_is_a_failed_trial(tmp_path: Path) -> None:
         ({"reward": {"name": "biou"}}, ConfigError, "reward: must be the name of a number that `trial` returns"),
         ({"reward": "-"}, ConfigError, "reward: must name a number or a metric"),
         ({"search": {"offsets": True}}, ConfigError, "search.offsets: needs the proxy's logits"),
+        ({"guard": {"steps": 2}}, ConfigError, "guard.steps: must be at most 1, got `2`"),
+        ({"guard": {"a": {"expression": "miou", "share": 1}}}, ConfigError, "guard.a: must be a number, got `{expr"),
         ({"metric": "iou(cat)"}, ConfigError, "metric: must have numbers for classes next to `trial`"),
         ({"trial": None}, ConfigError, "reward: must be a metric, as there is no `trial` that returns numbers: unkn"),
     ],

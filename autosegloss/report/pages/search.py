@@ -14,7 +14,16 @@ from autosegloss.proxy.trial import CLASS_PREFIX, TARGET
 from autosegloss.report.pages import figures, sections
 from autosegloss.report.pages.elements import details, table, text_block
 from autosegloss.report.pages.examples import Trained, examples
-from autosegloss.report.rivals import NOT_SEARCHED, closing_text, difference, gates, reward_title, screen_lines, titles
+from autosegloss.report.rivals import (
+    NOT_SEARCHED,
+    closing_text,
+    difference,
+    gates,
+    guards_text,
+    reward_title,
+    screen_lines,
+    titles,
+)
 from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import main_metrics, number, same_metrics
 from autosegloss.search.api import Status, status
@@ -88,7 +97,7 @@ def _summary(
         "returned" if findings.theta is None else "found": f"{escape(findings.label)}, reward "
         f"{findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
         "its loss": escape(loss_line(loss)) + rate,
-        **({"guards": f"on held-out images: {escape(findings.about_guards)}"} if findings.about_guards else {}),
+        **({"guards": escape(guards)} if (guards := guards_text(findings, own)) else {}),
         "what the trial returned" if own else "validation set": f"{escape(spec_label(config.goal))}"
         f"{'' if own else ', %'}: {escape(name)} {ours}{by} (mean [95 % interval])",
         "search": f"{steps}; {study.done} trials with the finals, {study.failed} failed; {study.seconds:.0f} s of "
@@ -193,11 +202,11 @@ def _course(found: Status, findings: Findings) -> str:
             *members,
         ]
     numbers = details("The finals in numbers", "\n".join(members))
-    steps = _steps(found)
+    steps, guards = _steps(found), _guards(findings, found.config.trial is not None)
     if not steps:
-        return f'<p class="note">{note}</p>\n{_guards(findings)}{numbers}'
+        return f'<p class="note">{note}</p>\n{guards}{numbers}'
     return (
-        f'<p class="note">{note}</p>\n{_rewards(findings, steps)}\n{_guards(findings)}{numbers}\n'
+        f'<p class="note">{note}</p>\n{_rewards(findings, steps)}\n{guards}{numbers}\n'
         f"{_coordinates(found, findings, steps)}"
     )
 
@@ -244,14 +253,14 @@ def _reward_text(config: StudyConfig) -> str:
     return f"{what}{offsets} on the held-out part of the training set"
 
 
-def _guards(findings: Findings) -> str:
+def _guards(findings: Findings, own: bool) -> str:
     """The guards of every member of the finals: what was asked, measured and kept."""
     rows = [
         [
             escape(final.label),
             escape(check.metric),
-            f"{100 * check.least:.2f} ({check.share:g} of {100 * check.baseline:.2f})",
-            f"<b>{100 * check.value:.2f}</b> {'kept' if check.kept else 'broken'}",
+            escape(check.asked(own)),
+            f"<b>{check.measured(own)}</b> {'kept' if check.kept else 'broken'}",
         ]
         for final in findings.finals
         for check in final.guards
@@ -259,7 +268,7 @@ def _guards(findings: Findings) -> str:
     if not rows:
         return ""
     titles = ["member of the finals", "guard", "at least", "measured"]
-    note = "On the held-out part, %: mean over the seeds of the finals. At least: a share of cross-entropy's value."
+    note = f"{'What the trial returned' if own else 'On the held-out part, %'}: mean over the seeds of the finals."
     return f'<h3>Guards</h3>\n<p class="note">{note}</p>\n{table(titles, rows, "the guards")}\n'
 
 
