@@ -107,9 +107,14 @@ def own_loss(content: Mapping[str, Any], ignore_index: int) -> OwnLoss:
     return loss
 
 
+def is_function(name: str) -> bool:
+    """Whether a name of a loss is that of a function, `module:function`."""
+    return bool(_NAME.fullmatch(name)) and not Path(name).exists()
+
+
 def any_loss(name: str, *, counts: Sequence[int], ignore_index: int = 255, reduce_over_ranks: bool = False) -> Loss:
     """The loss of a name of `load_loss`, or a user's own, named as `module:function`."""
-    if _NAME.fullmatch(name) and not Path(name).exists():
+    if is_function(name):
         return OwnLoss(name, counts, ignore_index)
     return loss_for_data(name, counts, ignore_index, reduce_over_ranks)
 

@@ -79,7 +79,7 @@ def text_plot(curve: Curve, width: int = 41, height: int = 13) -> str:
 
 
 def plot_loss(loss: Loss, path: str | os.PathLike[str]) -> None:
-    """Draw the curves of a loss, and the scores in its provenance if a search found it.
+    """Draw the curves of a loss, and the scores in its provenance if a search of the proxy found it.
 
     Args:
         loss: A surrogate, or a sum with one.
@@ -140,7 +140,13 @@ def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Score]]) -> None:
 
 
 def _validation(loss: Loss) -> dict[str, dict[str, Score]]:
-    """The scores that a search has recorded; empty if the provenance has none, or something else."""
+    """The scores that a search has recorded; empty if the provenance has none, or something else.
+
+    Empty also for a trial of the user's own, whose numbers may have any units and so fit on no common axis.
+    """
+    configuration = loss.provenance.get("configuration")
+    if isinstance(configuration, dict) and configuration.get("trial") is not None:
+        return {}
     try:
         rows = TypeAdapter(dict[str, dict[str, Score]]).validate_python(loss.provenance.get("validation"))
     except ValidationError:

@@ -105,7 +105,7 @@ def search(
             journal.note_changes()
             with chosen.ready():
                 if isinstance(proxy, TrialObjective):
-                    chosen.run(FirstTrial(study), proxy)
+                    chosen.run(FirstTrial(study, rewarded=study.done > study.failed), proxy)
                 else:
                     with limited(settled.resources.time_limit, "the pretraining"):
                         prepared = proxy.prepare()

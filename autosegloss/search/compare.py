@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autosegloss.errors import AutoseglossError, InputError, cut
+from autosegloss.loss import load_loss
 from autosegloss.loss.base import LossContent
 from autosegloss.loss.file import build_loss
 from autosegloss.metric import METRICS, Expr
 from autosegloss.metric.expr import with_class_names
 from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.data import Dataset, load_dataset
-from autosegloss.proxy.own_loss import is_own
+from autosegloss.proxy.own_loss import is_function, is_own
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS, Proxy, device_of
 from autosegloss.search.comparison import (
     PLAN_VERSION,
@@ -31,10 +32,10 @@ from autosegloss.search.comparison import (
 from autosegloss.search.content import bare_content
 from autosegloss.search.folder import COMPARISON_FILES, check_folder
 from autosegloss.search.head import Head
-from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.jobs import Job, Objective, Outcome
 from autosegloss.search.ladder import LADDERS
 from autosegloss.search.objective import announce, proxy_of
-from autosegloss.search.own_trial import refuse_trial
+from autosegloss.search.own_trial import FirstTrial, TrialObjective
 from autosegloss.search.runners import choose_runner
 from autosegloss.search.runners.base import Runner, limited
 from autosegloss.search.seeds import comparison_seeds, tuning_seeds
@@ -125,11 +126,6 @@ def compare(
         SearchError: Every run failed; raised after the table with the errors is written.
     """
     settled = as_config(config)
-    refuse_trial(
-        settled,
-        "compare",
-        "Call the function yourself, with autosegloss.load_loss(NAME) of each loss on the same seeds.",
-    )
     losses = settled.compare.losses if losses is None else losses
     seeds = settled.compare.seeds if seeds is None else seeds
     check_losses(losses, seeds)
@@ -137,59 +133,125 @@ def compare(
     folder = Path(out).absolute()
     chosen = choose_runner(runner, settled.resources, address)
     check_folder(folder, COMPARISON_FILES, "comparison", resume)
-    columns, verdicts, more = columns_of(settled.goal, settled.compare.metrics)
-    offsets = settled.compare.offsets or settled.search.offsets
-    if settled.compare.metrics is None and offsets:
-        columns.insert(columns.index(verdicts[0]) + 1, WITH_OFFSETS)
-    proxies, definitions, more_of = _load(settled, losses, more)
-    distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
-    for dataset in distinct.values():
-        announce(dataset, on_data)
-    classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
-    measured = [TARGET, *([WITH_OFFSETS] if offsets else []), *METRICS, *more, *classes, CALIBRATION]
-    asked = resolved(metrics or (), measured, settled.goal)
+    if settled.trial is None:
+        compared = _of_proxies(settled, losses, metrics or (), on_data)
+    else:
+        compared = _of_trial(settled, losses, metrics or ())
     tuning = _tuning(settled)
-    _check_steps(tuning, definitions)
+    _check_steps(tuning, compared.definitions)
     modules = settled.recorded_modules(losses)
     plan = {
         "version": PLAN_VERSION,
         "losses": list(losses),
         "seeds": comparison_seeds(settled.search.seed, seeds),
-        "metrics": columns,
-        "verdicts": verdicts,
-        "settings": list(proxies),
+        "metrics": compared.columns,
+        "verdicts": compared.verdicts,
+        "settings": list(compared.definitions),
         "steps": {name: list(ladder.steps) for name, ladder in tuning.ladders.items()},
         "tuning_seeds": list(tuning.seeds),
-        "configurations": {name: fingerprint(settled.in_setting(name)) for name in proxies},
-        "definitions": definitions,
+        "configurations": {name: fingerprint(settled.in_setting(name)) for name in compared.definitions},
+        "definitions": compared.definitions,
         **({} if modules is None else {"modules": modules}),
     }
 
     def run(comparison: Comparison) -> None:
+        queue = comparison if settled.trial is None else FirstTrial(comparison, rewarded=comparison.rewarded)
         with chosen.ready():
-            ready = []
-            for proxy in proxies.values():
-                with limited(settled.resources.time_limit, "the pretraining"):
-                    ready.append(proxy.prepare())
-            chosen.run(comparison, ComparisonObjective(tuple(ready), more_of, offsets))
+            chosen.run(queue, compared.prepare())
 
     table = run_comparison(
         plan,
         folder,
         run,
         target=spec_label(settled.goal),
-        notes={name: proxy.dataset.note for name, proxy in proxies.items()},
+        notes=compared.notes,
         what="comparison",
         resume=resume,
-        head=Head.here(_data_of(proxies), settled.resources.gpus),
+        head=Head.here(compared.data, settled.resources.gpus),
         command=command,
         observer=observer,
         baseline=baseline,
-        asked=asked,
+        asked=compared.asked,
         tuning=tuning,
     )
     check_runs(table, folder)
     return table
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What is compared, and by which trainings.
+
+    Args:
+        definitions: The content of each loss in each setting.
+        columns: The columns of the table.
+        verdicts: Those that have verdicts.
+        asked: The columns that were asked for, under the names by which they are measured.
+        notes: A note on the data of each setting.
+        data: What stands for the data in the head of the journal.
+        prepare: Makes what runs the jobs, once the resources are there.
+    """
+
+    definitions: dict[str, dict[str, LossContent]]
+    columns: list[str]
+    verdicts: list[str]
+    asked: list[str]
+    notes: dict[str, str]
+    data: dict[str, Any]
+    prepare: Callable[[], Objective]
+
+
+def _of_proxies(
+    config: StudyConfig,
+    losses: Sequence[str],
+    metrics: Sequence[str],
+    on_data: Callable[[Dataset], None] | None,
+) -> _Compared:
+    """The comparison of trainings of the proxy in every setting."""
+    columns, verdicts, more = columns_of(config.goal, config.compare.metrics)
+    offsets = config.compare.offsets or config.search.offsets
+    if config.compare.metrics is None and offsets:
+        columns.insert(columns.index(verdicts[0]) + 1, WITH_OFFSETS)
+    proxies, definitions, more_of = _load(config, losses, more)
+    distinct = {tuple(proxy.dataset.fingerprint().items()): proxy.dataset for proxy in proxies.values()}
+    for dataset in distinct.values():
+        announce(dataset, on_data)
+    classes = [CLASS_PREFIX + name for proxy in proxies.values() for name in proxy.dataset.classes]
+    measured = [TARGET, *([WITH_OFFSETS] if offsets else []), *METRICS, *more, *classes, CALIBRATION]
+
+    def prepare() -> ComparisonObjective:
+        ready = []
+        for proxy in proxies.values():
+            with limited(config.resources.time_limit, "the pretraining"):
+                ready.append(proxy.prepare())
+        return ComparisonObjective(tuple(ready), more_of, offsets)
+
+    return _Compared(
+        definitions,
+        columns,
+        verdicts,
+        resolved(metrics, measured, config.goal),
+        {name: proxy.dataset.note for name, proxy in proxies.items()},
+        _data_of(proxies),
+        prepare,
+    )
+
+
+def _of_trial(config: StudyConfig, losses: Sequence[str], metrics: Sequence[str]) -> _Compared:
+    """The comparison of calls of the user's own trial."""
+    trial = TrialObjective.of(config)
+    if metrics:
+        raise InputError(
+            f"metrics: what `trial: {cut(trial.name)}` returns is not known before it runs, and all its numbers are "
+            "columns. Choose some afterwards: autosegloss compare DIR --metrics NAME,NAME."
+        )
+    if own := next((name for name in losses if is_function(name)), None):
+        raise InputError(
+            f"loss `{cut(own)}`: next to `trial`, losses are names, texts of these and loss files. Let `trial` train "
+            "with a function of yours itself."
+        )
+    definitions = {name: bare_content(load_loss(name)) for name in losses}
+    return _Compared({"": definitions}, [TARGET], [TARGET], [], {"": ""}, trial.fingerprint(), lambda: trial)
 
 
 def _tuning(config: StudyConfig) -> Tuning:

@@ -115,6 +115,11 @@ class Comparison:
         return len(self._outcomes)
 
     @property
+    def rewarded(self) -> bool:
+        """Whether a trial has a reward."""
+        return any(outcome.reward is not None for outcome in self._outcomes.values())
+
+    @property
     def finished(self) -> bool:
         """Whether all trials are finished."""
         return self.done == self.total

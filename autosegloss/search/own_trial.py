@@ -19,8 +19,8 @@ from autosegloss.proxy.imports import import_function, source_hash, use_folder
 from autosegloss.proxy.trial import TARGET
 from autosegloss.proxy.users_code import parameters_of, users_code
 from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.runners.base import JobQueue
 from autosegloss.search.settings import StudyConfig
-from autosegloss.search.study import Study
 
 _EXAMPLE = 'return a mapping of names to numbers, such as {"miou": 0.71}'
 
@@ -126,25 +126,26 @@ class TrialObjective:
 
 
 class FirstTrial:
-    """A study that stops at its first trial if what that returns can never be used, instead of after a whole step.
+    """A queue that stops at its first trial if what that returns can never be used, instead of after all of them.
 
     Nothing is recorded then. As soon as a trial has a reward, others may fail as they like.
 
     Args:
-        study: The study.
+        queue: The queue.
+        rewarded: Whether a trial has had a reward before.
     """
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, queue: JobQueue, rewarded: bool) -> None:
+        self._queue, self._rewarded = queue, rewarded
 
     @property
     def finished(self) -> bool:
         """See `JobQueue.finished`."""
-        return self._study.finished
+        return self._queue.finished
 
     def next_job(self) -> Job | None:
         """See `JobQueue.next_job`."""
-        return self._study.next_job()
+        return self._queue.next_job()
 
     def record(self, job: Job, outcome: Outcome) -> None:
         """See `JobQueue.record`.
@@ -153,17 +154,10 @@ class FirstTrial:
             RefusedError: No trial has had a reward yet, and this one returned something that can't be used.
         """
         kind, _, text = (outcome.error or "").partition(": ")
-        if kind == RefusedError.__name__ and self._study.done == self._study.failed:
+        if kind == RefusedError.__name__ and not self._rewarded:
             raise RefusedError(text)
-        self._study.record(job, outcome)
-
-
-def refuse_trial(config: StudyConfig, command: str, instead: str) -> None:
-    """Raise InputError if a configuration has a trial of the user's own, for a command that trains the proxy."""
-    if config.trial is not None:
-        raise InputError(
-            f"`autosegloss {command}` trains the proxy, which `trial: {cut(config.trial)}` replaces. {instead}"
-        )
+        self._queue.record(job, outcome)
+        self._rewarded = self._rewarded or outcome.checked().reward is not None
 
 
 def _takes_three(parameters: list[Any]) -> bool:

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autosegloss.errors import RefusedError, TrainingDiverged, cut, note
+from autosegloss.errors import InputError, RefusedError, TrainingDiverged, cut, note
 from autosegloss.files import write_bytes
 from autosegloss.loss import Loss
 from autosegloss.metric import Accumulators, CalibrationError
@@ -51,7 +51,6 @@ from autosegloss.search.folder import CHECKPOINT_FILE, COMPARISON_FILES, WEIGHTS
 from autosegloss.search.head import Head, other_data, other_environment
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.objective import announce, proxy_of
-from autosegloss.search.own_trial import refuse_trial
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import RetrainConfig, StudyConfig, as_config, fingerprint
 from autosegloss.search.tables import Table
@@ -104,7 +103,11 @@ def retrain(
         SearchError: Every run failed; raised after the table with the errors is written.
     """
     settled = as_config(config)
-    refuse_trial(settled, "retrain", "Train with your own trainer, by autosegloss.load_loss(FILE).")
+    if settled.trial is not None:
+        raise InputError(
+            f"`autosegloss retrain` trains the proxy, which `trial: {cut(settled.trial)}` replaces. Train with your "
+            "own trainer, by autosegloss.load_loss(FILE)."
+        )
     check_losses(losses, seeds, least=1)
     folder = Path(out).absolute()
     with _processes(settled) as world:

@@ -316,6 +316,10 @@ class StudyConfig(Section):
             raise misplaced(
                 "needs the proxy's logits, which a `trial` of your own does not return", "search", "offsets"
             )
+        compared, by_default = self.compare.model_dump(), CompareConfig().model_dump()
+        for key in ("offsets", "metrics", "settings"):
+            if compared[key] != by_default[key]:
+                raise misplaced("has no effect next to `trial`, of which all numbers are compared", "compare", key)
         own, defaults = (_leaves(each.model_dump()) for each in (self.proxy, ProxyConfig()))
         if self.finalists.iterations is not None:
             del own["train.iterations"], defaults["train.iterations"]  # their ratio is the budget of a trial

@@ -178,8 +178,15 @@ class Table:
         return losses[0] if self.baseline is None else self.baseline
 
     @property
+    def own(self) -> bool:
+        """Whether the numbers are those of a trial of the user's own."""
+        return self._configuration.get("trial") is not None
+
+    @property
     def columns(self) -> list[str]:
-        """The metrics shown."""
+        """The metrics shown; of a trial of the user's own all numbers, but the one that is the reward."""
+        if self.own and not self.asked:
+            return [name for name in self.measured if name != self.target.removeprefix("-").strip()]
         return list(self.asked or self.plan["metrics"])
 
     @property
@@ -190,8 +197,12 @@ class Table:
     @property
     def metric(self) -> str | dict[str, Any]:
         """The target metric, as the configuration has it: its reward, or its metric without one."""
-        configuration: dict[str, Any] = next(iter(self.plan["configurations"].values()))
-        found: str | dict[str, Any] = configuration.get("reward") or configuration["metric"]
+        found: str | dict[str, Any] = self._configuration.get("reward") or self._configuration["metric"]
+        return found
+
+    @property
+    def _configuration(self) -> dict[str, Any]:
+        found: dict[str, Any] = next(iter(self.plan["configurations"].values()))
         return found
 
     @property
@@ -269,20 +280,23 @@ class Table:
         names = {row.loss: style.code(row.name) for row in rows}
         seeds, first, note = len(self.plan["seeds"]), names[self.first], self.notes[setting]
         over = f"mean [95% t-interval] over {seeds} seeds" if seeds > 1 else "one run"
+        what = "What the trial returned" if self.own else f"Validation set ({VALIDATION}), %"
         lower = f" Lower is better for {CALIBRATION}." if CALIBRATION in columns else ""
         zero = not_learned([row.scores for row in rows])
         failed = {row.loss: f"{len(row.errors)} of {seeds} runs failed. {row.errors[0]}" for row in rows if row.errors}
         return _Part(
             setting=style.text(setting),
             titles=["loss", *(style.text(self.title(name)) for name in columns)],
-            scores=[[names[row.loss], *(_score(row.scores.get(name), style) for name in columns)] for row in rows],
+            scores=[
+                [names[row.loss], *(_score(row.scores.get(name), style, self.own) for name in columns)] for row in rows
+            ],
             gains=[
-                [names[row.loss], *(_gain(row.differences.get(name), style) for name in columns)]
+                [names[row.loss], *(_gain(row.differences.get(name), style, self.own) for name in columns)]
                 for row in (rows if seeds > 1 else ())
                 if row.loss != self.first
             ],
             first=first,
-            about_scores=style.text(f"Validation set ({VALIDATION}), %: {over}.{lower}"),
+            about_scores=style.text(f"{what}: {over}.{lower}"),
             about_gains=f"Difference to {first} {style.text('on the same seeds: mean [95% t-interval].')} "
             f"{style.better('Better')} or {style.worse('worse')} only where a paired t-test "
             f"{style.text(self.tests_text(rows, columns))}",
@@ -301,7 +315,8 @@ class Table:
             return ""
         seeds = len(self.plan["tuning_seeds"])
         among = ", ".join(f"{step:.3g}" for step in steps)
-        return f"Each loss at the step chosen on held-out images among {among} ({seeds} seed{'s' * (seeds > 1)} each)."
+        by = "by its reward on other seeds" if self.own else "on held-out images"
+        return f"Each loss at the step chosen {by} among {among} ({seeds} seed{'s' * (seeds > 1)} each)."
 
     def _steps(self, setting: str, rows: Sequence[Row], style: _Style) -> list[str]:
         """How the steps were chosen, and the losses whose step is at an end of the ladder or could not be chosen."""
@@ -363,17 +378,23 @@ class _Part:
     notes: list[str]
 
 
-def _score(score: Estimate | None, style: _Style) -> str:
+def _score(score: Estimate | None, style: _Style, own: bool) -> str:
     if score is None:
         return style.number("-")
-    interval = "" if score.low is None or score.high is None else f" [{100 * score.low:.2f}, {100 * score.high:.2f}]"
-    return style.number(f"{100 * score.mean:.2f}{interval}")
+    ends = ", ".join(_value(end, own) for end in (score.low, score.high) if end is not None)
+    return style.number(_value(score.mean, own) + (f" [{ends}]" if ends else ""))
 
 
-def _gain(gain: Difference | None, style: _Style) -> str:
+def _value(value: float, own: bool, sign: str = "-") -> str:
+    """A score in %, or a number of a trial of the user's own as it is."""
+    return f"{value:{sign}.4g}" if own else f"{100 * value:{sign}.2f}"
+
+
+def _gain(gain: Difference | None, style: _Style, own: bool) -> str:
     if gain is None:
         return style.number("-")
-    text = style.number(f"{100 * gain.mean:+.2f} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]")
+    mean, low, high = (_value(each, own, "+") for each in (gain.mean, gain.low, gain.high))
+    text = style.number(f"{mean} [{low}, {high}]")
     return text if gain.verdict is None else style.better(text) if gain.verdict == "better" else style.worse(text)
 
 

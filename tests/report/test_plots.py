@@ -21,3 +21,8 @@ def test_names_of_classes_are_plain_text_and_leave_room_for_their_bars(tmp_path:
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     blue = (pixels == (0x1F, 0x5F, 0xA8)).all(-1).sum(axis=1)
     assert blue.max() > pixels.shape[1] / 8
+    # Numbers of a trial of one's own have units of their own, and no axis in %.
+    loss.provenance["configuration"] = {"trial": "module:function"}
+    plot_loss(loss, tmp_path / "own.png")
+    with Image.open(tmp_path / "own.png") as own:
+        assert own.width < pixels.shape[1]

@@ -18,6 +18,8 @@ from autosegloss.cli import main
 from autosegloss.errors import AutoseglossError, ConfigError, InputError, RefusedError, SearchError
 from autosegloss.metric import metric
 from autosegloss.report.pages import figures
+from autosegloss.search.compare import compare
+from autosegloss.search.comparison import Comparison
 from autosegloss.search.jobs import Job
 from autosegloss.search.own_trial import TrialObjective
 from autosegloss.search.settings import as_config
@@ -231,15 +233,121 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_commands_that_train_the_proxy_refuse_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_retraining_refuses_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(json.dumps(OWN))
-    for command in ("compare", "retrain"):
-        assert main([command, str(path), "--loss", "jml", "--loss", "dml", "--out", str(tmp_path / command)]) == 2
-        told = capsys.readouterr().err
-        assert f"`autosegloss {command}` trains the proxy, which `trial: tests.own_trials:train` replaces." in told
-        assert "autosegloss.load_loss(" in told
-        assert not (tmp_path / command).exists()
+    assert main(["retrain", str(path), "--loss", "jml", "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "`autosegloss retrain` trains the proxy, which `trial: tests.own_trials:train` replaces." in told
+    assert "autosegloss.load_loss(" in told
+    assert not (tmp_path / "out").exists()
+
+
+# Its comparison.
+
+COMPARED: dict[str, Any] = {
+    **OWN,
+    "compare": {"losses": ["cross_entropy", "lovasz"], "seeds": 3, "steps": [1, 4], "tuning_seeds": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a comparison from the command line; beside it `own.yaml`, and `told`, what it printed."""
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "own.yaml").write_text(json.dumps(COMPARED))
+    with redirect_stdout(StringIO()) as told:
+        assert main(["compare", str(folder / "own.yaml"), "--runner", "serial", "--out", str(folder / "out")]) == 0
+    (folder / "told").write_text(told.getvalue())
+    return folder / "out"
+
+
+def test_losses_are_compared_at_their_best_step_by_what_the_trial_returns(compared: Path) -> None:
+    table = json.loads((compared / "table.json").read_text())
+    seeds, tuning, steps = table["plan"]["seeds"], table["plan"]["tuning_seeds"], [1.0, 4.0]
+    assert not {*seeds} & {*tuning}
+
+    def cost(name: str, step: float, seed: int) -> float:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return float(own_trials.train(autosegloss.load_loss(f"{step}*{name}"), seed, 1.0)["cost"])
+
+    runs = {}
+    for row in table["rows"]:
+        means = [-np.mean([cost(row["loss"], step, seed) for seed in tuning]) for step in steps]
+        assert row["tuned"]["heldout"] == pytest.approx(means)
+        assert row["tuned"]["step"] == steps[int(np.argmax(means))]
+        costs = [cost(row["loss"], row["tuned"]["step"], seed) for seed in seeds]
+        assert [run["cost"] for run in row["runs"]] == pytest.approx(costs)
+        assert [run["target"] for run in row["runs"]] == pytest.approx([-each for each in costs])
+        runs[row["loss"]] = np.array(costs)
+    gain = table["rows"][1]["differences"]["target"]["mean"]
+    assert gain == pytest.approx(np.mean(runs["cross_entropy"] - runs["lovasz"]))
+
+
+def test_a_comparison_tells_numbers_as_they_are(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "surface_values", lambda _: np.eye(3))  # which take seconds
+    text = (compared / "table.md").read_text()
+    assert text in (compared.parent / "told").read_text()
+    assert "What the trial returned: mean [95% t-interval] over 3 seeds." in text
+    assert "| loss | -cost | miou | steps |" in text
+    assert "Each loss at the step chosen by its reward on other seeds among 1, 4 (2 seeds each)." in text
+    row = next(line for line in text.splitlines() if "cross_entropy` |" in line)
+    mean = json.loads((compared / "table.json").read_text())["rows"][0]["scores"]["miou"]["mean"]
+    assert f"| {mean:.4g} [" in row
+    assert row.endswith("| 6 [6, 6] |")
+    assert main(["report", str(compared), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert f"<b>{mean:.4g}</b>" in page
+    for absent in ("held-out", "Validation", "%</th>", 'id="images"', 'id="classes"'):
+        assert absent not in page
+    assert main(["compare", str(compared), "--metrics", "steps,miou", "--out", str(tmp_path / "again")]) == 0
+    assert "| loss | steps | miou |" in (tmp_path / "again/table.md").read_text()
+
+
+def test_a_comparison_goes_on_where_it_was(compared: Path, tmp_path: Path) -> None:
+    def stop(comparison: Comparison) -> None:
+        if comparison.done == 5:
+            raise KeyboardInterrupt
+
+    out, path = tmp_path / "out", compared.parent / "own.yaml"
+    with pytest.raises(KeyboardInterrupt):
+        compare(path, None, out, runner="serial", observer=stop)
+    assert len(trials_of(out / "trials.jsonl")) == 5
+    table = compare(path, None, out, runner="serial", resume=True)
+    assert [row["runs"] for row in json.loads((compared / "table.json").read_text())["rows"]] == [
+        list(row.runs) for row in table.rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "metrics", "error", "expected"),
+    [
+        ({}, ["cost"], InputError, "metrics: what `trial: tests.own_trials:train` returns is not known before it"),
+        ({"losses": ["jml", "tests.own_losses:absent"]}, None, InputError, "losses are names, texts of these and loss"),
+        ({"losses": ["jml", "lovsz"]}, None, InputError, "did you mean `lovasz`"),
+        ({"offsets": True}, None, ConfigError, "compare.offsets: has no effect next to `trial`"),
+        ({"settings": {"a": {}, "b": {}}}, None, ConfigError, "compare.settings: has no effect next to `trial`"),
+        ({"metrics": ["miou"]}, None, ConfigError, "compare.metrics: has no effect next to `trial`"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_runs(
+    changes: dict[str, Any], metrics: list[str] | None, error: type[AutoseglossError], expected: str, tmp_path: Path
+) -> None:
+    config = {**COMPARED, "compare": COMPARED["compare"] | changes}
+    with pytest.raises(error) as caught:
+        compare(config, None, tmp_path / "out", runner="serial", metrics=metrics)
+    assert expected in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_ends_at_a_first_trial_that_returns_something_else(tmp_path: Path) -> None:
+    config = {**COMPARED, "trial": "tests.own_trials:nothing"}
+    with pytest.raises(RefusedError, match="must return a mapping of names to numbers"):
+        compare(config, None, tmp_path / "out", runner="serial")
+    assert trials_of(tmp_path / "out/trials.jsonl") == []
 
 
 def test_the_reward_of_a_proxy_may_be_another_metric_than_that_of_its_loss(tmp_path: Path) -> None:

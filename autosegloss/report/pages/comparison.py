@@ -38,9 +38,10 @@ def comparison_page(folder: Path, images: bool) -> str:
     curves = "\n".join(
         f"<h3>{escape(name)}</h3>\n{sections.curves(loss)}" for name, loss in losses.items() if surrogates(loss)
     )
+    bars = _by_setting(settings, lambda rows: _bars(rows, found.target))
     notes = " ".join(filter(None, dict.fromkeys(found.notes.values())))
     facts = {
-        "parts of the data": sections.parts(),
+        "parts of the data": "" if found.own else sections.parts(),
         "target": escape(found.target),
         "losses": escape(", ".join(dict.fromkeys(row.loss for row in found.rows))),
         "settings": escape(", ".join(filter(None, settings))),
@@ -55,12 +56,10 @@ def comparison_page(folder: Path, images: bool) -> str:
         [
             sections.Section("target", "The target", _by_setting(settings, lambda rows: _goal(rows, found))),
             sections.Section("metrics", "All metrics", _by_setting(settings, lambda rows: _metrics(rows, found))),
-            sections.Section(
-                "classes", "Target and classes", _by_setting(settings, lambda rows: _bars(rows, found.target))
-            ),
+            *([] if found.own else [sections.Section("classes", "Target and classes", bars)]),
             sections.Section("curves", "The curves of the losses", curves or "<p>None of the losses has curves.</p>"),
             sections.Section("surfaces", "Loss surfaces", sections.surfaces(losses)),
-            sections.Section("images", "Images", _images(found, images)),
+            *([] if found.own else [sections.Section("images", "Images", _images(found, images))]),
             sections.Section("provenance", "Provenance", _provenance(folder, found)),
         ],
     )
@@ -77,7 +76,8 @@ def _about(rows: Sequence[Row], found: Table) -> str:
     """What the numbers of a setting are."""
     seeds = len(found.plan["seeds"])
     first = next(row for row in rows if row.loss == found.first)
-    note = f"Validation set, %: {f'mean [95 % t-interval of the mean] over {seeds} seeds' if seeds > 1 else 'one run'}."
+    over = f"mean [95 % t-interval of the mean] over {seeds} seeds" if seeds > 1 else "one run"
+    note = f"{'What the trial returned' if found.own else 'Validation set, %'}: {over}."
     if seeds > 1 and len(rows) > 1:
         tests = found.tests_text(rows, found.columns)
         note += (
@@ -96,8 +96,8 @@ def _goal(rows: Sequence[Row], found: Table) -> str:
         lines.append(
             [
                 escape(row.name),
-                sections.mean_text(row.scores.get(TARGET)),
-                sections.gain_text(gain) if gain else "-",
+                sections.mean_text(row.scores.get(TARGET), found.own),
+                sections.gain_text(gain, own=found.own) if gain else "-",
                 verdict,
             ]
         )
@@ -124,18 +124,18 @@ def _metrics(rows: Sequence[Row], found: Table) -> str:
     for start in range(0, len(rows), _LOSSES):
         part = rows[start : start + _LOSSES]
         lines = [
-            [sections.metric_title(each, found.target), *(_cell(row, each[0]) for row in part)]
-            for each in same_metrics(names)
+            [sections.metric_title(each, found.target), *(_cell(row, each[0], found.own) for row in part)]
+            for each in ([[name] for name in names] if found.own else same_metrics(names))
         ]
         name = f"all metrics of losses {start + 1} to {start + len(part)}"
-        tables.append(table(["%", *(escape(row.name) for row in part)], lines, name))
+        tables.append(table(["" if found.own else "%", *(escape(row.name) for row in part)], lines, name))
     return f'<p class="note">{note}</p>\n' + "\n<br>\n".join(tables)
 
 
-def _cell(row: Row, name: str) -> str:
-    cell = sections.mean_text(row.scores.get(name))
+def _cell(row: Row, name: str, own: bool) -> str:
+    cell = sections.mean_text(row.scores.get(name), own)
     if difference := row.differences.get(name):
-        cell += f'<br><span class="gain">{sections.gain_text(difference, difference.verdict or "")}</span>'
+        cell += f'<br><span class="gain">{sections.gain_text(difference, difference.verdict or "", own)}</span>'
     return cell
 
 
