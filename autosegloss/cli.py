@@ -513,15 +513,8 @@ def _add_evaluate(commands: Commands) -> None:
     )
     command.add_argument("--pred", required=True, metavar="DIR", help="the predicted labels")
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels")
-    command.add_argument("--num-classes", type=int, metavar="C", help="labels are 0 to C - 1")
-    command.add_argument("--classes", metavar="NAME,...", help="the names of the classes, in place of their number")
     command.add_argument("--metric", required=True, metavar="NAME,...", help='metrics, as in "miou,bf1(radius=3)"')
-    command.add_argument(
-        "--ignore-index",
-        type=int,
-        metavar="LABEL",
-        help="ignored label; default: 255, unless a class has no pixel then",
-    )
+    _add_classes(command)
     command.add_argument(
         "--values",
         metavar="MAP",
@@ -529,16 +522,33 @@ def _add_evaluate(commands: Commands) -> None:
         "`ignore` for ignored pixels",
     )
     command.add_argument("--pred-values", metavar="MAP", help="likewise of the predictions; default: that of --values")
-    command.add_argument("--mask-suffix", default="", metavar="TEXT", help="names of labels: _mask, or gt_{name}")
-    command.add_argument("--pred-suffix", default="", metavar="TEXT", help="likewise of the predictions")
+    _add_pairing(command, "predictions")
     command.add_argument("--split", metavar="PATH", help="evaluate only the names of a list: .txt, or split.json")
     command.add_argument("--part", metavar="NAME", help="the part of --split: train, val or test")
     command.add_argument("--worst", type=int, metavar="N", help="list the N worst images per metric and per class")
     command.add_argument("--sheet", metavar="FILE.html", help=f"show the worst images ({_WORST} by default) as a page")
     command.add_argument("--images", metavar="DIR", help="the pictures, shown in the sheet")
     command.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output, without text")
-    command.add_argument("--allow-missing", action="store_true", help="skip files without a partner")
     command.set_defaults(run=_evaluate)
+
+
+def _add_classes(command: argparse.ArgumentParser) -> None:
+    """The classes of label maps."""
+    command.add_argument("--num-classes", type=int, metavar="C", help="labels are 0 to C - 1")
+    command.add_argument("--classes", metavar="NAME,...", help="the names of the classes, in place of their number")
+    command.add_argument(
+        "--ignore-index",
+        type=int,
+        metavar="LABEL",
+        help="ignored label; default: 255, unless a class has no pixel then",
+    )
+
+
+def _add_pairing(command: argparse.ArgumentParser, what: str) -> None:
+    """How label maps and other files are paired."""
+    command.add_argument("--mask-suffix", default="", metavar="TEXT", help="names of labels: _mask, or gt_{name}")
+    command.add_argument("--pred-suffix", default="", metavar="TEXT", help=f"likewise of the {what}")
+    command.add_argument("--allow-missing", action="store_true", help="skip files without a partner")
 
 
 def _classes(given: argparse.Namespace) -> list[str]:
@@ -633,9 +643,7 @@ def _add_fit_offsets(commands: Commands) -> None:
     command.add_argument("--metric", required=True, metavar="NAME", help='a metric, as in "miou" or "bf1(radius=3)"')
     command.add_argument("--scores", required=True, metavar="DIR", help="the scores: NAME.npy")
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels, as `evaluate` reads them")
-    command.add_argument("--num-classes", type=int, metavar="C", help="labels are 0 to C - 1")
-    command.add_argument("--classes", metavar="NAME,...", help="the names of the classes, in place of their number")
-    command.add_argument("--ignore-index", type=int, metavar="LABEL", help="ignored label; default: as for `evaluate`")
+    _add_classes(command)
     command.add_argument(
         "--guard",
         action="append",
@@ -644,9 +652,7 @@ def _add_fit_offsets(commands: Commands) -> None:
         help="keep a metric at no less than this share of its value without offsets; repeatable",
     )
     command.add_argument("--bound", type=float, default=BOUND, help=f"the largest offset; default: {BOUND:g}")
-    command.add_argument("--mask-suffix", default="", metavar="TEXT", help="names of labels: _mask, or gt_{name}")
-    command.add_argument("--pred-suffix", default="", metavar="TEXT", help="likewise of the scores")
-    command.add_argument("--allow-missing", action="store_true", help="skip files without a partner")
+    _add_pairing(command, "scores")
     command.add_argument("--out", metavar="FILE.json", help="write the offsets, for autosegloss.load_offsets")
     command.set_defaults(run=_fit_offsets)
 
