@@ -657,6 +657,14 @@ def _add_fit_offsets(commands: Commands) -> None:
     command.set_defaults(run=_fit_offsets)
 
 
+def _share(text: str) -> float:
+    """A share in (0, 1]."""
+    share = float(text)
+    if not 0 < share <= 1:
+        raise InputError("The share must be above 0 and at most 1.")
+    return share
+
+
 def _fit_offsets(given: argparse.Namespace, console: Console) -> None:
     classes = _classes(given)
     names = classes if given.classes else None
@@ -665,7 +673,7 @@ def _fit_offsets(given: argparse.Namespace, console: Console) -> None:
     for text in given.guard:
         name, equals, share = text.rpartition("=")
         try:
-            guards[metric(name, class_names=names)] = float(share)
+            guards[metric(name, class_names=names)] = _share(share)
         except ValueError as error:
             reason = f" {error}" if equals and isinstance(error, AutoseglossError) else ""
             raise InputError(f"--guard must be NAME=SHARE, as in gacc=0.98, got {cut(text)}.{reason}") from None

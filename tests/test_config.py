@@ -330,6 +330,7 @@ compare:
         ),
         ("metric: miou\nguard: [1]", "study.yaml:2: guard: must be a mapping, got `[1]`"),
         ("metric: miou\nguard: {gacc: 1.5}", "study.yaml:2: guard.gacc: must be at most 1, got `1.5`"),
+        ("metric: miou\nrivals: {steps: [1, 2000]}", "study.yaml:2: rivals.steps.1: must be at most 1000, got `2000`"),
         (
             "metric: miou\nguard: {gac: 0.9}",
             "study.yaml:2: guard.gac: unknown metric `gac` (did you mean `gacc`?).",
@@ -703,7 +704,7 @@ def test_what_rivals_can_not_be() -> None:
     for changes, expected in [
         ({"rivals": {"steps": [1, 4, 2]}}, "rivals.steps: must ascend, each step once, got `[1.0, 4.0, 2.0]`"),
         ({"rivals": {"steps": [1, 1]}}, "rivals.steps: must ascend, each step once, got `[1.0, 1.0]`"),
-        ({"rivals": {"steps": [0]}}, "rivals.steps.0: must be greater than 0, got `0`"),
+        ({"rivals": {"steps": [0]}}, "rivals.steps.0: must be at least 0.001, got `0`"),
         ({"rivals": {"losses": []}, "search": {"steps": 0}}, "search.steps: must be at least 1 where there are no riv"),
         (
             {"finalists": {"candidates": 3, "test_seeds": 5}},

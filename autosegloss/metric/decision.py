@@ -9,6 +9,7 @@ takes it from the best other one.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import Tensor
 
-from autosegloss.errors import AutoseglossError, InputError, InputTypeError, cut, shown
+from autosegloss.errors import AutoseglossError, InputError, InputTypeError, cut, listed, shown
 from autosegloss.files import read_json, write_text
 from autosegloss.metric import expr as e
 from autosegloss.metric import interpret
@@ -198,8 +199,8 @@ def fit_offsets(
         The offsets. Their mean over the classes that the labels have is 0; other classes stay at 0.
 
     Raises:
-        InputError: The batches are empty, can be walked only once, or change from walk to walk; their logits are not
-            finite; a shape, a label or an argument is wrong.
+        InputError: The batches are empty or hold no label that counts, can be walked only once, or change from walk to
+            walk; their logits are not finite; a guarded metric is negative; a shape, a label or an argument is wrong.
 
     Example:
         >>> import torch, autosegloss as asl
@@ -239,8 +240,11 @@ class _Fit:
         self.batches = _checked_batches(batches)
         self.sizes: Tensor | None = None
         none = torch.zeros(self.num_classes, dtype=torch.float64)
-        (first,) = self.evaluated([none])
-        self.least = [-math.inf if value <= 0 else share * value for share, value in self._guarded(first)]
+        self.predicted = torch.zeros(self.num_classes, dtype=torch.int64)
+        (first,) = self.evaluated([none], self.predicted)
+        if not self.seen:
+            raise InputError(f"batches hold no label that counts: every pixel is {ignore_index}, which is ignored.")
+        self.least = [self._least(*each) for each in zip(self.shares.items(), first[1:], strict=True)]
         self.before = first[0]
         self.best, self.value = none, first[0]
 
@@ -251,6 +255,7 @@ class _Fit:
                 self._sweep()
             else:
                 self._try_steps()
+        self._warn()
         return Offsets(self.best, str(self.metrics[0]), self.before, self.value)
 
     @property
@@ -258,10 +263,39 @@ class _Fit:
         """The classes that the labels have."""
         return [] if self.sizes is None else self.sizes.nonzero().flatten().tolist()
 
-    def evaluated(self, several: Sequence[Tensor]) -> list[list[float]]:
-        """The exact value of each metric under several offsets, by one walk."""
+    def _least(self, guard: tuple[e.Expr, float], value: float) -> float:
+        """The least value of a guarded metric."""
+        expr, share = guard
+        if value < 0:
+            raise InputError(
+                f"guards: {cut(str(expr))} is {value:.4g} without offsets; a share of it means something for metrics "
+                "that are never negative."
+            )
+        return share * value
+
+    def _warn(self) -> None:
+        """Say so where classes that the labels do not have take pixels, which offsets of the others can't change."""
+        taken = {label: int(n) for label, n in enumerate(self.predicted) if n and label not in self.seen}
+        if taken:
+            share = sum(taken.values()) / int(self.predicted.sum())
+            classes = ", ".join(listed([str(label) for label in taken]))
+            logging.getLogger(__name__).warning(
+                f"no label has class {classes}, yet {100 * share:.2g}% of the pixels are predicted so. Its offset is 0 "
+                "all the same, which limits what the others can do; leave such classes out of the scores."
+            )
+
+    def evaluated(self, several: Sequence[Tensor], predicted: Tensor | None = None) -> list[list[float]]:
+        """The exact value of each metric under several offsets, by one walk.
+
+        Args:
+            several: The offsets.
+            predicted: To add the pixels of each class to that the logits themselves predict.
+        """
         counts = [Accumulators(self._named(), self.num_classes, self.ignore_index) for _ in several]
         for logits, labels in self._walk():
+            if predicted is not None:
+                found = logits.argmax(1)[labels != self.ignore_index]
+                predicted += torch.bincount(found, minlength=self.num_classes).cpu()
             for values, each in zip(several, counts, strict=True):
                 each.update(Offsets(values, "", 0.0, 0.0).apply(logits), labels)
         return [list(each.values().values()) for each in counts]
@@ -374,9 +408,6 @@ class _Fit:
             return False
         self.best, self.value = offsets, values[0]
         return True
-
-    def _guarded(self, values: Sequence[float]) -> Iterator[tuple[float, float]]:
-        return zip(self.shares.values(), values[1:], strict=True)
 
     def _named(self) -> dict[str, e.Expr]:
         return {str(number): expr for number, expr in enumerate(self.metrics)}

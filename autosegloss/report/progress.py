@@ -21,12 +21,13 @@ from autosegloss.proxy.data import Dataset
 from autosegloss.report.data import data_text, warn
 from autosegloss.report.rivals import closing_text, guards_text, screen_text, so_far_text, titles
 from autosegloss.report.shown import loss_line
-from autosegloss.report.tables import BESIDE, number, search_table
+from autosegloss.report.tables import BESIDE, search_table
 from autosegloss.search.api import Result, Status, scores_of
 from autosegloss.search.comparison import Comparison
 from autosegloss.search.findings import Step
 from autosegloss.search.folder import COMPARISON_FILES, LOSS_FILE, resume_command
 from autosegloss.search.settings import StudyConfig
+from autosegloss.search.statistics import number
 from autosegloss.search.study import Study
 from autosegloss.search.tables import Table, not_learned
 
@@ -52,11 +53,10 @@ class Display:
         self._screened = False
         self._left: float | None = None
         self._since = 0.0
+        self._announced = False
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        what = "searching for a loss" if self._config.search.steps else "trying the losses that people use"
-        self._console.print(f"{what} for {self._config.title}; writing to {self._folder}/", markup=False)
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -64,13 +64,22 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
+    def _announce(self) -> None:
+        """Say what begins, once it is not refused."""
+        if not self._announced:
+            self._announced = True
+            what = "searching for a loss" if self._config.search.steps else "trying the losses that people use"
+            self._console.print(f"{what} for {self._config.title}; writing to {self._folder}/", markup=False)
+
     def data(self, dataset: Dataset) -> None:
         """Show what the data set holds."""
+        self._announce()
         self._console.print(data_text(dataset), markup=False)
         warn(dataset.warnings)
 
     def update(self, study: Study) -> None:
         """Show the state of the study; its observer."""
+        self._announce()
         if self._study is None:
             self._study, self._steps, self._rewards = study, len(study.steps), _rewards(study)
         if study.done:
@@ -89,12 +98,14 @@ class Display:
             self._console.print(f"screening: {best}; {self._left_text(study)}", markup=False)
         for step in study.steps[self._steps :]:
             done = f"{step.step + 1} of {study.step_count} steps, {self._left_text(study)}"
-            self._console.print(f"{step_text(step)}; {best_text(study, self._config)}; {done}", markup=False)
+            text = step_text(step, self._config.trial is not None)
+            self._console.print(f"{text}; {best_text(study, self._config)}; {done}", markup=False)
 
     def end(self, result: Result) -> None:
         """Show the result."""
         config, findings, loss = self._config, result.findings, self._folder / LOSS_FILE
         target, own, shown = spec_label(config.goal), config.trial is not None, titles(findings)
+        called = "" if shown.get("found", findings.label) == findings.label else f" ({findings.label})"
         self._console.print(search_table(result, config, shown))
         rows = {title: result.scores[name] for name, title in shown.items()}
         scores = ", ".join(
@@ -103,7 +114,7 @@ class Display:
         lines = [
             "" if own else f"all metrics: autosegloss report {self._folder}",
             not_learned(list(result.scores.values())),
-            f"{target}: {scores} ({findings.label}).",
+            f"{target}: {scores}{called}.",
             f"guards, {guards}" if (guards := guards_text(findings, own)) else "",
             f"its loss: {loss_line(result.loss)}",
             f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
@@ -122,7 +133,7 @@ class Display:
         lines = [f"{study.running} running, {study.failed} failed"]
         if study.stage == "screening" and study.screening is not None:
             lines.append(so_far_text(study.screening.so_far, self._config.trial is not None))
-        lines += [step_text(step) for step in study.steps[-1:]]
+        lines += [step_text(step, self._config.trial is not None) for step in study.steps[-1:]]
         lines += [best_text(study, self._config)] if study.best is not None else []
         return Group(first, *map(Text, lines))
 
@@ -213,17 +224,17 @@ def total_text(study: Study) -> str:
     return f"{'at most ' if bound else ''}{study.total} trials"
 
 
-def step_text(step: Step) -> str:
-    """A finished step in one line."""
-    centre = "" if step.mu is None else f", centre {_reward(step.centre)}"
+def step_text(step: Step, own: bool) -> str:
+    """A finished step in one line; `own` as for `number`."""
+
+    def reward(value: float | None) -> str:
+        return "failed" if value is None else number(value, own)
+
+    centre = "" if step.mu is None else f", centre {reward(step.centre)}"
     return (
-        f"step {step.step}: mean reward {step.mean:.4f}, best {step.best:.4f}, start {_reward(step.start)}{centre}, "
-        f"{step.failed} failed"
+        f"step {step.step}: mean reward {reward(step.mean)}, best {reward(step.best)}, start {reward(step.start)}"
+        f"{centre}, {step.failed} failed"
     )
-
-
-def _reward(value: float | None) -> str:
-    return "failed" if value is None else f"{value:.4f}"
 
 
 def best_text(study: Study, config: StudyConfig) -> str:
@@ -237,8 +248,9 @@ def best_text(study: Study, config: StudyConfig) -> str:
     else:
         beside = list(outcome.metrics)[: len(BESIDE)]
     names = dict.fromkeys([*guard_shares(config.guard), *beside])
-    metrics = ", ".join(f"{name} {outcome.metrics[name]:.3f}" for name in names if name in outcome.metrics)
-    return f"best so far {outcome.reward:.4f} (sample {job.index} of step {job.step}): {metrics}"
+    own = config.trial is not None
+    metrics = ", ".join(f"{name} {number(outcome.metrics[name], own)}" for name in names if name in outcome.metrics)
+    return f"best so far {number(outcome.reward or 0.0, own)} (sample {job.index} of step {job.step}): {metrics}"
 
 
 def status_text(found: Status, folder: str | os.PathLike[str]) -> str:
@@ -256,14 +268,16 @@ def status_text(found: Status, folder: str | os.PathLike[str]) -> str:
         lines.append(screen_text(study.screen, config))
     elif study.screening is not None:
         lines.append(so_far_text(study.screening.so_far, config.trial is not None))
-    lines += map(step_text, study.steps)
+    own = config.trial is not None
+    lines += [step_text(step, own) for step in study.steps]
     if study.step_count and study.stage != "screening":
         lines.append(best_text(study, config))
     if study.finished:
         findings = study.findings()
         name = "returned" if findings.theta is None else "found"
-        lines.append(f"{name}: {findings.label}, reward {findings.reward:.4f} over {len(findings.seeds)} fresh seeds")
+        reward = number(findings.reward, own)
+        lines.append(f"{name}: {findings.label}, reward {reward} over {len(findings.seeds)} fresh seeds")
         lines.append(f"its loss: {loss_line(build_loss(findings.loss))}")
-        lines += [f"guards, {guards}"] if (guards := guards_text(findings, config.trial is not None)) else []
+        lines += [f"guards, {guards}"] if (guards := guards_text(findings, own)) else []
         lines += filter(None, [not_learned(list(scores_of(findings).values())), closing_text(findings, config)])
     return "\n".join(lines)

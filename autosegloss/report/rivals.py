@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
 from autosegloss.metric.settings import spec_label
-from autosegloss.report.tables import LOSSES, gain_text, number
+from autosegloss.report.tables import LOSSES, gain_text
 from autosegloss.search.findings import Findings, Screen
 from autosegloss.search.rivals import BASELINE, Tried, best_of_each
 from autosegloss.search.settings import StudyConfig
-from autosegloss.search.statistics import Difference, Estimate
+from autosegloss.search.statistics import Difference, Estimate, number
 
 _SHOWN: Final = 3
 """Rivals that are named while the screening runs."""
@@ -131,14 +131,17 @@ def screen_record(screen: Screen) -> dict[str, Any]:
 def titles(findings: Findings) -> dict[str, str]:
     """The titles of the losses to show beside each other, by their names in `Findings.compared`.
 
-    A rival has its name. One that is returned is shown once, and so is cross-entropy.
+    A rival has its name. One that is returned is shown once, and so is cross-entropy, beside the best other rival.
     """
     rival = findings.best_rival
     if rival is None:
         return {name: LOSSES[name] for name in findings.compared}
     shown = {"cross-entropy": LOSSES["cross-entropy"]}
+    if findings.label == BASELINE:
+        best = findings.compared["rival"].label
+        return shown if best == BASELINE else {**shown, "rival": best}
     if findings.theta is None:
-        return shown if findings.label == BASELINE else {**shown, "found": findings.label}
+        return {**shown, "found": findings.label}
     if rival.label != BASELINE:
         shown["rival"] = rival.label
     return {**shown, "found": LOSSES["found"]}
@@ -164,7 +167,8 @@ def _advice(findings: Findings, config: StudyConfig) -> str:
         return f"take {BASELINE}: no rival{keeping} is ahead of it on {seeds}"
     gain = difference(findings.winner.rewards, findings.finals[0].rewards)
     by = "its gain is not known, as trainings failed" if gain is None else gain_text(gain, own)
-    return f"take {findings.label}: {by} {reward_title(config)} over {BASELINE} on {seeds}"
+    doubt = "; the interval holds 0, so it may be no better" if gain is not None and gain.low <= 0 else ""
+    return f"take {findings.label}: {by} {reward_title(config)} over {BASELINE} on {seeds}{doubt}"
 
 
 def _prospect(screen: Screen) -> str:

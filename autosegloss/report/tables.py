@@ -14,7 +14,7 @@ from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS
 from autosegloss.report.evaluate import FolderEvaluation
 from autosegloss.search.api import Result
 from autosegloss.search.settings import StudyConfig
-from autosegloss.search.statistics import Difference, Score
+from autosegloss.search.statistics import Difference, Score, number
 from autosegloss.search.tables import VALIDATION
 
 LOSSES: Final = {
@@ -78,11 +78,6 @@ def same_metrics(names: list[str]) -> list[list[str]]:
     for name in names:
         groups.setdefault(METRICS[name]() if name in METRICS else name, []).append(name)
     return list(groups.values())
-
-
-def number(value: float, own: bool, sign: str = "-") -> str:
-    """A score in %, or a number of a trial of the user's own as it is; the sign "+" shows that of all numbers."""
-    return f"{value:{sign}.4g}" if own else f"{100 * value:{sign}.1f}"
 
 
 def gain_text(value: Difference, own: bool) -> str:

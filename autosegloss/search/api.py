@@ -46,6 +46,8 @@ from autosegloss.search.space import LossFamily
 from autosegloss.search.statistics import Score
 from autosegloss.search.study import Study
 
+_ANOTHER = "with another version of the function, begin anew in another folder"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -265,6 +267,7 @@ def study_of(config: StudyConfig, journal: Journal, observer: Callable[[Study], 
         guard=guard,
         guard_rivals=config.rivals.guard,
         observer=observer,
+        advice="continue with --resume" + (f"; {_ANOTHER}" if config.trial else ""),
     )
 
 

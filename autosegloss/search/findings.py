@@ -12,7 +12,7 @@ from autosegloss.search.gates import Fidelity, Headroom
 from autosegloss.search.guard import Baseline, Check, Guard, checked
 from autosegloss.search.race import Verdict
 from autosegloss.search.rivals import BASELINE, Screened
-from autosegloss.search.statistics import LEVEL
+from autosegloss.search.statistics import LEVEL, number
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,14 @@ class Findings:
 
     @property
     def compared(self) -> dict[str, Final]:
-        """The losses that a user compares: "cross-entropy", the best "rival" or else the "start", and the "found"."""
+        """The losses that a user compares: "cross-entropy", the best "rival" or else the "start", and the "found".
+
+        Where cross-entropy is returned, the rival is the best of the other rivals.
+        """
         second = self.best_rival
+        if second is self.finals[0]:
+            alive = [final for final in self.finals[1:] if final.reward is not None and final.theta is None]
+            second = max(alive, key=lambda each: each.reward or 0.0, default=second)
         if second is None:
             middle = {"start": next(final for final in self.finals if final.label == "start")}
         else:
@@ -195,18 +201,17 @@ class Findings:
         others = [final for final in self.finals if final.label != BASELINE and final.reward is not None]
         passed = [final for final in others if final.broken]
         best = max(passed, key=lambda final: final.reward or 0.0, default=None)
+        reward = number((best and best.reward) or 0.0, own)
         if winner.label == BASELINE and best is not None and passed == others:
             return (
                 f"no loss keeps its guards, so cross-entropy is returned instead; the best of them, {best.label} "
-                f"(reward {best.reward:.4f}): {_sentence(best.broken, own)}."
+                f"(reward {reward}): {_sentence(best.broken, own)}."
             )
         kept = f"kept: {_sentence(winner.guards, own)}."
         if later := self._broken_later(winner):
             kept += f" But not on the validation set, which decides nothing: {_sentence(later, own)}."
         if best is not None and (best.reward or 0.0) > self.reward:
-            kept += (
-                f" {best.label} has a higher reward, {best.reward:.4f}, but breaks them: {_sentence(best.broken, own)}."
-            )
+            kept += f" {best.label} has a higher reward, {reward}, but breaks them: {_sentence(best.broken, own)}."
         return kept
 
     def _broken_later(self, winner: Final) -> tuple[Check, ...]:

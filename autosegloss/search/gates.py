@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import scipy
 
-from autosegloss.search.statistics import LEVEL
+from autosegloss.search.statistics import LEVEL, number
 
 LEAST_FIDELITY: Final = 0.6
 """The rank correlation below which short trainings say too little of long ones."""
@@ -75,7 +75,7 @@ class Headroom:
 
     def text(self, own: bool = False) -> str:
         """What was seen, in %; of numbers of a trial of the user's own, as they are."""
-        means = [f"{mean:.4g}" if own else f"{100 * mean:.1f}" for mean in self.means]
+        means = [number(mean, own) for mean in self.means]
         spread, noise = (f"{each:.2g}" if own else f"{100 * each:.2f}" for each in (self.spread, self.noise))
         seen = ", ".join(f"{name} {mean}" for name, mean in zip(self.names, means, strict=True))
         figures = (

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+from autosegloss.errors import RefusedError, cut
 from autosegloss.loss.base import LossContent
 from autosegloss.search.jobs import Job, Outcome
+from autosegloss.search.statistics import number
 
 SCALE = 0.1
 """The shortfall that divides a reward by e: noise of a few percent costs little, a collapse costs everything."""
@@ -78,20 +80,17 @@ class Check:
 
     def measured(self, own: bool = False) -> str:
         """The value in %; of a trial of the user's own, the number as it is."""
-        return _number(self.value, own)
+        return number(self.value, own, digits=2)
 
     def asked(self, own: bool = False) -> str:
         """The least value that keeps the guard and where it comes from; likewise."""
-        return f"{_number(self.least, own)} ({self.share:g} of {self.of}'s {_number(self.baseline, own)})"
+        least, baseline = (number(each, own, digits=2) for each in (self.least, self.baseline))
+        return f"{least} ({self.share:g} of {self.of}'s {baseline})"
 
     def text(self, own: bool = False) -> str:
         """What was measured and asked; likewise."""
         least, why = self.asked(own).split(" ", 1)
         return f"{self.metric} is {self.measured(own)} where at least {least} was asked {why}"
-
-
-def _number(value: float, own: bool) -> str:
-    return f"{value:.4g}" if own else f"{100 * value:.2f}"
 
 
 def checked(
@@ -132,9 +131,12 @@ def guarded(outcomes: Mapping[Job, Outcome], guards: Sequence[Guard]) -> dict[Jo
 
     Returns:
         The same jobs in the same order.
+
+    Raises:
+        RefusedError: A guarded metric is negative with the loss to compare with.
     """
     least = {
-        (job.seed, guard.metric): guard.share * outcome.metrics[guard.metric]
+        (job.seed, guard.metric): guard.share * _not_negative(guard, outcome.metrics[guard.metric])
         for guard in guards
         for job, outcome in outcomes.items()
         if guard.of.runs(job)
@@ -143,6 +145,16 @@ def guarded(outcomes: Mapping[Job, Outcome], guards: Sequence[Guard]) -> dict[Jo
         job: _reduced(outcome, {g.metric: least[job.seed, g.metric] for g in guards})
         for job, outcome in outcomes.items()
     }
+
+
+def _not_negative(guard: Guard, value: float) -> float:
+    """The value, if a share of it means what a guard means."""
+    if value < 0:
+        raise RefusedError(
+            f"guard.{cut(guard.metric)}: {value:.4g} with {guard.of.label}. A guard keeps a share of a number of which "
+            "more is better and which is never negative; guard another one, in another folder."
+        )
+    return value
 
 
 def _reduced(outcome: Outcome, least: Mapping[str, float]) -> Outcome:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autosegloss.search.statistics import LEVEL, holm, signed_rank
+from autosegloss.search.statistics import LEVEL, holm, number, signed_rank
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class Lead:
 
     def text(self, own: bool = False) -> str:
         """The lead and its bound in %; of numbers of a trial of the user's own, as they are."""
-        if own:
-            return f"{self.centre:+.4g}, bound {self.bound:+.4g}"
-        return f"{100 * self.centre:+.1f}, bound {100 * self.bound:+.1f}"
+        return f"{number(self.centre, own, '+')}, bound {number(self.bound, own, '+')}"
 
     def __str__(self) -> str:
         return self.text()

@@ -78,7 +78,7 @@ def _steps(value: list[float] | None) -> list[float] | None:
     return value
 
 
-Steps: TypeAlias = Annotated[list[Positive] | None, AfterValidator(_steps)]
+Steps: TypeAlias = Annotated[list[Annotated[float, Field(ge=0.001, le=1_000)]] | None, AfterValidator(_steps)]
 """The steps at which losses are tried, ascending; None: those of `LADDERS` for the optimizer."""
 WIDE: Final = 0.2
 """The default standard deviation of a policy that starts from nowhere in particular."""

@@ -15,6 +15,18 @@ LEVEL: Final = 0.05
 """The level of every test, and 1 minus the confidence of every bound and interval."""
 
 
+def number(value: float, own: bool, sign: str = "-", digits: int = 1) -> str:
+    """A score in %, or a number of a trial of the user's own as it is.
+
+    Args:
+        value: The score, or the number.
+        own: Whether it is a number of a trial.
+        sign: "+" shows the sign of all numbers.
+        digits: Decimals of a score.
+    """
+    return f"{value:{sign}.4g}" if own else f"{100 * value:{sign}.{digits}f}"
+
+
 @dataclass(frozen=True)
 class Score:
     """Mean and standard deviation (n - 1) of a metric over several seeds."""

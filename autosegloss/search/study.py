@@ -46,6 +46,7 @@ class Study:
         guard: See `Plan`; a reward is reduced by it (see `guarded`).
         guard_rivals: See `Plan`.
         observer: Called with the study after each record, for a display.
+        advice: What to do once too many trials have failed.
 
     Raises:
         RefusedError: The journal does not fit the plan.
@@ -62,11 +63,13 @@ class Study:
         guard: Mapping[str, float] | None = None,
         guard_rivals: bool = False,
         observer: Callable[[Study], None] | None = None,
+        advice: str = "continue with --resume",
     ) -> None:
         self._journal = journal
         self._guard = dict(guard or {})
         self._baseline = baseline
         self._observer = observer
+        self._advice = advice
         self.screening = screening
         """The screening, finished or not; None without rivals."""
         self._first_seed = screening_seeds(schedule.seed, 1)[0]
@@ -184,7 +187,7 @@ class Study:
         self.last = job, outcome
         refusal = self._take(batch, job, outcome)
         if refusal is not None:
-            raise SearchError(f"{refusal}\nThe journal is safe; continue with --resume.")
+            raise SearchError(f"{refusal}\nThe journal is safe; {self._advice}.")
         if self._observer is not None:
             self._observer(self)
 

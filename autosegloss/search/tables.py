@@ -13,7 +13,7 @@ from autosegloss.errors import AutoseglossError, cut, listed
 from autosegloss.metric import metric
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS
-from autosegloss.search.statistics import LEVEL, Difference, Estimate, Score, holm
+from autosegloss.search.statistics import LEVEL, Difference, Estimate, Score, holm, number
 from autosegloss.search.tuning import Tuned
 
 VALIDATION = "images that neither training nor search has used; often called the test set"
@@ -381,19 +381,14 @@ class _Part:
 def _score(score: Estimate | None, style: _Style, own: bool) -> str:
     if score is None:
         return style.number("-")
-    ends = ", ".join(_value(end, own) for end in (score.low, score.high) if end is not None)
-    return style.number(_value(score.mean, own) + (f" [{ends}]" if ends else ""))
-
-
-def _value(value: float, own: bool, sign: str = "-") -> str:
-    """A score in %, or a number of a trial of the user's own as it is."""
-    return f"{value:{sign}.4g}" if own else f"{100 * value:{sign}.2f}"
+    ends = ", ".join(number(end, own, digits=2) for end in (score.low, score.high) if end is not None)
+    return style.number(number(score.mean, own, digits=2) + (f" [{ends}]" if ends else ""))
 
 
 def _gain(gain: Difference | None, style: _Style, own: bool) -> str:
     if gain is None:
         return style.number("-")
-    mean, low, high = (_value(each, own, "+") for each in (gain.mean, gain.low, gain.high))
+    mean, low, high = (number(each, own, "+", digits=2) for each in (gain.mean, gain.low, gain.high))
     text = style.number(f"{mean} [{low}, {high}]")
     return text if gain.verdict is None else style.better(text) if gain.verdict == "better" else style.worse(text)
 

@@ -180,12 +180,25 @@ def test_no_offset_is_beyond_the_bound(name: str) -> None:
     assert near.values.abs().max() <= 1
 
 
-def test_a_class_that_is_everywhere_or_nothing_at_all_moves_nothing() -> None:
+def test_a_class_that_is_everywhere_moves_nothing() -> None:
     logits = torch.randn(2, 3, 4, 4)
-    for labels in (torch.full((2, 4, 4), 1), torch.full((2, 4, 4), 255)):
-        found = asl.fit_offsets("miou", [(logits, labels)], 3)
-        assert found.values.tolist() == [0, 0, 0]
-        assert found.before == found.after
+    found = asl.fit_offsets("miou", [(logits, torch.full((2, 4, 4), 1))], 3)
+    assert found.values.tolist() == [0, 0, 0]
+    assert found.before == found.after
+
+
+def test_a_class_without_labels_that_takes_pixels_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Offsets of the others keep their mean, so that they can't rise above it together."""
+    logits = torch.tensor([3.0, 0, 0]).view(1, 3, 1, 1) + torch.randn(1, 3, 8, 8, generator=torch.manual_seed(0))
+    labels = logits[:, 1:].argmax(1) + 1
+    found = asl.fit_offsets("miou", [(logits, labels)], 3)
+    assert found.values[0] == 0
+    (told,) = caplog.messages
+    share = (logits.argmax(1) == 0).float().mean()
+    assert told.startswith(f"no label has class 0, yet {100 * share:.2g}% of the pixels are predicted so.")
+    caplog.clear()
+    asl.fit_offsets("miou", [(logits - torch.tensor([99.0, 0, 0]).view(1, 3, 1, 1), labels)], 3)
+    assert caplog.messages == []
 
 
 def test_offsets_are_applied_in_single_precision_or_better() -> None:
@@ -243,6 +256,8 @@ TWO = (torch.randn(1, 3, 2, 2), torch.tensor([[[0, 1], [1, 0]]]))
         ({"guards": ["miou"]}, "guards must be a mapping of metrics to shares, got list."),
         ({"guards": {"miou": 2}}, "guards: the share of miou must be a number in (0, 1], got 2."),
         ({"guards": {"miuo": 0.5}}, "did you mean `miou`?"),
+        ({"guards": {"iou(0) - 2": 0.5}}, " is -1 without offsets; a share of it means something for metrics that"),
+        ({"batches": [(LOGITS, LABELS + 255)]}, "batches hold no label that counts: every pixel is 255, which is ign"),
         ({"expr": "miuo"}, "did you mean `miou`?"),
         ({"expr": "iou(leaf)"}, "class `leaf` is given by name"),
         ({"ignore_index": 0.5}, "ignore_index must be an integer label, got 0.5."),

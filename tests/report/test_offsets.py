@@ -123,7 +123,7 @@ def test_mistakes_in_the_folders_are_listed(capsys: pytest.CaptureFixture[str]) 
     [
         (["--guard", "gacc"], "--guard must be NAME=SHARE, as in gacc=0.98, got gacc."),
         (["--guard", "gacc=x"], "--guard must be NAME=SHARE, as in gacc=0.98, got gacc=x."),
-        (["--guard", "gacc=2"], "must be a number in (0, 1], got 2.0."),
+        (["--guard", "gacc=2"], "got gacc=2. The share must be above 0 and at most 1."),
         (["--guard", "gac=0.9"], "did you mean `gacc`?"),
         (["--bound", "-1"], "bound must be a number above 0 and at most 1e+06, got -1.0."),
         (["--out", "target/a.png"], "target/a.png: is read by this command; write to another file."),

@@ -63,9 +63,9 @@ def test_on_a_terminal_it_says_where_the_search_stands(tmp_path: Path) -> None:
     assert step.centre is not None
     assert [line.rstrip() for line in last[1:]] == [
         "3 running, 1 failed",
-        f"step 1: mean reward {step.mean:.4f}, best {step.best:.4f}, start {step.start:.4f}, centre {step.centre:.4f}, "
-        "0 failed",
-        f"best so far {outcome.reward:.4f} (sample {job.index} of step {job.step}): dice 0.500, gacc 0.750",
+        f"step 1: mean reward {100 * step.mean:.1f}, best {100 * step.best:.1f}, start {100 * step.start:.1f}, "
+        f"centre {100 * step.centre:.1f}, 0 failed",
+        f"best so far {100 * outcome.reward:.1f} (sample {job.index} of step {job.step}): dice 50.0, gacc 75.0",
     ]
     assert all(len(line) <= 90 for line in last)
 
@@ -78,10 +78,10 @@ def test_elsewhere_it_is_a_line_a_step_and_says_no_step_twice(tmp_path: Path) ->
     for number, line in enumerate(lines[1:]):
         step = study.steps[number]
         assert line.startswith(
-            f"step {number}: mean reward {step.mean:.4f}, best {step.best:.4f}, start {step.start:.4f}, "
-            f"centre {step.centre:.4f}, {step.failed} failed"
+            f"step {number}: mean reward {100 * step.mean:.1f}, best {100 * step.best:.1f}, "
+            f"start {100 * step.start:.1f}, centre {100 * step.centre:.1f}, {step.failed} failed"
         )
-        assert re.search(r"; best so far -?0\.\d{4} \(sample \d of step \d\): dice 0\.500, gacc 0\.750; ", line)
+        assert re.search(r"; best so far -?\d+\.\d \(sample \d of step \d\): dice 50\.0, gacc 75\.0; ", line)
         left = (37 - 9 - 10 * number) * 2 // 2
         assert re.search(rf"; {number + 1} of 3 steps, about 0:00:({left}|{left - 1:02d}) left$", line), line
     text, _ = shown(tmp_path, 17, 0, terminal=False, resume=True)

@@ -30,7 +30,7 @@ def test_it_takes_one_of_the_losses_that_people_use(
     assert lines[0] == f"trying the losses that people use for miou; writing to {folder}/"
     taken = re.fullmatch(
         r"take (.*): ([+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\] miou over cross-entropy|no rival is ahead of it) "
-        r"on 2 fresh seeds, held-out",
+        r"on 2 fresh seeds, held-out(; the interval holds 0, so it may be no better)?",
         lines[-2],
     )
     assert taken, lines[-2]

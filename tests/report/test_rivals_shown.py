@@ -101,7 +101,10 @@ def test_a_search_shows_rivals_then_gates_steps_and_finals_and_ends_with_its_con
     assert [f"{100 * np.mean(theirs):.1f}", "-", "1", "cross-entropy"] in [line.split() for line in lines[4:at]]
     assert [line.partition(":")[0] for line in lines[at + 1 : at + 3]] == ["step 0", "step 1"]
     centre = study.steps[1].centre
-    assert f"start {study.steps[1].start:.4f}, centre {centre:.4f}, 0 failed; best so far" in lines[at + 2]
+    assert centre is not None
+    assert study.steps[1].start is not None
+    start = f"start {100 * study.steps[1].start:.1f}, centre {100 * centre:.1f}, 0 failed; best so far"
+    assert start in lines[at + 2]
     (titles,) = [line for line in lines if "cross-entropy ┃" in line]
     assert [title.strip() for title in titles.strip("┃").split("┃")] == [
         "metric",
@@ -122,6 +125,8 @@ def test_where_a_rival_is_returned_it_has_one_column_and_the_last_line_says_why(
     (titles,) = [line for line in lines if "cross-entropy ┃" in line]
     assert [title.strip() for title in titles.strip("┃").split("┃")] == ["metric", "cross-entropy", "4*lovasz", "gain"]
     assert study.findings().label == "4*lovasz"
+    (scores,) = [line for line in lines if line.startswith("miou: ")]
+    assert re.fullmatch(r"miou: cross-entropy \d\d\.\d, 4\*lovasz \d\d\.\d\.", scores), "each once"
     assert lines[-1] == ("no searched loss is ahead of 4*lovasz in the first part of the finals: loss.json is 4*lovasz")
 
 
@@ -177,6 +182,13 @@ def test_a_recommendation_says_what_to_take_and_whether_to_search(tmp_path: Path
     ]
     lines, study = displayed(tmp_path / "alike", NO_STEPS, partial(toy, spread=0.0))
     assert lines[-1].startswith("a search has little headroom: the best 5 rivals can't be told apart (p = 0.")
+    assert "on 2 fresh seeds, held-out; the interval holds 0, so it may be no better" in lines[-2]
+    worse = NO_STEPS | {"rivals": {"losses": ["lovasz", "focal"]}}
+    lines, study = displayed(tmp_path / "worse", worse, partial(toy, spread=-0.1))
+    assert study.findings().label == "cross-entropy"
+    (titles,) = [line for line in lines if "cross-entropy ┃" in line]
+    best = max(study.findings().finals[1:], key=lambda final: final.reward or 0.0).label
+    assert [title.strip() for title in titles.strip("┃").split("┃")] == ["metric", "cross-entropy", best, "gain"]
     one = {"rivals": {"losses": ["cross_entropy"], "steps": [1]}}
     lines, _ = displayed(tmp_path / "one", NO_STEPS | one)
     assert lines[-2] == ("take cross-entropy: no rival that keeps the guards is ahead of it on 2 fresh seeds, held-out")
@@ -216,7 +228,8 @@ def test_status_shows_the_rivals_as_text_and_as_json(tmp_path: Path, capsys: pyt
         assert f"autosegloss recommend {tmp_path}/alone/config.yaml" in captured.out + captured.err, command
     _, rivals_alone = run_course(tmp_path / "rivals", NO_STEPS)
     assert main(["status", str(tmp_path / "rivals")]) == 0
-    assert f"\nreturned: {rivals_alone.findings().label}, reward 0." in capsys.readouterr().out
+    alone = rivals_alone.findings()
+    assert f"\nreturned: {alone.label}, reward {100 * alone.reward:.1f} over" in capsys.readouterr().out
     _, study = run_course(tmp_path)
     assert main(["status", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -129,7 +129,10 @@ def course(folder: Path, objective: Objective, *, resume: bool = False, **change
     assert study.stage == "finished"
     assert found.screen is not None
     _check_seeds(trials_of(folder / "trials.jsonl"), found)
-    assert found.compared == {"cross-entropy": found.finals[0], "rival": found.best_rival, "found": found.winner}
+    others = [final for final in found.finals[1:] if final.theta is None and final.reward is not None]
+    best = max(others, key=lambda final: final.reward or 0.0, default=found.best_rival)
+    rival = best if found.label == BASELINE else found.best_rival
+    assert found.compared == {"cross-entropy": found.finals[0], "rival": rival, "found": found.winner}
     assert found.finals[0].label == BASELINE
     assert found.loss == found.winner.loss
     return found

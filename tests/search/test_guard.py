@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from autosegloss import METRICS, SurrogateLoss, load_loss, search
 from autosegloss.cli import main
-from autosegloss.errors import ConfigError, SearchError
+from autosegloss.errors import ConfigError, RefusedError, SearchError
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.proxy.trial import TARGET
 from autosegloss.report.pages import figures
@@ -66,6 +66,16 @@ def test_by_hand() -> None:
     assert reward(outcome(None), baseline, miou=0.9) is None
     assert reward(outcome(0.8, miou=0.0), outcome(0.5, miou=0.0), miou=0.9) == 0.8, "nothing was there to fall"
     assert reward(outcome(0.8, miou=0.0), baseline) == 0.8
+
+
+def test_a_share_of_what_is_negative_is_refused() -> None:
+    with pytest.raises(
+        RefusedError, match=r"guard\.miou: -0\.5 with cross-entropy\. A guard keeps a share of a number"
+    ):
+        reward(outcome(0.8, miou=0.4), outcome(0.5, miou=-0.5), miou=0.9)
+    below = reward(outcome(0.8, miou=-0.4), outcome(0.5, miou=0.5), miou=0.9)
+    assert below is not None
+    assert below < 0.001, "a loss may have it, and is far below"
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1))
@@ -164,8 +174,8 @@ def test_a_loss_that_keeps_its_guards_wins_before_one_that_does_not(tmp_path: Pa
     assert best.broken == best.guards == (Check("other", 0.9, pytest.approx(0.8), pytest.approx(0.9)),)
     assert found.about_guards() == (
         "kept: other is 90.00 where at least 81.00 was asked (0.9 of cross-entropy's 90.00). "
-        f"{best.label} has a higher reward, {best.reward:.4f}, but breaks them: other is 80.00 where at least 81.00 "
-        "was asked (0.9 of cross-entropy's 90.00)."
+        f"{best.label} has a higher reward, {100 * best.reward:.1f}, but breaks them: other is 80.00 where at least "
+        "81.00 was asked (0.9 of cross-entropy's 90.00)."
     )
 
 
@@ -175,7 +185,7 @@ def test_if_no_loss_keeps_its_guards_cross_entropy_is_returned_and_the_message_s
     best = max(found.finals, key=lambda final: final.reward or 0)
     assert found.about_guards() == (
         "no loss keeps its guards, so cross-entropy is returned instead; the best of them, "
-        f"{best.label} (reward {best.reward:.4f}): other is 80.00 where at least 81.00 was asked (0.9 of "
+        f"{best.label} (reward {100 * best.reward:.1f}): other is 80.00 where at least 81.00 was asked (0.9 of "
         "cross-entropy's 90.00)."
     )
     kept = tuple(replace(each, guards=()) if each.label == "start" else each for each in found.finals)
@@ -230,7 +240,7 @@ def test_a_broken_guard_and_a_class_not_learned_are_said_wherever_the_result_is(
         f"set, which decides nothing: {broken}."
         if later
         else "no loss keeps its guards, so cross-entropy is returned instead; the best of them, start (reward "
-        f"{result.findings.finals[1].reward:.4f}): {broken}."
+        f"{100 * (result.findings.finals[1].reward or 0):.1f}): {broken}."
     )
     found = "start" if later else "cross-entropy"
     written = load_loss(out / "loss.json")

@@ -25,7 +25,7 @@ from autosegloss.report.rivals import (
     titles,
 )
 from autosegloss.report.shown import loss_line
-from autosegloss.report.tables import main_metrics, number, same_metrics
+from autosegloss.report.tables import main_metrics, same_metrics
 from autosegloss.search.api import Status, status
 from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.findings import Final, Findings, Screen
@@ -37,7 +37,7 @@ from autosegloss.search.rivals import BASELINE, Tried
 from autosegloss.search.seeds import final_seeds
 from autosegloss.search.settings import StudyConfig
 from autosegloss.search.space import LossFamily
-from autosegloss.search.statistics import Difference, Estimate
+from autosegloss.search.statistics import Difference, Estimate, number
 
 
 def search_page(folder: Path, images: bool) -> str:
@@ -95,7 +95,7 @@ def _summary(
         **({} if findings.screen is None else {"verdict": _verdict(findings, findings.screen, config)}),
         **({} if own else {"parts of the data": sections.parts()}),
         "returned" if findings.theta is None else "found": f"{escape(findings.label)}, reward "
-        f"{findings.reward:.4f} over {len(findings.seeds)} fresh seeds",
+        f"{number(findings.reward, own)} over {len(findings.seeds)} fresh seeds",
         "its loss": escape(loss_line(loss)) + rate,
         **({"guards": escape(guards)} if (guards := guards_text(findings, own)) else {}),
         "what the trial returned" if own else "validation set": f"{escape(spec_label(config.goal))}"

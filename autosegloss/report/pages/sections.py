@@ -20,9 +20,8 @@ from autosegloss.report.pages import figures
 from autosegloss.report.pages.elements import document, facts_list, text_block
 from autosegloss.report.pages.examples import NUMBER
 from autosegloss.report.plots import curves_of, formula, surrogates
-from autosegloss.report.tables import number
 from autosegloss.search.head import versions
-from autosegloss.search.statistics import Difference, Estimate
+from autosegloss.search.statistics import Difference, Estimate, number
 from autosegloss.search.tables import not_learned
 
 Scores = Mapping[str, Mapping[str, Estimate]]
