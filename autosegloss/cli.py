@@ -668,6 +668,8 @@ def _share(text: str) -> float:
 def _fit_offsets(given: argparse.Namespace, console: Console) -> None:
     classes = _classes(given)
     names = classes if given.classes else None
+    if given.metric == CALIBRATION:
+        raise InputError(f"--metric must be a metric of label maps, which offsets can maximise; {CALIBRATION} is none.")
     metrics = {given.metric: metric(given.metric, class_names=names)}
     guards: dict[Expr | str, float] = {}
     for text in given.guard:

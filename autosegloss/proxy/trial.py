@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from autosegloss.errors import DataError, RefusedError, cut
+from autosegloss.errors import DataError, InputError, RefusedError, cut
 from autosegloss.loss.base import Loss, LossContent
 from autosegloss.loss.classic import CrossEntropy
 from autosegloss.loss.file import build_loss
@@ -142,7 +142,12 @@ class Proxy:
                 "search.offsets=false."
             )
         target = with_class_names(target, dataset.classes)
-        guarded = {name: with_class_names(expr, dataset.classes) for name, expr in guarded.items()}
+        numbered = {}
+        for name, expr in guarded.items():
+            try:
+                numbered[name] = with_class_names(expr, dataset.classes)
+            except InputError as error:
+                raise InputError(f"`{cut(name)}`: {error}") from error
         start, named = settings.start, settings.network
         network = build_network(named.name, dataset.train.images.shape[1], len(dataset.classes), **named.options)
         part = encoder_prefix(network) if start.regime == "encoder" else ""
@@ -150,7 +155,7 @@ class Proxy:
         if start.weights is not None:
             weights = matching_weights(read_weights(start.weights), network, part, start.weights)
         proxy = cls(
-            settings, target, seed, gpus, dataset, pretrained=weights, folder=folder, guarded=guarded, offsets=offsets
+            settings, target, seed, gpus, dataset, pretrained=weights, folder=folder, guarded=numbered, offsets=offsets
         )
         labelled, unlabelled = proxy._labels.divide(proxy._task)
         return replace(proxy, dataset=replace(dataset, train=labelled), unlabelled=unlabelled)

@@ -130,6 +130,7 @@ def test_mistakes_in_the_folders_are_listed(capsys: pytest.CaptureFixture[str]) 
         (["--out", "none/offsets.json"], "can't be written"),
         (["--target", "none"], "none: no such folder."),
         (["--metric", "miou, dice"], "miou, dice"),
+        (["--metric", "ece"], "--metric must be a metric of label maps, which offsets can maximise; ece is none."),
     ],
 )
 def test_what_can_not_be_meant_is_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,7 @@ def test_an_unknown_class_is_refused_before_anything_is_trained(
         ("search", {"metric": "iou(borders)"}, guess),
         ("search", {"guard": {"iou(borders)": 0.5}}, guess),
         ("search", {"metric": "iou(3)"}, f"class 3 does not exist; {KNOWN}"),
+        ("search", {"guard": {"iou(3)": 0.5}}, f"`iou(3)`: class 3 does not exist; {KNOWN}"),
         ("search", {"metric": "dice(weights=[1, 2])"}, weights),
         ("compare", {"compare": {"losses": ["jml", "dml"], "metrics": ["iou(borders)"]}}, guess),
         ("retrain", {"metric": "iou(borders)"}, guess),
