@@ -180,7 +180,8 @@ class Table:
     @property
     def own(self) -> bool:
         """Whether the numbers are those of a trial of the user's own."""
-        return self._configuration.get("trial") is not None
+        configurations: Mapping[str, Any] = self.plan.get("configurations", {})
+        return any(each.get("trial") is not None for each in configurations.values())
 
     @property
     def columns(self) -> list[str]:
@@ -197,12 +198,8 @@ class Table:
     @property
     def metric(self) -> str | dict[str, Any]:
         """The target metric, as the configuration has it: its reward, or its metric without one."""
-        found: str | dict[str, Any] = self._configuration.get("reward") or self._configuration["metric"]
-        return found
-
-    @property
-    def _configuration(self) -> dict[str, Any]:
-        found: dict[str, Any] = next(iter(self.plan["configurations"].values()))
+        configuration: dict[str, Any] = next(iter(self.plan["configurations"].values()))
+        found: str | dict[str, Any] = configuration.get("reward") or configuration["metric"]
         return found
 
     @property
