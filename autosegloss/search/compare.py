@@ -96,6 +96,8 @@ def compare(
     First every loss is trained at each step of `compare.steps` on seeds of their own, and the step that is best on the
     held-out part is chosen for each; the comparison is that of the losses at these steps.
 
+    With a `trial` of the user's own it is that which is called, and a step is chosen by its reward.
+
     The runs are paired: in each setting and for each seed, all losses start from the same initial weights and see the
     same images in the same order. The seeds derive from `search.seed` and differ from those of a search. Each finished
     trial is written to `out/trials.jsonl`; the results to `out/table.json`, `out/table.md` and `out/table.tex`.
@@ -120,8 +122,8 @@ def compare(
         The table.
 
     Raises:
-        InputError: A loss is unknown or given twice, there are too few seeds, or a metric is not measured; raised
-            before any training.
+        InputError: A loss is unknown or given twice, there are too few seeds, a metric is not measured, or a `trial`
+            is given one; raised before any training.
         RefusedError: The folder holds another comparison, or resources are missing.
         SearchError: Every run failed; raised after the table with the errors is written.
     """
