@@ -50,7 +50,7 @@ class Pyramid(nn.Module):
             [nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.ReLU()) for _ in _WIDTHS]
         )
         self.head = nn.Conv2d(width, num_classes, 1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third less time on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster, on a CPU too
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C, H, W) of images (N, 3, H, W)."""

@@ -1,7 +1,7 @@
 """Lists of CamVid for a search: the last quarter of each drive is held out; validation is the test list.
 
-Single frames would neighbour those that are trained on, and a whole drive is unlike the test list: on 0006R0, where
-bicyclists have 0.1% of the pixels, plain cross-entropy is as good as any loss.
+Single frames would neighbour those that are trained on, and there are only three drives, of which a whole one that is
+held out may be unlike the test list.
 
 `python -m results.camvid.split SPLIT.json OUT.json`, from the lists of train, val and test.
 """
