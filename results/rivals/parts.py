@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,37 +53,57 @@ def _with_curves(part: Loss, operators: Sequence[str]) -> Loss:
     return SurrogateLoss(part.expr, points, part.logic, part.curve, part.classes)
 
 
-def summarize(config: Path, settings: Sequence[str], loss: str, rival: str, seeds: int, work: Path) -> dict[str, Any]:
-    """Train with a loss, its variants and a rival on fresh seeds.
+def tuned(rival: str) -> Returned:
+    """A rival by its name, which a factor of the learning rate may follow: `lovasz@3`.
+
+    Raises:
+        InputError: There is no such loss, or the factor is no number above 0.
+    """
+    name, _, factor = rival.partition("@")
+    try:
+        rate = float(factor or 1)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise InputError(f"{rival}: {factor!r} is no factor of the learning rate; give a number above 0.")
+    return Returned(rival, bare_content(load_loss(name)), rate)
+
+
+def summarize(
+    config: Path, settings: Sequence[str], loss: str, rivals: Sequence[str], seeds: int, work: Path
+) -> dict[str, Any]:
+    """Train with a loss, its variants and rivals on fresh seeds.
 
     Args:
         config: The file of the configuration.
         settings: Overrides of its keys, as for `--set`.
-        loss: A loss file or name, of a sum.
-        rival: The name of a rival.
+        loss: A loss file or name, of a sum. Its variants are trained as it was, with the learning rate that a search
+            under AdamW wrote into the file.
+        rivals: The rivals; see `tuned`.
         seeds: Number of fresh seeds.
         work: The folder of the scores.
 
     Raises:
-        InputError: The loss is no sum.
+        InputError: The loss is no sum, or there is no such rival.
     """
     configuration, found = load_config(config, settings), load_loss(loss)
     if not isinstance(found, MixedLoss):
         raise InputError(f"{loss}: only a sum of losses can be taken apart.")
-    losses = {name: bare_content(each) for name, each in (taken_apart(found) | {rival: load_loss(rival)}).items()}
+    rate: Any = found.provenance.get("learning_rate", 1.0)
+    trained = [Returned(name, bare_content(each), rate) for name, each in taken_apart(found).items()]
+    trained += map(tuned, rivals)
     fresh = comparison_seeds(FRESH, seeds)
-    trained = [Returned(name, content) for name, content in losses.items()]
     rows = on_fresh_seeds(config, settings, trained, fresh, work / "parts.jsonl")
     return {
         "metric": spec_label(configuration.goal),
         "of": loss,
         "seeds": fresh,
         "losses": [
-            {"name": each.name, "loss": each.loss, "values": [row[TARGET] for row in of_loss]}
+            {"name": each.name, "loss": each.loss, "rate": each.rate, "values": [row[TARGET] for row in of_loss]}
             for each, of_loss in zip(trained, rows, strict=True)
         ],
         "about": about("cpu", "autosegloss", "torch", "numpy"),
-        "command": f"python -m {MODULE} {shlex.join([str(config), loss, rival])} --seeds {seeds}"
+        "command": f"python -m {MODULE} {shlex.join([str(config), loss, *rivals])} --seeds {seeds}"
         + "".join(f" --set {each}" for each in settings),
     }
 
@@ -94,7 +115,8 @@ def to_markdown(summary: dict[str, Any]) -> str:
         f"# `{summary['of']}` taken apart, for {summary['metric']}",
         "",
         f"Validation set, %, over {len(whole)} fresh seeds: mean [95% t-interval], and the paired difference to the "
-        "loss that was found. All variants have its scale; the last row is a rival.",
+        "loss that was found. All variants have its scale and learning rate; the other rows are rivals, `@` before the "
+        "factor of their learning rate.",
         "",
         "| loss | score | difference |",
         "|---|---:|---:|",
@@ -111,13 +133,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = script(MODULE, "A loss that was found, taken apart.")
     parser.add_argument("config", type=Path, help="a YAML file; see search_configs/")
     parser.add_argument("loss", help="a loss file of a search in the wide space")
-    parser.add_argument("rival", help="a loss to compare with, such as 8*lovasz")
+    parser.add_argument(
+        "rivals",
+        nargs="+",
+        help="losses to compare with; a factor of the learning rate may follow: 8*lovasz, lovasz@3",
+    )
     parser.add_argument("--seeds", type=int, default=12, help="number of fresh seeds; default: 12")
     parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key")
 
     def measure(given: argparse.Namespace) -> str:
         work = given.out / "work" / given.config.stem
-        summary = summarize(given.config, given.set, given.loss, given.rival, given.seeds, work)
+        summary = summarize(given.config, given.set, given.loss, given.rivals, given.seeds, work)
         page = to_markdown(summary)
         write_text(given.out / f"{given.config.stem}_parts.json", json.dumps(summary, indent=2) + "\n")
         write_text(given.out / f"{given.config.stem}_parts.md", page)

@@ -125,14 +125,26 @@ def test_a_loss_is_taken_apart_at_its_scale() -> None:
 def test_its_parts_are_trained_on_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.dump(CONFIG))
-    parts.main([str(path), "4*lovasz + 4*log_miou", "2*lovasz", "--seeds", "2", "--out", str(tmp_path)])
+    loss = load_loss("4*lovasz + 4*log_miou")
+    loss.provenance["learning_rate"] = 0.3
+    loss.save(tmp_path / "loss.json")
+    given = [str(path), str(tmp_path / "loss.json"), "2*lovasz", "2*lovasz@3", "--seeds", "2", "--out", str(tmp_path)]
+    parts.main(given)
     assert capsys.readouterr().out.removesuffix("\n") == (tmp_path / "tiny_parts.md").read_text()
     summary = json.loads((tmp_path / "tiny_parts.json").read_text())
     proxy = rivals._proxy(str(path), (f"search.seed={FRESH}",))
-    for row in summary["losses"][:2]:
-        (found,) = proxy.run_group([row["loss"]], summary["seeds"][1], True)
-        assert not isinstance(found, Exception)
-        assert found.validation["target"] == row["values"][1]
-    with pytest.raises(SystemExit, match="2"):
-        parts.main([str(path), "lovasz", "2*lovasz", "--out", str(tmp_path)])
-    assert "lovasz: only a sum of losses can be taken apart" in capsys.readouterr().err
+    found, *_, rival, faster = summary["losses"]
+    assert rival["loss"] == faster["loss"]
+    assert rival["values"] != faster["values"]
+    for row, rate in ((found, 0.3), (rival, 1.0), (faster, 3.0)):
+        (score,) = proxy.run_group([row["loss"]], summary["seeds"][1], True, [rate])
+        assert not isinstance(score, Exception)
+        assert score.validation["target"] == row["values"][1]
+    for loss, rival, message in (
+        ("lovasz", "2*lovasz", "lovasz: only a sum of losses can be taken apart"),
+        ("lovasz + soft_dice", "2*lovasz@fast", "2*lovasz@fast: 'fast' is no factor of the learning rate"),
+        ("lovasz + soft_dice", "2*lovasz@0", "2*lovasz@0: '0' is no factor of the learning rate"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            parts.main([str(path), loss, rival, "--out", str(tmp_path)])
+        assert message in capsys.readouterr().err
