@@ -1,4 +1,7 @@
-"""A loss that was found, taken apart: without each of its parts, each alone, without its curves, on fresh seeds."""
+"""A loss that was found, taken apart: without each of its parts, each alone, without its curves, on fresh seeds.
+
+With `--set search.offsets=true`, also with fitted offsets.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from autosegloss.errors import InputError
 from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss
 from autosegloss.metric.settings import spec_label
-from autosegloss.proxy.trial import TARGET
+from autosegloss.proxy.trial import TARGET, WITH_OFFSETS
 from autosegloss.report.environment import about
 from autosegloss.search.content import bare_content
 from autosegloss.search.seeds import comparison_seeds
@@ -100,6 +103,7 @@ def summarize(
         "seeds": fresh,
         "losses": [
             {"name": each.name, "loss": each.loss, "rate": each.rate, "values": [row[TARGET] for row in of_loss]}
+            | ({WITH_OFFSETS: [row[WITH_OFFSETS] for row in of_loss]} if WITH_OFFSETS in of_loss[0] else {})
             for each, of_loss in zip(trained, rows, strict=True)
         ],
         "about": about("cpu", "autosegloss", "torch", "numpy"),
@@ -111,20 +115,26 @@ def summarize(
 def to_markdown(summary: dict[str, Any]) -> str:
     """The summary as a page."""
     whole = summary["losses"][0]["values"]
+    has_offsets = WITH_OFFSETS in summary["losses"][0]
     lines = [
         f"# `{summary['of']}` taken apart, for {summary['metric']}",
         "",
         f"Validation set, %, over {len(whole)} fresh seeds: mean [95% t-interval], and the paired difference to the "
         "loss that was found. All variants have its scale and learning rate; the other rows are rivals, `@` before the "
-        "factor of their learning rate.",
+        "factor of their learning rate."
+        + (" Offsets are fitted on the held-out part; what they add is paired too." if has_offsets else ""),
         "",
-        "| loss | score | difference |",
-        "|---|---:|---:|",
+        "| loss | score | difference |" + (" with offsets | added |" if has_offsets else ""),
+        "|---|---:|---:|" + ("---:|---:|" if has_offsets else ""),
     ]
     for each in summary["losses"]:
         gains = [a - b for a, b in zip(each["values"], whole, strict=True)]
         difference = "" if each["name"] == FOUND else interval(gains, "+.2f")
-        lines.append(f"| {each['name']} | {interval(each['values'], '.1f')} | {difference} |")
+        line = f"| {each['name']} | {interval(each['values'], '.1f')} | {difference} |"
+        if has_offsets:
+            added = [a - b for a, b in zip(each[WITH_OFFSETS], each["values"], strict=True)]
+            line += f" {interval(each[WITH_OFFSETS], '.1f')} | {interval(added, '+.2f')} |"
+        lines.append(line)
     return "\n".join([*lines, "", f"Command: `{summary['command']}`. {summary['about']}.", ""])
 
 

@@ -129,10 +129,10 @@ def test_its_parts_are_trained_on_fresh_seeds(tmp_path: Path, capsys: pytest.Cap
     loss.provenance["learning_rate"] = 0.3
     loss.save(tmp_path / "loss.json")
     given = [str(path), str(tmp_path / "loss.json"), "2*lovasz", "2*lovasz@3", "--seeds", "2", "--out", str(tmp_path)]
-    parts.main(given)
+    parts.main([*given, "--set", "search.offsets=true"])
     assert capsys.readouterr().out.removesuffix("\n") == (tmp_path / "tiny_parts.md").read_text()
     summary = json.loads((tmp_path / "tiny_parts.json").read_text())
-    proxy = rivals._proxy(str(path), (f"search.seed={FRESH}",))
+    proxy = rivals._proxy(str(path), ("search.offsets=true", f"search.seed={FRESH}"))
     found, *_, rival, faster = summary["losses"]
     assert rival["loss"] == faster["loss"]
     assert rival["values"] != faster["values"]
@@ -140,6 +140,7 @@ def test_its_parts_are_trained_on_fresh_seeds(tmp_path: Path, capsys: pytest.Cap
         (score,) = proxy.run_group([row["loss"]], summary["seeds"][1], True, [rate])
         assert not isinstance(score, Exception)
         assert score.validation["target"] == row["values"][1]
+        assert score.validation["target with offsets"] == row["target with offsets"][1]
     for loss, rival, message in (
         ("lovasz", "2*lovasz", "lovasz: only a sum of losses can be taken apart"),
         ("lovasz + soft_dice", "2*lovasz@fast", "2*lovasz@fast: 'fast' is no factor of the learning rate"),
