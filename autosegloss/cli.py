@@ -26,6 +26,7 @@ from autosegloss.metric.decision import BOUND
 from autosegloss.metric.parse import signature_text
 from autosegloss.metric.settings import CALIBRATION
 from autosegloss.proxy.data import Dataset
+from autosegloss.proxy.data.values import ValueMap
 from autosegloss.report.bench.loss import DEVICES, DTYPES, LOSSES, ROUNDS, SIZE, bench_loss
 from autosegloss.report.bench.proxies import REPEATS, bench_proxies
 from autosegloss.report.data import data_text, warn
@@ -515,16 +516,8 @@ def _add_evaluate(commands: Commands) -> None:
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels")
     command.add_argument("--metric", required=True, metavar="NAME,...", help='metrics, as in "miou,bf1(radius=3)"')
     _add_classes(command)
-    command.add_argument(
-        "--values",
-        metavar="MAP",
-        help="the class of each value, range or colour of the label maps, as in '{0: 0, 1..40: 1, \"#ff0000\": 2}'; "
-        "`ignore` for ignored pixels",
-    )
     command.add_argument("--pred-values", metavar="MAP", help="likewise of the predictions; default: that of --values")
     _add_pairing(command, "predictions")
-    command.add_argument("--split", metavar="PATH", help="evaluate only the names of a list: .txt, or split.json")
-    command.add_argument("--part", metavar="NAME", help="the part of --split: train, val or test")
     command.add_argument("--worst", type=int, metavar="N", help="list the N worst images per metric and per class")
     command.add_argument("--sheet", metavar="FILE.html", help=f"show the worst images ({_WORST} by default) as a page")
     command.add_argument("--images", metavar="DIR", help="the pictures, shown in the sheet")
@@ -542,13 +535,21 @@ def _add_classes(command: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help="ignored label; default: 255, unless a class has no pixel then",
     )
+    command.add_argument(
+        "--values",
+        metavar="MAP",
+        help="the class of each value, range or colour of the label maps, as in '{0: 0, 1..40: 1, \"#ff0000\": 2}'; "
+        "`ignore` for ignored pixels",
+    )
 
 
 def _add_pairing(command: argparse.ArgumentParser, what: str) -> None:
-    """How label maps and other files are paired."""
+    """How label maps and other files are paired, and which of them are taken."""
     command.add_argument("--mask-suffix", default="", metavar="TEXT", help="names of labels: _mask, or gt_{name}")
     command.add_argument("--pred-suffix", default="", metavar="TEXT", help=f"likewise of the {what}")
     command.add_argument("--allow-missing", action="store_true", help="skip files without a partner")
+    command.add_argument("--split", metavar="PATH", help="take only the names of a list: .txt, or split.json")
+    command.add_argument("--part", metavar="NAME", help="the part of --split: train, val or test")
 
 
 def _classes(given: argparse.Namespace) -> list[str]:
@@ -563,6 +564,28 @@ def _classes(given: argparse.Namespace) -> list[str]:
     if given.num_classes not in (None, len(names)):
         raise InputError(f"--classes has {len(names)} names, but --num-classes is {given.num_classes}; omit one.")
     return names
+
+
+def _folders(
+    given: argparse.Namespace,
+    pred: str,
+    values: ValueMap | None,
+    pred_values: ValueMap | None = None,
+    images: Path | None = None,
+) -> LabelFolders:
+    """The files of an evaluation, paired as the options say."""
+    if given.part and not given.split:
+        raise InputError("--part: name the lists of names with --split.")
+    return LabelFolders(
+        Path(pred),
+        Path(given.target),
+        images,
+        mask_suffix=given.mask_suffix,
+        pred_suffix=given.pred_suffix,
+        values=values,
+        pred_values=pred_values,
+        only=names_to_evaluate(given.split, given.part) if given.split else None,
+    )
 
 
 def _evaluate(given: argparse.Namespace, console: Console) -> None:
@@ -584,19 +607,9 @@ def _evaluate(given: argparse.Namespace, console: Console) -> None:
         _check_writable(path)
     if json_file and sheet_file and json_file.resolve() == sheet_file.resolve():
         raise InputError(f"{json_file}: --json and --sheet name the same file.")
-    if given.part and not given.split:
-        raise InputError("--part: name the lists of names with --split.")
     values, pred_values, ignored = value_maps(given.values, given.pred_values, classes, given.ignore_index)
-    folders = LabelFolders(
-        Path(given.pred),
-        Path(given.target),
-        Path(given.images) if given.images else None,
-        mask_suffix=given.mask_suffix,
-        pred_suffix=given.pred_suffix,
-        values=values,
-        pred_values=pred_values,
-        only=names_to_evaluate(given.split, given.part) if given.split else None,
-    )
+    images = Path(given.images) if given.images else None
+    folders = _folders(given, given.pred, values, pred_values, images)
     for path in filter(None, (json_file, sheet_file)):
         refuse_inputs(path, folders, given.split)
     how = ("values", "pred_values", "mask_suffix", "pred_suffix", "split", "part")
@@ -668,6 +681,8 @@ def _share(text: str) -> float:
 def _fit_offsets(given: argparse.Namespace, console: Console) -> None:
     classes = _classes(given)
     names = classes if given.classes else None
+    if len(asked := split_metrics(given.metric)) > 1:
+        raise InputError(f"--metric: offsets are fitted for one metric, got {len(asked)}: {cut(given.metric)}.")
     if given.metric == CALIBRATION:
         raise InputError(f"--metric must be a metric of label maps, which offsets can maximise; {CALIBRATION} is none.")
     metrics = {given.metric: metric(given.metric, class_names=names)}
@@ -686,14 +701,13 @@ def _fit_offsets(given: argparse.Namespace, console: Console) -> None:
     out = Path(given.out) if given.out else None
     if out:
         _check_writable(out)
-    folders = LabelFolders(
-        Path(given.scores), Path(given.target), mask_suffix=given.mask_suffix, pred_suffix=given.pred_suffix
-    )
+    values, _, ignored = value_maps(given.values, None, classes, given.ignore_index)
+    folders = _folders(given, given.scores, values)
     if out:
-        refuse_inputs(out, folders, None)
+        refuse_inputs(out, folders, given.split)
     with Console(stderr=True, emoji=False).status("fitting", spinner="line"):
         count = len(classes) if given.classes else given.num_classes
-        scores = SavedScores(folders, count, given.ignore_index, given.allow_missing)
+        scores = SavedScores(folders, count, ignored, given.allow_missing)
         fitted = fit_folder(scores, metrics, guards, given.bound)
     console.print(f"fitted on {fitted.images} images; values in %, on these images:", markup=False)
     tables = fitted_tables(fitted, classes)

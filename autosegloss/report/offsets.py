@@ -72,10 +72,12 @@ class SavedScores:
             note_missing(folders, mistakes)
         pixels: Counter[int] = Counter()
         kinds: dict[bool, str] = {}
+        hard = True
         for name in folders.names:
             if (pair := self._checked(name, mistakes)) is not None:
                 scores, labels = pair
                 kinds.setdefault(_are_probabilities(scores), name)
+                hard = hard and bool(((scores == 0) | (scores == 1)).all())
                 pixels.update(dict(zip(*map(np.ndarray.tolist, np.unique(labels, return_counts=True)), strict=True)))
         if len(kinds) > 1:
             mistakes["scores of two kinds"].append(f"{kinds[True]} holds probabilities, {kinds[False]} does not")
@@ -86,6 +88,10 @@ class SavedScores:
         self.are_probabilities = True in kinds
         if self.are_probabilities:
             note("note: the scores are probabilities, from 0 to 1 with a sum of 1; offsets go to their logarithms.")
+            if hard:
+                note(
+                    "warning: all scores are 0 or 1. These are decisions, which no offset can change; save the scores."
+                )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for name in self.folders.names:
@@ -108,10 +114,15 @@ class SavedScores:
         except DataError as error:
             mistakes[COLOURED if isinstance(error, ColoursError) else UNREADABLE].append(f"{truth}: {error}")
             return None
-        if len(scores) != self.num_classes:
-            mistakes[f"scores of another number of classes than {self.num_classes}"].append(f"{path}: {len(scores)}")
         if wrong := int((~np.isfinite(scores)).sum()):
             mistakes["scores that are NaN or infinite"].append(f"{path}: {wrong} of {scores.size}")
+        if scores.shape == (*labels.shape, self.num_classes) and len(scores) != self.num_classes:
+            mistakes[f"scores of shape (H, W, C); move the axis of the {self.num_classes} classes to the front"].append(
+                f"{path}: {scores.shape}"
+            )
+            return None
+        if len(scores) != self.num_classes:
+            mistakes[f"scores of another number of classes than {self.num_classes}"].append(f"{path}: {len(scores)}")
         if scores.shape[1:] != labels.shape:
             sizes = " and ".join(f"{width} x {height}" for height, width in (scores.shape[1:], labels.shape))
             mistakes["sizes that differ (width x height)"].append(f"{name}: scores and label {sizes}")
@@ -133,8 +144,8 @@ def read_scores(path: Path) -> NDArray[np.floating]:
         raise DataError("not a regular file")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy raises many kinds on damaged files
-        raise DataError(f"not a .npy file that can be read: {error}") from None
+    except Exception:  # NumPy raises many kinds on damaged files, some of which advise to unpickle them
+        raise DataError("not a .npy file of numbers, or damaged") from None
     if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind != "f" or min(array.shape) < 1:
         given = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
         raise DataError(f"scores must be an array of floats of shape (C, H, W), got {given}")

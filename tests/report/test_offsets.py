@@ -95,20 +95,46 @@ def test_the_logarithm_of_probabilities_is_taken(capsys: pytest.CaptureFixture[s
     assert "c holds probabilities, a does not" in refusal(capsys)
 
 
+def test_masks_are_mapped_to_classes_and_names_taken_from_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """As by `evaluate`: the same labels under other values, and a file that the list leaves out."""
+    assert fit("--out", "labels.json") == 0
+    for path in Path("target").rglob("*.png"):
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.choose(np.where(labels == 255, 3, labels), (7, 100, 255, 0)).astype(np.uint8)).save(path)
+    values = ("--values", "{7: 0, 100: leaf, 255: 2, 0: ignore}")
+    assert fit(*values, "--out", "values.json") == 0
+    assert Path("values.json").read_text() == Path("labels.json").read_text()
+    Path("names.txt").write_text("a\nsub/b\n")
+    np.save("scores/c.npy", np.zeros(3))
+    capsys.readouterr()
+    assert fit(*values, "--split", "names.txt", "--out", "split.json") == 0
+    assert capsys.readouterr().out.startswith("fitted on 2 images;")
+    assert "c.npy: scores must be an array of floats" in refusal(capsys, *values)
+
+
+def test_decisions_in_place_of_scores_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    for path in Path("scores").rglob("*.npy"):
+        scores = np.load(path)
+        np.save(path, (scores == scores.max(0)).astype(np.float32))
+    assert fit() == 0
+    assert "all scores are 0 or 1. These are decisions, which no offset can change" in capsys.readouterr().err
+
+
 def test_mistakes_in_the_folders_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     good = np.load("scores/a.npy")
     for array, message in (
         (good[0], "scores must be an array of floats of shape (C, H, W), got float32 of shape (9, 12)"),
         (good.astype(int), "scores must be an array of floats of shape (C, H, W), got int64 of shape (3, 9, 12)"),
-        (np.array([{}], object), "not a .npy file that can be read: "),
+        (np.array([{}], object), "not a .npy file of numbers, or damaged"),
         (good[:2], "scores of another number of classes than 3"),
+        (np.moveaxis(good, 0, -1), "scores of shape (H, W, C); move the axis of the 3 classes to the front (1):"),
         (good[:, :5], "a: scores and label 12 x 5 and 12 x 9"),
         (np.where(good > 2, np.inf, good), "scores that are NaN or infinite"),
     ):
         np.save("scores/a.npy", array, allow_pickle=True)
         assert message in refusal(capsys, "--out", "offsets.json")
     Path("scores/a.npy").write_bytes(b"\x93NUMPY")
-    assert "scores/a.npy: not a .npy file that can be read: " in refusal(capsys)
+    assert "scores/a.npy: not a .npy file of numbers, or damaged" in refusal(capsys)
     Path("scores/a.npy").unlink()
     assert "labels without a prediction in scores" in refusal(capsys)
     assert fit("--allow-missing") == 0
@@ -129,7 +155,8 @@ def test_mistakes_in_the_folders_are_listed(capsys: pytest.CaptureFixture[str]) 
         (["--out", "target/a.png"], "target/a.png: is read by this command; write to another file."),
         (["--out", "none/offsets.json"], "can't be written"),
         (["--target", "none"], "none: no such folder."),
-        (["--metric", "miou, dice"], "miou, dice"),
+        (["--metric", "miou, dice"], "--metric: offsets are fitted for one metric, got 2: miou, dice."),
+        (["--part", "val"], "--part: name the lists of names with --split."),
         (["--metric", "ece"], "--metric must be a metric of label maps, which offsets can maximise; ece is none."),
     ],
 )
