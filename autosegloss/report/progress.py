@@ -16,10 +16,11 @@ from rich.text import Text
 
 from autosegloss.loss.file import build_loss
 from autosegloss.metric import METRICS, metric
-from autosegloss.metric.settings import guard_shares, spec_label
+from autosegloss.metric.settings import guard_shares
 from autosegloss.proxy.data import Dataset
+from autosegloss.proxy.trial import TARGET, WITH_OFFSETS
 from autosegloss.report.data import data_text, warn
-from autosegloss.report.rivals import closing_text, guards_text, screen_text, so_far_text, titles
+from autosegloss.report.rivals import closing_text, guards_text, reward_title, screen_text, so_far_text, titles
 from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import BESIDE, search_table
 from autosegloss.search.api import Result, Status, scores_of
@@ -104,17 +105,16 @@ class Display:
     def end(self, result: Result) -> None:
         """Show the result."""
         config, findings, loss = self._config, result.findings, self._folder / LOSS_FILE
-        target, own, shown = spec_label(config.goal), config.trial is not None, titles(findings)
+        own, shown = config.trial is not None, titles(findings)
         called = "" if shown.get("found", findings.label) == findings.label else f" ({findings.label})"
         self._console.print(search_table(result, config, shown))
         rows = {title: result.scores[name] for name, title in shown.items()}
-        scores = ", ".join(
-            f"{title} {number(row['target'].mean, own) if row else 'failed'}" for title, row in rows.items()
-        )
+        goal = WITH_OFFSETS if config.search.offsets else TARGET
+        scores = ", ".join(f"{title} {number(row[goal].mean, own) if row else 'failed'}" for title, row in rows.items())
         lines = [
             "" if own else f"all metrics: autosegloss report {self._folder}",
             not_learned(list(result.scores.values())),
-            f"{target}: {scores}{called}.",
+            f"{reward_title(config)}: {scores}{called}.",
             f"guards, {guards}" if (guards := guards_text(findings, own)) else "",
             f"its loss: {loss_line(result.loss)}",
             f'loss: {loss}; load it with: autosegloss.load_loss("{loss}")',
@@ -244,7 +244,7 @@ def best_text(study: Study, config: StudyConfig) -> str:
     job, outcome = study.best
     if config.trial is None:
         target = metric(config.goal)
-        beside = [name for name in BESIDE if METRICS[name]() != target]
+        beside = [name for name in BESIDE if METRICS[name]() != target or config.search.offsets]
     else:
         beside = list(outcome.metrics)[: len(BESIDE)]
     names = dict.fromkeys([*guard_shares(config.guard), *beside])

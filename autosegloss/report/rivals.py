@@ -75,11 +75,18 @@ def reward_title(config: StudyConfig) -> str:
     return f"{spec_label(config.goal)}{' with offsets' if config.search.offsets else ''}"
 
 
+def where_text(config: StudyConfig) -> str:
+    """Where rewards were measured and what was done to them."""
+    if config.trial is not None:
+        return "reduced by the guards" if config.guard else "as the trial returns it"
+    return f"held-out, %{', reduced by the guards' if config.guard else ''}"
+
+
 def screen_text(screen: Screen, config: StudyConfig) -> str:
     """The screening as a small table, and what its gates say."""
     own = config.trial is not None
     seeds = screen.screened.seeds
-    what = f"{reward_title(config)}, {'as the trial returns it' if own else 'held-out, %'}"
+    what = f"{reward_title(config)}, {where_text(config)}"
     rows = [
         (number(line.reward.mean, own), gain_text(line.gain, own) if line.gain else "-", f"{line.step:.3g}", line.rival)
         for line in screen_lines(screen)
@@ -163,8 +170,10 @@ def _advice(findings: Findings, config: StudyConfig) -> str:
     own = config.trial is not None
     seeds = f"{len(findings.seeds)} fresh seeds{'' if own else ', held-out'}"
     if findings.label == BASELINE:
-        keeping = " that keeps the guards" if config.guard else ""
-        return f"take {BASELINE}: no rival{keeping} is ahead of it on {seeds}"
+        others = len(findings.finals) - 1
+        rivals = {0: "no other loss", 1: "not the other loss"}.get(others, f"none of the {others} other losses")
+        keeping = " keeps the guards and" if config.guard and others else ""
+        return f"take {BASELINE}: {rivals} of the finals{keeping} is ahead of it on {seeds}"
     gain = difference(findings.winner.rewards, findings.finals[0].rewards)
     by = "its gain is not known, as trainings failed" if gain is None else gain_text(gain, own)
     doubt = "; the interval holds 0, so it may be no better" if gain is not None and gain.low <= 0 else ""
@@ -175,7 +184,9 @@ def _prospect(screen: Screen) -> str:
     """Whether a search may find more."""
     headroom = screen.headroom
     if headroom is None:
-        return "whether a search has headroom is not known: that takes at least two rivals on two seeds (rivals.seeds)"
+        return (
+            "whether a search has headroom is not known: that takes at least two rivals on three seeds (rivals.seeds)"
+        )
     p = f"{headroom.p:.2g}"
     if headroom.told_apart:
         return f"a search has headroom: the best rivals differ by more than the noise of the seed (p = {p})"

@@ -26,6 +26,7 @@ from autosegloss.search.folder import (
     LOSS_FILE,
     SEARCH_FILES,
     check_folder,
+    held_in,
     refuse_differences,
     resumable,
     resume_command,
@@ -169,13 +170,20 @@ def status(folder: str | os.PathLike[str]) -> Status:
     """
     path = Path(folder, JOURNAL_FILE)
     if not path.exists() or not Path(folder, CONFIG_FILE).exists():
-        raise InputError(f"{folder}: not the folder of a search: {JOURNAL_FILE} or {CONFIG_FILE} is missing.")
+        raise _no_search(folder, f"{JOURNAL_FILE} or {CONFIG_FILE} is missing")
     config = as_config(Path(folder, CONFIG_FILE))
     running = path.is_file() and in_use(path)
     with Journal(path, resume=True, read_only=True) as journal:
         study = study_of(config, journal)
     loss, damage = _written_loss(Path(folder, LOSS_FILE), study, config.command)
     return Status(config, study, running, tuple(journal.trials), loss, damage, journal.versions, journal.processor)
+
+
+def _no_search(folder: str | os.PathLike[str], missing: str) -> InputError:
+    """The error that a folder holds no search."""
+    path = Path(folder)
+    why = f"it holds a {held}" if (held := held_in(path)) not in ("", "search") else missing
+    return InputError(f"{folder}: not the folder of a search: {why if path.exists() else 'there is no such folder'}.")
 
 
 def _written_loss(path: Path, study: Study, command: str) -> tuple[Loss | None, str]:
@@ -204,7 +212,7 @@ def found_loss(folder: str | os.PathLike[str]) -> Loss:
     """
     if not Path(folder, JOURNAL_FILE).exists():
         if not Path(folder, LOSS_FILE).exists():
-            raise InputError(f"{folder}: not the folder of a search: {LOSS_FILE} is missing.")
+            raise _no_search(folder, f"{LOSS_FILE} is missing")
         return load_loss(Path(folder, LOSS_FILE))
     found = status(folder)
     if found.loss is not None:

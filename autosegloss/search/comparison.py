@@ -42,6 +42,8 @@ PLAN_VERSION = 4
 """The version of the `plan.json` of a comparison: 4 since the steps of its losses are tuned."""
 UNTUNED_VERSION = 3
 """That of a retraining, and of comparisons before: losses are trained as they are."""
+_IDLE = {"rivals": (), "guard": (), "search": ("seed", "offsets"), "finalists": ("iterations",)}
+"""Sections of a configuration that only searches have, and those of their keys that have a part in a comparison."""
 COLUMNS = ("miou", "miou_i", "miou_c", CALIBRATION)
 """The columns beside the target, by default."""
 
@@ -345,8 +347,19 @@ def _refuse_another(folder: Path, plan: Mapping[str, Any], what: str) -> None:
         )
     here = _first_part(json.loads(json.dumps(plan)), there)
     for each in (there, here):
-        each.pop("modules", None)  # a place, which decides nothing
+        _drop_idle(each)
     refuse_differences(f"{folder} holds another {what}", there, here)
+
+
+def _drop_idle(plan: dict[str, Any]) -> None:
+    """Drop from a plan what decides nothing in it: the place of modules, and what only searches have."""
+    plan.pop("modules", None)
+    configurations = plan.get("configurations")
+    for each in configurations.values() if isinstance(configurations, dict) else ():
+        for section in _IDLE.keys() & each.keys() if isinstance(each, dict) else ():
+            given = each.pop(section)
+            left = {key: given[key] for key in _IDLE[section] if key in given} if isinstance(given, dict) else given
+            each |= {section: left} if left else {}
 
 
 def _first_part(plan: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:

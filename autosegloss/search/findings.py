@@ -176,8 +176,9 @@ class Findings:
             return (
                 f"{self.label} beats every rival here ({lead.text(own)} over {lead.rival}): loss.json is the loss found"
             )
+        keeping = " that keeps the guards" if self.winner.guards else ""
         if not self.screen.searched:
-            return f"no search was made: loss.json is {self.label}, the best rival"
+            return f"no search was made: loss.json is {self.label}, the best rival{keeping}"
         if self.verdict is not None and (closest := self.verdict.closest) is not None:
             reason = ""
             if closest.bound > 0:
@@ -187,7 +188,13 @@ class Findings:
             return (
                 f"no searched loss beats {closest.rival} here ({closest.text(own)}{reason}): loss.json is {self.label}"
             )
-        return f"no searched loss is ahead of {self.label} in the first part of the finals: loss.json is {self.label}"
+        searched = [final for final in self.finals if final.theta is not None and final.reward is not None]
+        if searched and all(final.broken for final in searched):
+            return f"every searched loss of the finals breaks a guard: loss.json is {self.label}"
+        return (
+            f"no searched loss{keeping} is ahead of {self.label} in the first part of the finals: loss.json is "
+            f"{self.label}"
+        )
 
     def about_guards(self, own: bool = False) -> str:
         """What became of the guards, in a sentence; empty without guards.

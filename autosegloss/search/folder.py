@@ -52,7 +52,7 @@ def refuse_differences(what: str, there: Mapping[str, Any], here: Mapping[str, A
 def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
     """The leaves of nested dictionaries as `a.b.c`, with their values as JSON text."""
     if isinstance(value, dict) and value:
-        inner = (_leaves(item, f"{prefix}.{key}" if prefix else key) for key, item in value.items())
+        inner = (_leaves(item, ".".join(filter(None, (prefix, key)))) for key, item in value.items())
         return {key: text for leaves in inner for key, text in leaves.items()}
     return {prefix: json.dumps(value)}
 
@@ -76,6 +76,8 @@ def check_folder(folder: Path, files: Sequence[str], what: str, resume: bool) ->
     try:
         _refuse_unwritable(folder)
         journal = folder / JOURNAL_FILE
+        if (held := held_in(folder)) and (held == "search") != (what == "search"):
+            raise RefusedError(f"{cut(str(folder))}: holds a {held}, no {what}. Choose another folder.")
         found = [name for name in files if os.path.lexists(folder / name)]
         if found and not journal.exists():
             raise RefusedError(
@@ -97,6 +99,15 @@ def check_folder(folder: Path, files: Sequence[str], what: str, resume: bool) ->
             raise
         why = error.strerror if isinstance(error, OSError) else error
         raise RefusedError(f"{cut(str(folder))}: can't be written: {why}. Choose another folder.") from None
+
+
+def held_in(folder: Path) -> str:
+    """What a folder with trials holds: "search", or "comparison or retraining"; empty if it holds none of them."""
+    if not (folder / JOURNAL_FILE).exists():
+        return ""
+    if (folder / PLAN_FILE).exists():
+        return "comparison or retraining"
+    return "search" if (folder / CONFIG_FILE).exists() else ""
 
 
 def _refuse_unwritable(folder: Path) -> None:

@@ -14,6 +14,8 @@ from autosegloss.search.statistics import LEVEL, number
 
 LEAST_FIDELITY: Final = 0.6
 """The rank correlation below which short trainings say too little of long ones."""
+LEAST_SEEDS: Final = 3
+"""The paired seeds below which nothing is said of how rivals differ."""
 FIDELITY_RIVALS: Final = 8
 """The rivals that are trained at both schedules."""
 
@@ -47,9 +49,9 @@ class Headroom:
 
     @classmethod
     def of(cls, names: Sequence[str], rewards: Sequence[Sequence[float]]) -> Headroom | None:
-        """The headroom from the rewards of each rival on the same seeds; None for a single rival or seed."""
+        """The headroom from the rewards of each rival on the same seeds; None for one rival or fewer than 3 seeds."""
         table = np.asarray(rewards, dtype=np.float64)
-        if table.ndim != 2 or min(table.shape) < 2:
+        if table.ndim != 2 or len(table) < 2 or table.shape[1] < LEAST_SEEDS:
             return None
         rivals, seeds = table.shape
         means = table.mean(axis=1)
@@ -76,7 +78,7 @@ class Headroom:
     def text(self, own: bool = False) -> str:
         """What was seen, in %; of numbers of a trial of the user's own, as they are."""
         means = [number(mean, own) for mean in self.means]
-        spread, noise = (f"{each:.2g}" if own else f"{100 * each:.2f}" for each in (self.spread, self.noise))
+        spread, noise = (number(each, own, digits=2) for each in (self.spread, self.noise))
         seen = ", ".join(f"{name} {mean}" for name, mean in zip(self.names, means, strict=True))
         figures = (
             f"spread between losses {spread}, noise of the seed {noise}, p = {self.p:.2g}, {self.seeds} paired seeds"

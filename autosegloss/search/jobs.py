@@ -73,9 +73,10 @@ class Outcome:
         if self.reward is None:
             return Outcome.failed(self.error or "no reward and no error message", float(self.seconds))
         numbers = {"reward": self.reward, **self.metrics, **self.validation}
-        wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
+        wrong = {name: f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)}
         if wrong:
-            return Outcome.failed("not finite: " + ", ".join(wrong), float(self.seconds))
+            others = [text for name, text in wrong.items() if name not in ("reward", "target")]  # they are one of these
+            return Outcome.failed("not finite: " + ", ".join(others or wrong.values()), float(self.seconds))
         return replace(
             self,
             reward=float(self.reward),

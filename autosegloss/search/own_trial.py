@@ -117,7 +117,9 @@ class TrialObjective:
         values = {}
         for key, value in returned.items():
             number = _number(value)
-            if not isinstance(key, str) or number is None:
+            if not isinstance(key, str):
+                raise RefusedError(f"trial `{self.name}` must {_EXAMPLE}; the name {shown(key)} is no text.")
+            if number is None:
                 raise RefusedError(f"trial `{self.name}` must {_EXAMPLE}, got {shown(value)} for {shown(key)}.")
             values[key] = number
         if TARGET in values:

@@ -97,7 +97,7 @@ class Plan:
         self._finals = Finals(baseline, schedule)
         self._started = 0
         self._most = {
-            "screen": 0 if screening is None else screening.total,
+            "screen": 0 if screening is None else screening.total + (screening.rounds if self.guards else 0),
             "fidelity": FIDELITY_RIVALS if screening is not None and schedule.longer else 0,
             "search": self.search_total,
             **self._finals.most(screening is not None, schedule.steps > 0, self._most_compared),
@@ -168,7 +168,7 @@ class Plan:
             ]
             if self.guards and number and all(run.seed == 0 for run in runs):
                 jobs.append(Job("screen", number, len(runs), self._baseline, seeds[0]))
-            self._most["screen"] = max(0, self._most["screen"] - len(runs))
+            self._most["screen"] = max(0, self._most["screen"] - len(jobs))
             outcomes = yield [jobs]
             number += 1
             for run, outcome in zip(runs, outcomes, strict=False):

@@ -224,6 +224,11 @@ class Screening:
         self.total = most if budget is None else max(min(most, budget), first + self._on_more(min(2, self._last)))
         """The most trainings that there can be."""
 
+    @property
+    def rounds(self) -> int:
+        """The most rounds 2 and 3, which are on the first seed, without cross-entropy."""
+        return len(self._steps) // 2 if self._rivals else 0
+
     def _beside(self) -> int:
         """The better half of the rivals, or the best five if those are more."""
         return max(math.ceil(len(self._rivals) / 2), self._last)

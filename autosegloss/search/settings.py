@@ -297,6 +297,18 @@ class StudyConfig(Section):
         """Take the numbers of a trial of the user's own, which need not be metrics."""
         return of_metrics(value) if info.data.get("trial") is None else SHARES.validate_python(value)
 
+    @field_validator("compare", mode="before")
+    @classmethod
+    def _compared(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse columns next to a trial of the user's own, which need not be metrics, before they are read as such."""
+        if info.data.get("trial") is not None and isinstance(value, Mapping) and value.get("metrics") is not None:
+            raise misplaced(
+                "can't be chosen next to `trial` before it runs, all of whose numbers are columns. Choose some "
+                "afterwards: autosegloss compare DIR --metrics NAME,NAME",
+                "metrics",
+            )
+        return value
+
     @model_validator(mode="after")
     def _fitting(self) -> StudyConfig:
         """Refuse a reward that is no metric of a proxy, and next to a trial of the user's own what only a proxy has."""
@@ -317,9 +329,12 @@ class StudyConfig(Section):
                 "needs the proxy's logits, which a `trial` of your own does not return", "search", "offsets"
             )
         compared, by_default = self.compare.model_dump(), CompareConfig().model_dump()
-        for key in ("offsets", "metrics", "settings"):
+        for key, why in {
+            "offsets": "needs the proxy's logits, which a `trial` of your own does not return",
+            "settings": "changes the proxy, which `trial` replaces",
+        }.items():
             if compared[key] != by_default[key]:
-                raise misplaced("has no effect next to `trial`, of which all numbers are compared", "compare", key)
+                raise misplaced(why, "compare", key)
         own, defaults = (_leaves(each.model_dump()) for each in (self.proxy, ProxyConfig()))
         if self.finalists.iterations is not None:
             del own["train.iterations"], defaults["train.iterations"]  # their ratio is the budget of a trial
@@ -457,7 +472,7 @@ def _read(source: StudyConfig | Mapping[str, Any] | str | os.PathLike[str]) -> S
 
 def dump_config(config: StudyConfig) -> str:
     """The resolved configuration as YAML with a fixed order of keys, which `load_config` reads back from any folder."""
-    content = config.model_dump() | {"modules": config.recorded_modules()}
+    content = config.model_dump() | {"modules": config.recorded_modules()} | _of_trial(config)
     return yaml.dump(content, Dumper=Dumper, sort_keys=False, width=120)
 
 
@@ -500,7 +515,14 @@ def fingerprint(config: StudyConfig) -> dict[str, Any]:
         del content["finalists"]["test_seeds"]
         if config.search.std is None:
             content["search"]["std"] = WIDE
-    return content
+    return content | _of_trial(config)
+
+
+def _of_trial(config: StudyConfig) -> dict[str, Any]:
+    """What is left of the proxy next to a trial of the user's own, which replaces it: the lengths of its budget."""
+    if config.trial is None:
+        return {}
+    return {"proxy": {"train": {"iterations": config.proxy.train.iterations}} if config.finalists.iterations else {}}
 
 
 def json_schema() -> dict[str, Any]:

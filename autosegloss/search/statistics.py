@@ -24,7 +24,8 @@ def number(value: float, own: bool, sign: str = "-", digits: int = 1) -> str:
         sign: "+" shows the sign of all numbers.
         digits: Decimals of a score.
     """
-    return f"{value:{sign}.4g}" if own else f"{100 * value:{sign}.{digits}f}"
+    text = f"{value:{sign}.4g}" if own else f"{100 * value:{sign}.{digits}f}"
+    return text.replace("-", "+" if sign == "+" else "") if float(text) == 0 else text  # no -0.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from autosegloss.errors import AutoseglossError, cut, listed
 from autosegloss.metric import metric
-from autosegloss.metric.settings import CALIBRATION
+from autosegloss.metric.settings import CALIBRATION, guard_shares
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS
 from autosegloss.search.statistics import LEVEL, Difference, Estimate, Score, holm, number
 from autosegloss.search.tuning import Tuned
@@ -299,6 +299,7 @@ class Table:
             f"{style.text(self.tests_text(rows, columns))}",
             notes=[
                 *self._steps(setting, rows, style),
+                *([style.text(self.guards_text)] if self.guards_text else []),
                 *(f"{names[loss]}: {style.text(why)}" for loss, why in failed.items()),
                 *([style.text(zero)] if zero else []),
                 *([style.text(note)] if note else []),
@@ -314,6 +315,13 @@ class Table:
         among = ", ".join(f"{step:.3g}" for step in steps)
         by = "by its reward on other seeds" if self.own else "on held-out images"
         return f"Each loss at the step chosen {by} among {among} ({seeds} seed{'s' * (seeds > 1)} each)."
+
+    @property
+    def guards_text(self) -> str:
+        """That guards have no part in a comparison; empty without guards."""
+        guards = [name for each in self.plan["configurations"].values() for name in guard_shares(each.get("guard", {}))]
+        names = ", ".join(dict.fromkeys(guards))
+        return f"Guards ({names}) are kept by searches and have no part here: compare the columns." if names else ""
 
     def _steps(self, setting: str, rows: Sequence[Row], style: _Style) -> list[str]:
         """How the steps were chosen, and the losses whose step is at an end of the ladder or could not be chosen."""

@@ -52,7 +52,7 @@ def friedman(table: Array) -> float:
 
 
 @examples(20)
-@given(rows=st.integers(2, 5), columns=st.integers(2, 5), spread=st.floats(0, 2), seed=st.integers(0, 10**6))
+@given(rows=st.integers(2, 5), columns=st.integers(3, 5), spread=st.floats(0, 2), seed=st.integers(0, 10**6))
 def test_headroom_is_the_analysis_of_variance(rows: int, columns: int, spread: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     table = spread * rng.normal(size=(rows, 1)) + 5 * rng.normal(size=columns) + rng.normal(size=(rows, columns))
@@ -106,6 +106,7 @@ def test_without_noise_any_difference_is_one() -> None:
 def test_one_rival_or_one_seed_tells_nothing() -> None:
     assert Headroom.of(["a"], [[0.1, 0.2, 0.3]]) is None
     assert Headroom.of(["a", "b"], [[0.1], [0.2]]) is None
+    assert Headroom.of(["a", "b"], [[0.1, 0.2], [0.2, 0.3]]) is None, "two seeds tell nothing"
     assert Headroom.of([], []) is None
 
 

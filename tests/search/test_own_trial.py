@@ -106,6 +106,10 @@ def test_its_guards_are_told_as_the_numbers_they_are(tmp_path: Path, capsys: pyt
     assert main(["search", str(path), "--runner", "serial", "--out", str(out)]) == 0
     kept = "kept: steps is 6 where at least 3 was asked (0.5 of cross-entropy's 6)."
     assert f"guards, {kept}" in capsys.readouterr().out.replace("\n", " ")
+    provenance = autosegloss.load_loss(out / "loss.json").provenance
+    assert provenance["configuration"]["trial"] == "tests.own_trials:train"
+    assert not provenance["configuration"]["proxy"], "which was never used"
+    assert "proxy: {}" in (out / "config.yaml").read_text()
     assert main(["status", str(out)]) == 0
     assert f"guards, {kept}" in capsys.readouterr().out
     assert main(["status", str(out), "--json"]) == 0
@@ -166,7 +170,7 @@ def test_a_first_trial_that_returns_something_else_ends_the_search(tmp_path: Pat
     for name, expected, changes in [
         ("nothing", MAPPING + "None.", plain),
         ("empty", MAPPING + "{}.", plain),
-        ("unnamed", MAPPING + "0.5 for 1.", plain),
+        ("unnamed", 'such as {"miou": 0.71}; the name 1 is no text.', plain),
         ("text", MAPPING + "'0.5' for 'miou'.", plain),
         ("several", MAPPING + "tensor([", plain),
         ("target", "`target` stands for the reward in the tables; rename it.", plain),
@@ -191,7 +195,7 @@ def test_a_trial_that_fails_is_a_failed_trial(tmp_path: Path) -> None:
         run(tmp_path / "raising", trial="tests.own_trials:raising")
     assert "own_trials.py:" in str(caught.value)
     assert "ValueError: no such row" in str(caught.value)
-    with pytest.raises(SearchError, match="not finite: reward is nan, miou is nan"):
+    with pytest.raises(SearchError, match="not finite: miou is nan"):
         run(tmp_path / "undefined", trial="tests.own_trials:undefined", reward=None)
     run(tmp_path / "now_and_then", trial="tests.own_trials:now_and_then")
     failed = [each["error"] for each in trials_of(tmp_path / "now_and_then/trials.jsonl") if each["error"]]
@@ -247,6 +251,7 @@ def test_a_retraining_refuses_a_trial(tmp_path: Path, capsys: pytest.CaptureFixt
 
 COMPARED: dict[str, Any] = {
     **OWN,
+    "guard": {"steps": 0.5},
     "compare": {"losses": ["cross_entropy", "lovasz"], "seeds": 3, "steps": [1, 4], "tuning_seeds": 2},
 }
 
@@ -294,6 +299,7 @@ def test_a_comparison_tells_numbers_as_they_are(
     assert "What the trial returned: mean [95% t-interval] over 3 seeds." in text
     assert "| loss | -cost | miou | steps |" in text
     assert "Each loss at the step chosen by its reward on other seeds among 1, 4 (2 seeds each)." in text
+    assert "Guards (steps) are kept by searches and have no part here: compare the columns." in text
     row = next(line for line in text.splitlines() if "cross_entropy` |" in line)
     mean = json.loads((compared / "table.json").read_text())["rows"][0]["scores"]["miou"]["mean"]
     assert f"| {mean:.4g} [" in row
@@ -316,7 +322,8 @@ def test_a_comparison_goes_on_where_it_was(compared: Path, tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         compare(path, None, out, runner="serial", observer=stop)
     assert len(trials_of(out / "trials.jsonl")) == 5
-    table = compare(path, None, out, runner="serial", resume=True)
+    searching = {"guard": {}, "search": {"steps": 7}, "finalists": {"seeds": 4}, "rivals": {"losses": ["lovasz"]}}
+    table = compare(COMPARED | searching, None, out, runner="serial", resume=True)  # which have no part in it
     assert [row["runs"] for row in json.loads((compared / "table.json").read_text())["rows"]] == [
         list(row.runs) for row in table.rows
     ]
@@ -328,9 +335,14 @@ def test_a_comparison_goes_on_where_it_was(compared: Path, tmp_path: Path) -> No
         ({}, ["cost"], InputError, "metrics: what `trial: tests.own_trials:train` returns is not known before it"),
         ({"losses": ["jml", "tests.own_losses:absent"]}, None, InputError, "losses are names, texts of these and loss"),
         ({"losses": ["jml", "lovsz"]}, None, InputError, "did you mean `lovasz`"),
-        ({"offsets": True}, None, ConfigError, "compare.offsets: has no effect next to `trial`"),
-        ({"settings": {"a": {}, "b": {}}}, None, ConfigError, "compare.settings: has no effect next to `trial`"),
-        ({"metrics": ["miou"]}, None, ConfigError, "compare.metrics: has no effect next to `trial`"),
+        ({"offsets": True}, None, ConfigError, "compare.offsets: needs the proxy's logits"),
+        (
+            {"settings": {"a": {}, "b": {}}},
+            None,
+            ConfigError,
+            "compare.settings: changes the proxy, which `trial` replaces",
+        ),
+        ({"metrics": ["score"]}, None, ConfigError, "compare.metrics: can't be chosen next to `trial` before it runs"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_runs(
@@ -341,6 +353,21 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
         compare(config, None, tmp_path / "out", runner="serial", metrics=metrics)
     assert expected in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_search_and_a_comparison_leave_each_others_folders_alone(
+    compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "out")
+    for resume in (False, True):
+        with pytest.raises(RefusedError, match="holds a comparison or retraining, no search"):
+            autosegloss.search(OWN, runner="serial", out=compared, resume=resume)
+        with pytest.raises(RefusedError, match="holds a search, no comparison"):
+            compare(COMPARED, None, tmp_path / "out", runner="serial", resume=resume)
+    reasons = {compared: "it holds a comparison or retraining", tmp_path / "no": "there is no such folder"}
+    for folder, why in reasons.items():
+        assert main(["status", str(folder)]) == 2
+        assert f"{folder}: not the folder of a search: {why}." in capsys.readouterr().err
 
 
 def test_a_comparison_ends_at_a_first_trial_that_returns_something_else(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_a_real_comparison_trains_at_the_step_that_the_held_out_part_prefers(tmp
     assert any(row.name != row.loss and row.name in page for row in table.rows)
     for change, message in (
         ({"tuning_seeds": 2}, r"tuning_seeds: \[\d+\] there, \[\d+, \d+\] now"),
-        ({"steps": [1, 2]}, r"steps\.: \[1\.0, 3\.0\] there, \[1\.0, 2\.0\] now"),
+        ({"steps": [1, 2]}, r"steps: \[1\.0, 3\.0\] there, \[1\.0, 2\.0\] now"),
     ):
         other = CONFIG | {"compare": CONFIG["compare"] | change}
         with pytest.raises(RefusedError, match=message):

@@ -46,6 +46,7 @@ def comparison_page(folder: Path, images: bool) -> str:
         "losses": escape(", ".join(dict.fromkeys(row.loss for row in found.rows))),
         "settings": escape(", ".join(filter(None, settings))),
         "steps": " ".join(dict.fromkeys(filter(None, map(found.steps_text, settings)))),
+        "guards": escape(found.guards_text),
         "runs": f"{seeds} of each loss, on the same seeds",
         "data": escape(notes),
     }
@@ -76,7 +77,7 @@ def _about(rows: Sequence[Row], found: Table) -> str:
     """What the numbers of a setting are."""
     seeds = len(found.plan["seeds"])
     first = next(row for row in rows if row.loss == found.first)
-    over = f"mean [95 % t-interval of the mean] over {seeds} seeds" if seeds > 1 else "one run"
+    over = f"mean [95% t-interval of the mean] over {seeds} seeds" if seeds > 1 else "one run"
     note = f"{'What the trial returned' if found.own else 'Validation set, %'}: {over}."
     if seeds > 1 and len(rows) > 1:
         tests = found.tests_text(rows, found.columns)

@@ -23,6 +23,7 @@ from autosegloss.report.rivals import (
     reward_title,
     screen_lines,
     titles,
+    where_text,
 )
 from autosegloss.report.shown import loss_line
 from autosegloss.report.tables import main_metrics, same_metrics
@@ -90,7 +91,9 @@ def _summary(
     by = f", cross-entropy {theirs}" if len(compared) > 1 else ""
     by += f"; difference {sections.gain_text(gain, own=own)}" if gain and len(compared) > 1 else ""
     rate = "" if findings.rate == 1 else f"; learning rate x {findings.rate:.3g}"
-    steps = f"{escape(config.search.algorithm)}, {study.step_count} steps" if study.step_count else "none"
+    steps = "none"
+    if study.step_count:
+        steps = f"{escape(config.search.algorithm)}, {study.step_count} step{'s' * (study.step_count > 1)}"
     return {
         **({} if findings.screen is None else {"verdict": _verdict(findings, findings.screen, config)}),
         **({} if own else {"parts of the data": sections.parts()}),
@@ -99,7 +102,7 @@ def _summary(
         "its loss": escape(loss_line(loss)) + rate,
         **({"guards": escape(guards)} if (guards := guards_text(findings, own)) else {}),
         "what the trial returned" if own else "validation set": f"{escape(spec_label(config.goal))}"
-        f"{'' if own else ', %'}: {escape(name)} {ours}{by} (mean [95 % interval])",
+        f"{'' if own else ', %'}: {escape(name)} {ours}{by} (mean [95% interval])",
         "search": f"{steps}; {study.done} trials with the finals, {study.failed} failed; {study.seconds:.0f} s of "
         "training",
         **_trainer(config),
@@ -118,10 +121,10 @@ def _verdict(findings: Findings, screen: Screen, config: StudyConfig) -> str:
     over = [f"{sections.gain_text(gain, own=own)} over {escape(name)}" for name, gain in gains.items() if gain]
     text = f"<strong>{escape(closing_text(findings, config))}.</strong>"
     if over and config.search.steps:
-        where = "as the trial returns it" if own else "held-out, %"
         text += (
-            f" {escape(findings.label)} gains {' and '.join(over)} in {escape(reward_title(config))} ({where}; mean "
-            f"[95 % interval] of {len(findings.seeds)} paired fresh seeds)."
+            f" {escape(findings.label)} gains {' and '.join(over)} in {escape(reward_title(config))} "
+            f"({where_text(config)}; mean "
+            f"[95% interval] of {len(findings.seeds)} paired fresh seeds)."
         )
     return "".join([text, *(f"<br>{escape(line)}." for line in gates(screen, own))]).replace("\n", "<br>")
 
@@ -165,7 +168,7 @@ def _rivals(screen: Screen, config: StudyConfig) -> str:
     said = "".join(f"<p>{escape(line)}.</p>\n" for line in gates(screen, own))
     return (
         f'<p class="note">What people would use for this metric, screened before the search. Rewards are {what}, on '
-        f"{screened.seeds} paired seeds, with their 95 % intervals; a step is the {a_step}.</p>\n"
+        f"{screened.seeds} paired seeds, with their 95% intervals; a step is the {a_step}.</p>\n"
         f"{table(titles, rows, 'the rivals')}\n{said}{searched}"
         f'<h3>Every step tried</h3>\n<p class="note">Of one seed, but for bold means over all {screened.seeds}; ★ '
         f"marks the best. Cross-entropy at step 1 is in every round.</p>\n{grid}"
@@ -186,8 +189,7 @@ def _tried(tried: Tried, best: bool, own: bool) -> str:
 def _course(found: Status, findings: Findings) -> str:
     """Rewards and coordinates over the steps, and the finals."""
     note = (
-        f"The reward is {_reward_text(found.config)}"
-        f"{', reduced by the guard' if found.config.guard else ''}. "
+        f"The reward is {_reward_text(found.config)}. "
         f"{'All trials of a step share a seed; the' if findings.steps else 'The'} finals use {len(findings.seeds)} "
         "fresh seeds."
     )
@@ -246,11 +248,12 @@ def _rewards(findings: Findings, steps: Sequence[Sequence[tuple[Job, Outcome]]])
 
 def _reward_text(config: StudyConfig) -> str:
     """What the reward is."""
+    less = ", reduced by the guards" if config.guard else ""
     if config.trial is not None:
-        return f"{escape(spec_label(config.goal))}, as the trial returns it"
+        return f"{escape(spec_label(config.goal))}{less or ', as the trial returns it'}"
     what = "the target metric" if config.reward is None else escape(spec_label(config.reward))
     offsets = " with offsets" if config.search.offsets else ""
-    return f"{what}{offsets} on the held-out part of the training set"
+    return f"{what}{offsets} on the held-out part of the training set{less}"
 
 
 def _guards(findings: Findings, own: bool) -> str:
@@ -390,7 +393,7 @@ def _metrics(compared: Mapping[str, Final], scores: sections.Scores, config: Stu
     main = [name for name in main if not name.startswith(CLASS_PREFIX)]
     rest = [names for names in same_metrics(measured) if not set(names) & {*main}]
     note = (
-        f"{'What the trial returned' if own else 'Validation set, %'}: mean [95 % t-interval of the mean] over {seeds} "
+        f"{'What the trial returned' if own else 'Validation set, %'}: mean [95% t-interval of the mean] over {seeds} "
         "fresh seeds; differences are paired by seed. ▲ and ▼ mark intervals that exclude 0; there is no correction "
         "for the number of metrics, so some are marked by chance."
         f"{'' if own else ' The t-interval is not clipped to 0..100. No decision of the search used these numbers.'}"

@@ -95,7 +95,7 @@ def class_bars(scores: Scores, before: Mapping[str, str] | None = None) -> str:
     names = [name for name in measured(scores.values()) if name.startswith(CLASS_PREFIX)]
     titles = {**(before or {}), **{name: name.removeprefix(CLASS_PREFIX) for name in names}}
     groups = {title: {loss: row.get(name) for loss, row in scores.items()} for name, title in titles.items()}
-    note = "Validation set, %: mean over the seeds with the 95 % t-interval of the mean. A class's value is its IoU."
+    note = "Validation set, %: mean over the seeds with the 95% t-interval of the mean. A class's value is its IoU."
     return f'<p class="note">{note}</p>\n' + figures.bars(groups)
 
 
