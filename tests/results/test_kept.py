@@ -10,6 +10,7 @@ import pytest
 
 from results.algorithms import algorithms
 from results.bench import loss, search
+from results.camvid import finals
 from results.fidelity import fidelity
 from results.rivals import middle, offsets, parts, rivals
 from results.scale import scale
@@ -28,12 +29,13 @@ MADE = {
     "rivals/nuclei.json": rivals.to_markdown,
     "scale/scale.json": scale.to_markdown,
     "bench/search.json": search.to_markdown,
+    "camvid/finals.json": finals.to_markdown,
 }
 KEPT = [pytest.param(path, make, id=str(path)) for pattern, make in MADE.items() for path in RESULTS.glob(pattern)]
 
 
 def test_there_are_summaries() -> None:
-    assert len(KEPT) == 14
+    assert len(KEPT) == 15
 
 
 @pytest.mark.parametrize(("path", "make"), KEPT)
