@@ -73,7 +73,13 @@ def tuned(rival: str) -> Returned:
 
 
 def summarize(
-    config: Path, settings: Sequence[str], loss: str, rivals: Sequence[str], seeds: int, work: Path
+    config: Path,
+    settings: Sequence[str],
+    loss: str,
+    rivals: Sequence[str],
+    seeds: int,
+    work: Path,
+    without: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train with a loss, its variants and rivals on fresh seeds.
 
@@ -85,6 +91,7 @@ def summarize(
         rivals: The rivals; see `tuned`.
         seeds: Number of fresh seeds.
         work: The folder of the scores.
+        without: Parts of the names of variants that are left out.
 
     Raises:
         InputError: The loss is no sum, or there is no such rival.
@@ -93,7 +100,11 @@ def summarize(
     if not isinstance(found, MixedLoss):
         raise InputError(f"{loss}: only a sum of losses can be taken apart.")
     rate: Any = found.provenance.get("learning_rate", 1.0)
-    trained = [Returned(name, bare_content(each), rate) for name, each in taken_apart(found).items()]
+    trained = [
+        Returned(name, bare_content(each), rate)
+        for name, each in taken_apart(found).items()
+        if name == FOUND or not any(text in name for text in without)
+    ]
     trained += map(tuned, rivals)
     fresh = comparison_seeds(FRESH, seeds)
     rows = on_fresh_seeds(config, settings, trained, fresh, work / "parts.jsonl")
@@ -108,7 +119,8 @@ def summarize(
         ],
         "about": about("cpu", "autosegloss", "torch", "numpy"),
         "command": f"python -m {MODULE} {shlex.join([str(config), loss, *rivals])} --seeds {seeds}"
-        + "".join(f" --set {each}" for each in settings),
+        + "".join(f" --set {each}" for each in settings)
+        + "".join(f" --leave-out {shlex.quote(each)}" for each in without),
     }
 
 
@@ -150,10 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, default=12, help="number of fresh seeds; default: 12")
     parser.add_argument("--set", action="append", default=[], metavar="KEY.SUB=VALUE", help="override a key")
+    parser.add_argument(
+        "--leave-out", action="append", default=[], metavar="TEXT", help="leave out variants of such names, as in alone"
+    )
 
     def measure(given: argparse.Namespace) -> str:
         work = given.out / "work" / given.config.stem
-        summary = summarize(given.config, given.set, given.loss, given.rivals, given.seeds, work)
+        summary = summarize(given.config, given.set, given.loss, given.rivals, given.seeds, work, given.leave_out)
         page = to_markdown(summary)
         write_text(given.out / f"{given.config.stem}_parts.json", json.dumps(summary, indent=2) + "\n")
         write_text(given.out / f"{given.config.stem}_parts.md", page)

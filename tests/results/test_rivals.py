@@ -129,10 +129,12 @@ def test_its_parts_are_trained_on_fresh_seeds(tmp_path: Path, capsys: pytest.Cap
     loss.provenance["learning_rate"] = 0.3
     loss.save(tmp_path / "loss.json")
     given = [str(path), str(tmp_path / "loss.json"), "2*lovasz", "2*lovasz@3", "--seeds", "2", "--out", str(tmp_path)]
-    parts.main([*given, "--set", "search.offsets=true"])
+    parts.main([*given, "--set", "search.offsets=true", "--leave-out", "alone"])
     assert capsys.readouterr().out.removesuffix("\n") == (tmp_path / "tiny_parts.md").read_text()
     summary = json.loads((tmp_path / "tiny_parts.json").read_text())
     proxy = rivals._proxy(str(path), ("search.offsets=true", f"search.seed={FRESH}"))
+    names = ["found", "without lovasz", "without product", "without curves", "2*lovasz", "2*lovasz@3"]
+    assert [each["name"] for each in summary["losses"]] == names
     found, *_, rival, faster = summary["losses"]
     assert rival["loss"] == faster["loss"]
     assert rival["values"] != faster["values"]
