@@ -361,7 +361,8 @@ def _trials(config: StudyConfig) -> Trials:
     study = _new_study(config)
     if study.screening is None:
         return Trials(study.total, 0, None)
-    screening = study.screening.total + (FIDELITY_RIVALS if has_longer_finals(config) else 0)
+    screening = study.screening.total + (study.screening.rounds if config.guard else 0)
+    screening += FIDELITY_RIVALS if has_longer_finals(config) else 0
     if not config.search.steps:
         return Trials(study.total, screening, None)
     alone = config.model_copy(update={"search": config.search.model_copy(update={"steps": 0})})

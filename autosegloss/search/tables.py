@@ -319,7 +319,8 @@ class Table:
     @property
     def guards_text(self) -> str:
         """That guards have no part in a comparison; empty without guards."""
-        guards = [name for each in self.plan["configurations"].values() for name in guard_shares(each.get("guard", {}))]
+        configurations = self.plan.get("configurations", {}).values()
+        guards = [name for each in configurations for name in guard_shares(each.get("guard", {}))]
         names = ", ".join(dict.fromkeys(guards))
         return f"Guards ({names}) are kept by searches and have no part here: compare the columns." if names else ""
 

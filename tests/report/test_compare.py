@@ -595,13 +595,13 @@ def test_another_comparison_in_the_folder_is_refused_and_kept(done: Path, config
     assert "already holds a comparison with 4 finished trials" in capsys.readouterr().err
     assert run(config, done, "--resume", losses=["cross_entropy", "asl/voc/bf1"]) == 2
     error = capsys.readouterr().err
-    assert f"{done} holds another comparison:\n  definitions..asl/voc/bf1.classes: not set there" in error
+    assert f"{done} holds another comparison:\n  definitions.asl/voc/bf1.classes: not set there" in error
     assert run(config, done, "--resume", losses=LOSSES[:1]) == 2
     assert 'losses: ["cross_entropy", "asl/voc/miou"] there, ["cross_entropy"] now' in capsys.readouterr().err
     assert run(config, done, "--resume", losses=LOSSES[::-1]) == 2
     assert 'losses: ["cross_entropy", "asl/voc/miou"] there, ["asl/voc/miou"' in capsys.readouterr().err
     assert run(config, done, "--resume", "--set", "proxy.train.iterations=4") == 2
-    assert "configurations..proxy.train.iterations: 3 there, 4 now" in capsys.readouterr().err
+    assert "configurations.proxy.train.iterations: 3 there, 4 now" in capsys.readouterr().err
     assert files(done) == before
 
 

@@ -113,7 +113,7 @@ def test_a_checkpoint_of_other_data_is_refused(stopped: Path, monkeypatch: pytes
 
 def test_a_checkpoint_of_another_configuration_is_refused(stopped: Path) -> None:
     other = CONFIG | {"retrain": CONFIG["retrain"] | {"learning_rate": 0.5}}
-    with pytest.raises(RefusedError, match=r"holds another retraining:\n  configurations\.\.retrain\.learning_rate"):
+    with pytest.raises(RefusedError, match=r"holds another retraining:\n  configurations\.retrain\.learning_rate"):
         retrain(other, LOSSES, stopped, resume=True)
 
 
