@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autosegloss.files import write_text
 from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.trial import TARGET
 from autosegloss.report.environment import about
 from autosegloss.report.shown import loss_line
 from autosegloss.search.api import status
-from results.common.script import run, script
+from results.common.script import keep, run, script
 from results.rivals.rivals import interval
 
 MODULE = "results.camvid.finals"
@@ -103,10 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def measure(given: argparse.Namespace) -> str:
         summary = summarize(given.folder)
-        page = to_markdown(summary)
-        write_text(given.out / "finals.json", json.dumps(summary, indent=2) + "\n")
-        write_text(given.out / "finals.md", page)
-        return page
+        return keep(given.out / "finals", summary, to_markdown)
 
     run(parser, measure, arguments)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from autosegloss.errors import AutoseglossError
+from autosegloss.files import write_text
 
 
 def script(module: str, about: str) -> argparse.ArgumentParser:
@@ -33,3 +36,17 @@ def run(
         print(measure(given))
     except AutoseglossError as error:
         parser.error(str(error))
+
+
+def keep(path: Path, summary: dict[str, Any], to_markdown: Callable[[dict[str, Any]], str]) -> str:
+    """Write a summary as JSON and as a page, beside each other, and return the page.
+
+    Args:
+        path: The files without their suffixes.
+        summary: What was measured.
+        to_markdown: Makes the page.
+    """
+    page = to_markdown(summary)
+    write_text(path.with_name(f"{path.name}.json"), json.dumps(summary, indent=2) + "\n")
+    write_text(path.with_name(f"{path.name}.md"), page)
+    return page

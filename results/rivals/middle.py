@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from autosegloss.errors import InputError
-from autosegloss.files import write_text
 from autosegloss.loss import load_loss
 from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import spec_label
@@ -21,7 +19,7 @@ from autosegloss.search.points import point_of
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import load_config
 from autosegloss.search.space import LossFamily
-from results.common.script import run, script
+from results.common.script import keep, run, script
 from results.rivals.rivals import FRESH, Returned, interval, on_fresh_seeds
 
 MODULE = "results.rivals.middle"
@@ -102,10 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def measure(given: argparse.Namespace) -> str:
         summary = summarize(given.config, given.set, tuple(given.rivals), given.seeds, given.out)
-        page = to_markdown(summary)
-        write_text(given.out / "middle.json", json.dumps(summary, indent=2) + "\n")
-        write_text(given.out / "middle.md", page)
-        return page
+        return keep(given.out / "middle", summary, to_markdown)
 
     run(parser, measure, arguments)
 

@@ -7,13 +7,11 @@ set as it is and with offsets that were fitted on the held-out part.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from autosegloss.files import write_text
 from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.trial import TARGET, WITH_OFFSETS
@@ -21,7 +19,7 @@ from autosegloss.report.environment import about
 from autosegloss.report.shown import loss_line
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import load_config
-from results.common.script import run, script
+from results.common.script import keep, run, script
 from results.rivals.rivals import (
     FIRST,
     FRESH,
@@ -136,10 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def measure(given: argparse.Namespace) -> str:
         work = given.out / "work" / given.config.stem
         summary = summarize(given.config, given.set, given.searches, given.seeds, work, given.runner)
-        page = to_markdown(summary)
-        write_text(given.out / "offsets.json", json.dumps(summary, indent=2) + "\n")
-        write_text(given.out / "offsets.md", page)
-        return page
+        return keep(given.out / "offsets", summary, to_markdown)
 
     run(parser, measure, arguments)
 

@@ -6,7 +6,6 @@ With `--set search.offsets=true`, also with fitted offsets.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from autosegloss.errors import InputError
-from autosegloss.files import write_text
 from autosegloss.loss import Loss, MixedLoss, SurrogateLoss, load_loss
 from autosegloss.metric.settings import spec_label
 from autosegloss.proxy.trial import TARGET, WITH_OFFSETS
@@ -22,7 +20,7 @@ from autosegloss.report.environment import about
 from autosegloss.search.content import bare_content
 from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import load_config
-from results.common.script import run, script
+from results.common.script import keep, run, script
 from results.rivals.rivals import FRESH, Returned, interval, on_fresh_seeds
 
 MODULE = "results.rivals.parts"
@@ -169,10 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def measure(given: argparse.Namespace) -> str:
         work = given.out / "work" / given.config.stem
         summary = summarize(given.config, given.set, given.loss, given.rivals, given.seeds, work, given.leave_out)
-        page = to_markdown(summary)
-        write_text(given.out / f"{given.config.stem}_parts.json", json.dumps(summary, indent=2) + "\n")
-        write_text(given.out / f"{given.config.stem}_parts.md", page)
-        return page
+        return keep(given.out / f"{given.config.stem}_parts", summary, to_markdown)
 
     run(parser, measure, arguments)
 

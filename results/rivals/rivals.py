@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from autosegloss.errors import InputError
-from autosegloss.files import write_text
 from autosegloss.loss.base import LossContent
 from autosegloss.loss.file import build_loss
 from autosegloss.metric.settings import spec_label
@@ -32,7 +31,7 @@ from autosegloss.search.seeds import comparison_seeds
 from autosegloss.search.settings import StudyConfig, dump_config, load_config
 from autosegloss.search.statistics import t_interval
 from results.common.rows import Row, complete
-from results.common.script import run, script
+from results.common.script import keep, run, script
 
 MODULE = "results.rivals.rivals"
 FIRST = 100
@@ -231,10 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         summary = summarize(given.config, given.set, given.searches, given.seeds, work, given.runner)
         if given.name:
             summary["command"] += f" --name {name}"
-        page = to_markdown(summary)
-        write_text(given.out / f"{name}.json", json.dumps(summary, indent=2) + "\n")
-        write_text(given.out / f"{name}.md", page)
-        return page
+        return keep(given.out / name, summary, to_markdown)
 
     run(parser, measure, arguments)
 
