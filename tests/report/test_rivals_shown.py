@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from html import unescape
 from pathlib import Path
@@ -26,6 +27,7 @@ from autosegloss.search.content import CROSS_ENTROPY
 from autosegloss.search.jobs import Job, Outcome
 from autosegloss.search.rivals import Arm, Tried
 from autosegloss.search.settings import as_config
+from autosegloss.search.statistics import number
 from autosegloss.search.study import Study
 from tests.courses import COURSE, RIVALS, result_of, run_course, toy
 from tests.journals import trials_of
@@ -137,6 +139,38 @@ def test_where_a_rival_is_returned_it_has_one_column_and_the_last_line_says_why(
         "no searched loss that keeps the guards is ahead of 4*lovasz in the first part of the finals: loss.json is "
         "4*lovasz"
     )
+
+
+def test_where_every_searched_loss_breaks_a_guard_the_last_line_says_so(tmp_path: Path) -> None:
+    def collapsing(job: Job) -> Outcome:
+        outcome = toy(job, gain=0.5)
+        broken = {**outcome.metrics, "dice": 0.01}
+        return outcome if job.theta is None else replace(outcome, metrics=broken)
+
+    lines, study = displayed(tmp_path, {}, collapsing)
+    assert lines[-1] == f"every searched loss of the finals breaks a guard: loss.json is {study.findings().label}"
+
+
+def test_a_search_with_offsets_ends_with_scores_after_them(tmp_path: Path) -> None:
+    def shifted(job: Job) -> Outcome:
+        outcome = toy(job)
+        more = {"target with offsets": outcome.validation["target"] + 0.1} if outcome.validation else {}
+        return replace(outcome, validation={**outcome.validation, **more})
+
+    lines, study = displayed(tmp_path, {"search": {"steps": 2, "samples": 3, "offsets": True}}, shifted)
+    (scores,) = [line for line in lines if line.startswith("miou with offsets: ")]
+    theirs = [run["target with offsets"] for run in study.findings().finals[0].validation]
+    assert scores.startswith(f"miou with offsets: cross-entropy {100 * np.mean(theirs):.1f}, ")
+    step = next(line for line in lines if line.startswith("step 0: "))
+    assert ": miou " in step.split("best so far")[1] or ", miou " in step.split("best so far")[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "own", "sign", "text"),
+    [(-1e-5, False, "-", "0.0"), (-1e-5, False, "+", "+0.0"), (-0.0, True, "+", "+0"), (-0.5, False, "+", "-50.0")],
+)
+def test_no_number_is_minus_zero(value: float, own: bool, sign: str, text: str) -> None:
+    assert number(value, own, sign) == text
 
 
 def test_a_live_terminal_shows_the_best_three_while_it_screens(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -438,3 +439,21 @@ def test_cross_entropy_is_a_rival_that_nobody_need_name(tmp_path: Path) -> None:
     assert (found.label, found.theta) == (BASELINE, None)
     assert set(found.rivals) == {"soft_dice", "jml", BASELINE}
     assert max(final.reward or 0 for final in found.finals if final.theta is not None) > 0.4
+
+
+def test_the_upper_bound_of_trials_counts_cross_entropy_beside_guarded_rounds(tmp_path: Path) -> None:
+    """Under budgets that leave nothing over, of a recommendation in which larger steps are always better."""
+
+    def climbing(job: Job) -> Outcome:
+        reward = 0.5 + 0.02 * math.log2(job.loss.get("scale", 1)) + 1e-4 * (zlib.crc32(str(job.loss).encode()) % 10)
+        return Outcome(reward, {"other": 1.0}, {}, None, 0.0)
+
+    left = []
+    for budget in range(20, 44, 3):
+        with Journal(tmp_path / f"{budget}.jsonl") as journal:
+            study = study_of(journal, steps=0, guard={"other": 0.5}, budget=budget)
+            announced = study.total
+            while (job := study.next_job()) is not None:
+                SerialRunner().run(_One(study, job), climbing)
+        left.append(announced - study.done)
+    assert min(left) == 0
