@@ -514,7 +514,9 @@ def _add_evaluate(commands: Commands) -> None:
     )
     command.add_argument("--pred", required=True, metavar="DIR", help="the predicted labels")
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels")
-    command.add_argument("--metric", required=True, metavar="NAME,...", help='metrics, as in "miou,bf1(radius=3)"')
+    command.add_argument(
+        "--metric", required=True, action="append", metavar="NAME,...", help='metrics, as in "miou,bf1(radius=3)"'
+    )
     _add_classes(command)
     command.add_argument("--pred-values", metavar="MAP", help="likewise of the predictions; default: that of --values")
     _add_pairing(command, "predictions")
@@ -589,7 +591,7 @@ def _folders(
 
 
 def _evaluate(given: argparse.Namespace, console: Console) -> None:
-    names = split_metrics(given.metric)
+    names = split_metrics(",".join(given.metric))
     if CALIBRATION in names:
         raise InputError(
             f"--metric {CALIBRATION}: the calibration error needs probabilities, and these are label maps; see "
@@ -653,7 +655,9 @@ def _add_fit_offsets(commands: Commands) -> None:
         "images that were not trained on. The scores of an image are logits or log-probabilities, floats of shape "
         "(C, H, W) in a .npy file with the name of its label map; of probabilities the logarithm is taken.",
     )
-    command.add_argument("--metric", required=True, metavar="NAME", help='a metric, as in "miou" or "bf1(radius=3)"')
+    command.add_argument(
+        "--metric", required=True, action="append", metavar="NAME", help='a metric, as in "miou" or "bf1(radius=3)"'
+    )
     command.add_argument("--scores", required=True, metavar="DIR", help="the scores: NAME.npy")
     command.add_argument("--target", required=True, metavar="DIR", help="the true labels, as `evaluate` reads them")
     _add_classes(command)
@@ -681,11 +685,12 @@ def _share(text: str) -> float:
 def _fit_offsets(given: argparse.Namespace, console: Console) -> None:
     classes = _classes(given)
     names = classes if given.classes else None
-    if len(asked := split_metrics(given.metric)) > 1:
-        raise InputError(f"--metric: offsets are fitted for one metric, got {len(asked)}: {cut(given.metric)}.")
-    if given.metric == CALIBRATION:
+    text = ",".join(given.metric)
+    if len(asked := split_metrics(text)) > 1:
+        raise InputError(f"--metric: offsets are fitted for one metric, got {len(asked)}: {cut(text)}.")
+    if text == CALIBRATION:
         raise InputError(f"--metric must be a metric of label maps, which offsets can maximise; {CALIBRATION} is none.")
-    metrics = {given.metric: metric(given.metric, class_names=names)}
+    metrics = {text: metric(text, class_names=names)}
     guards: dict[Expr | str, float] = {}
     for text in given.guard:
         name, equals, share = text.rpartition("=")

@@ -72,3 +72,8 @@ def now_and_then(loss: Any, seed: int, budget: float) -> Any:
 
 def of_two(loss: Any, seed: int) -> Any:
     return {"miou": 0.5}
+
+
+def varying(loss: Any, seed: int, budget: float) -> Any:
+    """One number more for some seeds."""
+    return train(loss, seed, budget) | ({"more": 0.5} if seed % 2 else {})

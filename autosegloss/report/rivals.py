@@ -172,12 +172,15 @@ def _advice(findings: Findings, config: StudyConfig) -> str:
     if findings.label == BASELINE:
         others = len(findings.finals) - 1
         rivals = {0: "no other loss", 1: "not the other loss"}.get(others, f"none of the {others} other losses")
+        if others and all(final.broken for final in findings.finals[1:]):
+            return f"take {BASELINE}: {rivals} of the finals keeps the guards on {seeds}"
         keeping = " keeps the guards and" if config.guard and others else ""
         return f"take {BASELINE}: {rivals} of the finals{keeping} is ahead of it on {seeds}"
     gain = difference(findings.winner.rewards, findings.finals[0].rewards)
-    by = "its gain is not known, as trainings failed" if gain is None else gain_text(gain, own)
-    doubt = "; the interval holds 0, so it may be no better" if gain is not None and gain.low <= 0 else ""
-    return f"take {findings.label}: {by} {reward_title(config)} over {BASELINE} on {seeds}{doubt}"
+    if gain is None:
+        return f"take {findings.label}: its gain over {BASELINE} on {seeds} is not known, as trainings failed"
+    doubt = "; the interval holds 0, so it may be no better" if gain.low <= 0 else ""
+    return f"take {findings.label}: {gain_text(gain, own)} {reward_title(config)} over {BASELINE} on {seeds}{doubt}"
 
 
 def _prospect(screen: Screen) -> str:

@@ -19,7 +19,7 @@ from autosegloss.proxy.trial import Proxy
 from autosegloss.search.algorithms import ALGORITHMS, Algorithm
 from autosegloss.search.content import CROSS_ENTROPY, bare_content
 from autosegloss.search.finals import Finals, Schedule
-from autosegloss.search.findings import Final, Findings
+from autosegloss.search.findings import Findings
 from autosegloss.search.folder import (
     CONFIG_FILE,
     JOURNAL_FILE,
@@ -319,13 +319,10 @@ def _result(config: StudyConfig, folder: Path, findings: Findings, journal: Jour
 
 def scores_of(findings: Findings) -> dict[str, dict[str, Score]]:
     """The `scores` of a `Result`."""
-    return {name: _scores(final) for name, final in findings.compared.items()}
-
-
-def _scores(final: Final) -> dict[str, Score]:
-    """The score of each metric over the successful runs; the target first."""
-    runs = [run for run in final.validation if run]
-    return {name: Score.of([run[name] for run in runs]) for name in (runs[0] if runs else {})}
+    return {
+        name: {metric: Score.of(values) for metric, values in final.scored.items()}
+        for name, final in findings.compared.items()
+    }
 
 
 def scores_record(scores: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, dict[str, float]]]:

@@ -69,6 +69,13 @@ class Final:
     rate: float = 1.0
 
     @property
+    def scored(self) -> dict[str, list[float]]:
+        """The values on the validation set of each metric that all successful runs have; the target first."""
+        runs = [run for run in self.validation if run]
+        names = [name for name in (runs[0] if runs else ()) if all(name in run for run in runs)]
+        return {name: [run[name] for run in runs] for name in names}
+
+    @property
     def broken(self) -> tuple[Check, ...]:
         """The guards that the loss does not keep."""
         return tuple(check for check in self.guards if not check.kept)

@@ -322,6 +322,13 @@ class StudyConfig(Section):
             return self
         if isinstance(self.reward, dict):
             raise misplaced("must be the name of a number that `trial` returns, such as map50 or -hd95", "reward")
+        minimised = str(self.reward or "").removeprefix("-").strip()
+        if str(self.reward).startswith("-") and minimised in self.guard:
+            raise misplaced(
+                "is better where less of it is, as `reward` says, and a guard asks for more; guard another number",
+                "guard",
+                minimised,
+            )
         if has_class_names(metric(self.metric)):
             raise misplaced("must have numbers for classes next to `trial`, as no data tells their names", "metric")
         if self.search.offsets:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from autosegloss.errors import AutoseglossError, cut, listed
 from autosegloss.metric import metric
-from autosegloss.metric.settings import CALIBRATION, guard_shares
+from autosegloss.metric.settings import CALIBRATION, spec_label
 from autosegloss.proxy.trial import CLASS_PREFIX, TARGET, WITH_OFFSETS
 from autosegloss.search.statistics import LEVEL, Difference, Estimate, Score, holm, number
 from autosegloss.search.tuning import Tuned
@@ -319,9 +319,10 @@ class Table:
     @property
     def guards_text(self) -> str:
         """That guards have no part in a comparison; empty without guards."""
-        configurations = self.plan.get("configurations", {}).values()
-        guards = [name for each in configurations for name in guard_shares(each.get("guard", {}))]
-        names = ", ".join(dict.fromkeys(guards))
+        guards = [each.get("guard") for each in self.plan.get("configurations", {}).values()]
+        names = ", ".join(
+            dict.fromkeys(spec_label(name) for guard in guards if isinstance(guard, dict) for name in guard)
+        )
         return f"Guards ({names}) are kept by searches and have no part here: compare the columns." if names else ""
 
     def _steps(self, setting: str, rows: Sequence[Row], style: _Style) -> list[str]:

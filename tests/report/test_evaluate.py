@@ -548,7 +548,7 @@ def test_pictures_are_checked_too(maps, tmp_path: Path, capsys) -> None:
         ),
         (["--pred", "twice"], "DataError: twice/a.png and twice/a.PNG have the same name; files are paired by name.\n"),
         (["--metric", "mIoU"], "InputError: unknown metric `mIoU` (did you mean `miou`?)."),
-        (["--metric", "miou,"], "InputError: --metric 'miou,': a metric is missing; "),
+        (["--metric", "miou,"], "InputError: --metric 'miou,miou,': a metric is missing; "),
         (["--metric", "bf1(radius=1"], "ParseError: "),
         (["--num-classes", "0"], "InputError: num_classes must be an integer from 1 to 65536, got 0."),
         (["--num-classes", "x"], "InputError: argument --num-classes: invalid int value: 'x'. See: "),

@@ -155,10 +155,16 @@ def test_mistakes_in_the_folders_are_listed(capsys: pytest.CaptureFixture[str]) 
         (["--out", "target/a.png"], "target/a.png: is read by this command; write to another file."),
         (["--out", "none/offsets.json"], "can't be written"),
         (["--target", "none"], "none: no such folder."),
-        (["--metric", "miou, dice"], "--metric: offsets are fitted for one metric, got 2: miou, dice."),
+        (["--metric", "dice"], "--metric: offsets are fitted for one metric, got 2: miou,dice."),
         (["--part", "val"], "--part: name the lists of names with --split."),
-        (["--metric", "ece"], "--metric must be a metric of label maps, which offsets can maximise; ece is none."),
     ],
 )
 def test_what_can_not_be_meant_is_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in refusal(capsys, *options)
+
+
+def test_one_metric_of_label_maps_is_fitted(capsys: pytest.CaptureFixture[str]) -> None:
+    several = "--metric: offsets are fitted for one metric, got 2: miou, dice."
+    assert several in refusal(capsys, metric="miou, dice")
+    none = "--metric must be a metric of label maps, which offsets can maximise; ece is none."
+    assert none in refusal(capsys, metric="ece")

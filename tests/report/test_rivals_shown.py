@@ -142,12 +142,13 @@ def test_where_a_rival_is_returned_it_has_one_column_and_the_last_line_says_why(
 
 
 def test_where_every_searched_loss_breaks_a_guard_the_last_line_says_so(tmp_path: Path) -> None:
-    def collapsing(job: Job) -> Outcome:
-        outcome = toy(job, gain=0.5)
-        broken = {**outcome.metrics, "dice": 0.01}
-        return outcome if job.theta is None else replace(outcome, metrics=broken)
+    def ruined(outcome: Outcome, ruins: bool) -> Outcome:
+        return replace(outcome, metrics={**outcome.metrics, "dice": 0.01}) if ruins else outcome
 
-    lines, study = displayed(tmp_path, {}, collapsing)
+    lines, _ = displayed(tmp_path / "rivals", NO_STEPS, lambda job: ruined(toy(job), job.loss != CROSS_ENTROPY))
+    seeds = "2 fresh seeds, held-out"
+    assert lines[-2] == f"take cross-entropy: none of the 2 other losses of the finals keeps the guards on {seeds}"
+    lines, study = displayed(tmp_path / "searched", {}, lambda job: ruined(toy(job, gain=0.5), job.theta is not None))
     assert lines[-1] == f"every searched loss of the finals breaks a guard: loss.json is {study.findings().label}"
 
 

@@ -122,6 +122,19 @@ def test_its_guards_are_told_as_the_numbers_they_are(tmp_path: Path, capsys: pyt
     assert "held-out" not in page
 
 
+def test_a_number_that_only_some_trials_return_is_left_out_of_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "own.yaml", tmp_path / "out"
+    path.write_text(json.dumps(OWN | {"trial": "tests.own_trials:varying", "finalists": {"candidates": 1, "seeds": 4}}))
+    assert main(["search", str(path), "--runner", "serial", "--out", str(out)]) == 0
+    finals = [trial["validation"] for trial in trials_of(out / "trials.jsonl") if trial["stage"] == "final"]
+    assert {"more" in each for each in finals} == {True, False}
+    for command in ("status", "show", "report"):
+        assert main([command, str(out)]) == 0
+    assert "more" not in autosegloss.load_loss(out / "loss.json").provenance["validation"]["found"]
+
+
 def test_resumed_it_gives_the_same_bytes_and_another_file_is_refused(tmp_path: Path) -> None:
     module = tmp_path / "beside_own.py"
     source = Path(own_trials.__file__).read_text()
@@ -222,6 +235,7 @@ def test_a_trial_that_fails_is_a_failed_trial(tmp_path: Path) -> None:
         ({"reward": {"name": "biou"}}, ConfigError, "reward: must be the name of a number that `trial` returns"),
         ({"reward": "-"}, ConfigError, "reward: must name a number or a metric"),
         ({"search": {"offsets": True}}, ConfigError, "search.offsets: needs the proxy's logits"),
+        ({"guard": {"cost": 0.9}}, ConfigError, "guard.cost: is better where less of it is, as `reward` says"),
         ({"guard": {"steps": 2}}, ConfigError, "guard.steps: must be at most 1, got `2`"),
         ({"guard": {"a": {"expression": "miou", "share": 1}}}, ConfigError, "guard.a: must be a number, got `{expr"),
         ({"metric": "iou(cat)"}, ConfigError, "metric: must have numbers for classes next to `trial`"),

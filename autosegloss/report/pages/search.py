@@ -363,13 +363,12 @@ def _reward(value: float | None) -> str:
 
 def _scores(final: Final) -> dict[str, Estimate]:
     """Every metric over the seeds whose training ended."""
-    runs = [run for run in final.validation if run]
-    return {name: Estimate.of([run[name] for run in runs]) for name in (runs[0] if runs else {})}
+    return {name: Estimate.of(values) for name, values in final.scored.items()}
 
 
 def _difference(ours: Final, first: Final, name: str) -> Difference | None:
-    """The paired difference over the seeds on which both trainings ended; None where it has no interval."""
-    pairs = [(a, b) for a, b in zip(ours.validation, first.validation, strict=True) if a and b]
+    """The paired difference over the seeds on which both have the metric; None where it has no interval."""
+    pairs = [(a, b) for a, b in zip(ours.validation, first.validation, strict=True) if name in a and name in b]
     return Difference.of([a[name] for a, _ in pairs], [b[name] for _, b in pairs])
 
 
